@@ -1,0 +1,28 @@
+"""Merge a run's LoRA weights and save a Hugging Face folder."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from utils.args import parse
+from utils.config import MergeConfig
+from utils.export import merge
+from utils.log import exit_code, setup_logging
+
+
+def main(argv: Sequence[str]) -> int:
+    setup_logging()
+
+    def run() -> None:
+        parsed = parse(MergeConfig, argv, "Merge LoRA weights and save a Hugging Face model.")
+        for notice in parsed.notices():
+            logging.getLogger("utils").info("%s", notice)
+        merge(parsed)
+
+    return exit_code(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,363 @@
+"""Weights on disk <-> the network: LLaVA bases, CLIP towers, released and own merged folders.
+
+Parameter names inside are the released names outside, so this file has no renaming table; it decides what may be
+missing, what may be left over, and says both in words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict, snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import LlamaTokenizer
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from .configuration import PixelLMConfig, vision_keys
+from .errors import InputError
+from .PixelLM import PixelLMForCausalLM
+from .tokens import SegCodebook, add_codebook, load_tokenizer, save_tokenizer
+from .vision_tower import resize_position_table
+
+TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
+# Buffers of older transformers that carry no information.
+_IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "embeddings.position_ids")
+# Constants of the release that are parameters here; see codebook.TokenFusion and pixel_decoder.MaskDecoder.
+_CONSTANTS = ("model.token_fusion.weights", "model.mask_decoder.scale_weights")
+_PREPROCESSOR_FILE = "preprocessor_config.json"
+
+
+@dataclass
+class LoadReport:
+    """What happened to every weight of a load."""
+
+    source: str
+    loaded: int
+    initialized: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+    def describe(self) -> str:
+        text = f"{self.source}: {self.loaded} tensors loaded"
+        if self.initialized:
+            groups = sorted({".".join(name.split(".")[:2]) for name in self.initialized})
+            text += f"; freshly initialized: {', '.join(groups)}"
+        if self.ignored:
+            text += f"; not used: {len(self.ignored)} (e.g. {self.ignored[0]})"
+        return text
+
+
+def resolve_folder(name: str, *, flag: str) -> Path:
+    """A local folder as it is, a hub id through the local cache or the network."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise InputError(
+            f"{flag} {name}: no such folder; give a folder or a hub id such as openai/clip-vit-large-patch14-336"
+        )
+    try:
+        return Path(snapshot_download(name, ignore_patterns=["*.msgpack", "*.h5", "*.onnx"]))
+    except Exception as err:
+        raise InputError(
+            f"{flag} {name}: neither a local folder nor reachable on the hub ({type(err).__name__}). "
+            f"Download it where there is a network (hf download {name}) and give the folder."
+        ) from err
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from disk, with the file's name in every error."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise InputError(f"{path} does not exist; the folder is not a model folder") from err
+    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        raise InputError(f"{path} is not readable JSON ({err}); copy it again from its source") from err
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}; expected a JSON object")
+    return content
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of one file, or of all shards of a folder. Files are never allowed to run code.
+
+    Args:
+        path: a .safetensors or .bin file, or a folder with one file, or shards and their index.
+    """
+    files = [path] if path.is_file() else _weight_files(path)
+    state: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            if file.suffix == ".safetensors":
+                state |= load_file(file)
+            else:
+                state |= torch.load(file, map_location="cpu", weights_only=True)
+        except (SafetensorError, RuntimeError, EOFError, TypeError, ValueError, OSError, KeyError) as err:
+            raise _unreadable(file, err) from err
+        except Exception as err:  # pickle.UnpicklingError and its relatives: not tensors, or not only tensors
+            raise _unreadable(file, err) from err
+    return state
+
+
+def _unreadable(file: Path, err: Exception) -> InputError:
+    reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+    return InputError(f"weights {file} cannot be read ({reason}); expected tensors only. Copy the file again.")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        index = folder / f"{stem}.{suffix}.index.json"
+        if index.is_file():
+            names = sorted(set(read_json(index)["weight_map"].values()))
+            missing = [name for name in names if not (folder / name).is_file()]
+            if missing:
+                raise InputError(f"{folder} lacks {len(missing)} of {len(names)} shards, first {missing[0]}; copy them")
+            return [folder / name for name in names]
+        if (folder / f"{stem}.{suffix}").is_file():
+            return [folder / f"{stem}.{suffix}"]
+    raise InputError(
+        f"no weights in {folder}: expected model.safetensors or pytorch_model.bin (or their shards with an index)"
+    )
+
+
+def build_model(
+    config: PixelLMConfig, state: dict[str, Tensor], *, dtype: torch.dtype, source: str, may_initialize: tuple[str, ...]
+) -> tuple[PixelLMForCausalLM, LoadReport]:
+    """Make the network from weights, without ever holding a second copy.
+
+    Args:
+        state: tensors under released names.
+        may_initialize: prefixes of parameters that may be absent and are then freshly initialized.
+    Raises:
+        InputError: for any other missing, left-over or wrongly shaped weight.
+    """
+    with torch.device("meta"):
+        model = PixelLMForCausalLM(config)
+    own = model.state_dict()
+    ignored = [name for name in state if name.endswith(_IGNORED_SUFFIXES)]
+    state = {name: tensor for name, tensor in state.items() if name not in ignored}
+    missing = [name for name in own if name not in state]
+    _check_fit(own, state, missing, source=source, may_initialize=may_initialize)
+    model.load_state_dict({name: t.to(dtype) for name, t in state.items()}, strict=False, assign=True)
+    # Its tables are not in the state dict, so they must be made on a real device.
+    model.model.rotary_emb = LlamaRotaryEmbedding(model.model.config)
+    for module in model.modules():
+        if any(parameter.is_meta for parameter in module.parameters(recurse=False)) or any(
+            buffer.is_meta for buffer in module.buffers(recurse=False)
+        ):
+            module.to_empty(device="cpu", recurse=False)
+            module.reset_parameters()
+            module.to(dtype)
+    return model.eval(), LoadReport(source, len(state), [n for n in missing if n not in _CONSTANTS], ignored)
+
+
+def _check_fit(
+    own: dict[str, Tensor],
+    state: dict[str, Tensor],
+    missing: list[str],
+    *,
+    source: str,
+    may_initialize: tuple[str, ...],
+) -> None:
+    fatal = [name for name in missing if not name.startswith((*may_initialize, *_CONSTANTS))]
+    extra = [name for name in state if name not in own]
+    wrong = [name for name in state if name in own and state[name].shape != own[name].shape]
+    problems = []
+    if fatal:
+        problems.append(f"{len(fatal)} weights are missing, first {fatal[0]}")
+    if extra:
+        problems.append(f"{len(extra)} weights are not part of the model, first {extra[0]}")
+    if wrong:
+        name = wrong[0]
+        problems.append(
+            f"{len(wrong)} weights have another shape, first {name}: found {tuple(state[name].shape)}, "
+            f"expected {tuple(own[name].shape)}"
+        )
+    if problems:
+        raise InputError(
+            f"{source} does not fit the model: {'; '.join(problems)}. "
+            "Check that config.json and the weights come from the same folder, and the flags from the same run."
+        )
+
+
+def read_tower(folder: Path, config: PixelLMConfig) -> dict[str, Tensor]:
+    """A CLIP folder's vision weights under released names, its position table resized to the input size."""
+    state = read_weights(folder)
+    vision = {name.removeprefix("vision_model."): t for name, t in state.items() if name.startswith("vision_model.")}
+    if not vision:  # transformers 5 saves a bare CLIPVisionModel without the prefix
+        vision = state
+    key = "embeddings.position_embedding.weight"
+    if key not in vision:
+        raise InputError(f"--vision-tower {folder}: found no {key}; expected a CLIP vision model")
+    vision[key] = resize_position_table(vision[key], grid=config.patch_grid, rule=config.vision_position_resize)
+    return {TOWER_PREFIX + name: tensor for name, tensor in vision.items()}
+
+
+def read_base(folder: Path, *, vocab_size: int) -> tuple[dict[str, Tensor], list[str]]:
+    """A LLaVA base: its weights with rows for the added tokens, and the names that PixelLM has no use for.
+
+    LLaVA's linear ``mm_projector`` is replaced by a two-layer one, as in the release. New rows of the embedding
+    tables start at the mean of the old rows plus noise of the model's initializer range.
+    """
+    state = read_weights(folder)
+    refuse_delta(folder, state)
+    unused = [name for name in state if name.startswith(("model.mm_projector.", "model.vision_tower."))]
+    for name in unused:
+        del state[name]
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name not in state:
+            raise InputError(f"--version {folder}: no {name} in its weights; expected a LLaVA or LLaMA folder")
+        state[name] = _grow_rows(state[name], vocab_size, source=f"--version {folder}: {name}")
+    return state, unused
+
+
+def _grow_rows(table: Tensor, rows: int, *, source: str) -> Tensor:
+    if len(table) > rows:
+        return table  # padded vocabularies keep their unused rows; the shape check speaks if the config disagrees
+    mean = table.float().mean(0, keepdim=True)
+    noise = torch.randn(rows - len(table), table.shape[1]) * 0.02
+    return torch.cat([table, (mean + noise).to(table.dtype)])
+
+
+def refuse_delta(folder: Path, state: dict[str, Tensor]) -> None:
+    """Delta weights (target minus LLaMA) load without an error and answer with noise; refuse them."""
+    norm = state.get("model.norm.weight")
+    is_delta = norm is not None and float(norm.float().abs().mean()) < 0.05
+    if is_delta or "delta" in folder.name.lower():
+        raise InputError(
+            f"--version {folder} holds delta weights, not a model. Add them to the original LLaMA first: "
+            f"python -m llava.model.apply_delta --base PATH_TO_LLAMA --target PATH_TO_LLaVA --delta {folder}"
+        )
+
+
+def load_pretrained(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, vision_tower: str | None = None
+) -> PixelLMForCausalLM:
+    """Read a merged folder; see ``load_with_report``."""
+    return load_with_report(folder, dtype=dtype, vision_tower=vision_tower)[0]
+
+
+def load_with_report(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, vision_tower: str | None = None
+) -> tuple[PixelLMForCausalLM, LlamaTokenizer, LoadReport]:
+    """Read a merged folder, ours or a published one, strictly.
+
+    Args:
+        vision_tower: where to read the tower when it is not inside; default is what the folder's config says.
+    """
+    folder = resolve_folder(str(folder), flag="--version")
+    flat = read_json(folder / "config.json")
+    tokenizer = load_tokenizer(folder)
+    state = read_weights(folder)
+    tower_inside = any(name.startswith(TOWER_PREFIX) for name in state)
+    tower_name = vision_tower or flat.get("mm_vision_tower") or flat.get("vision_tower")
+    tower = None if tower_inside else _locate_tower(tower_name, folder)
+    if "vision_config" in flat:
+        config = PixelLMConfig.from_dict(flat)
+        codebook = add_codebook(tokenizer, scales=config.image_feature_scale_num, tokens=config.seg_token_num)
+        _check_codebook(codebook, config, folder)
+    else:
+        config = _released_config(flat, tokenizer, folder=folder, tower=tower, tower_name=tower_name)
+    if tower is not None:
+        state |= read_tower(tower, config)
+    model, report = build_model(config, state, dtype=dtype, source=str(folder), may_initialize=())
+    return model, tokenizer, report
+
+
+def _locate_tower(name: str | None, folder: Path) -> Path:
+    if not name:
+        raise InputError(f"{folder} has no vision tower and does not say where it is; give --vision-tower")
+    beside = folder.parent / name
+    try:
+        return beside if beside.is_dir() else resolve_folder(name, flag="--vision-tower")
+    except InputError as err:
+        raise InputError(f"{folder} was made with another folder for its tower: {err}") from err
+
+
+def _check_codebook(codebook: SegCodebook, config: PixelLMConfig, folder: Path) -> None:
+    if codebook.ids != config.seg_token_ids:
+        raise InputError(
+            f"{folder}: its tokenizer gives the codebook ids {codebook.ids}, its config.json {config.seg_token_ids}; "
+            "take both files from the same folder"
+        )
+
+
+def _released_config(
+    flat: dict[str, Any], tokenizer: LlamaTokenizer, *, folder: Path, tower: Path | None, tower_name: str
+) -> PixelLMConfig:
+    if tower is None:
+        raise InputError(f"{folder}: a released folder with a tower inside has no known layout")
+    added = [text for text in tokenizer.get_added_vocab() if text.startswith("[SEG")]
+    scales = flat.get("image_feature_scale_num", 1)
+    if not added or len(added) % scales:
+        raise InputError(
+            f"{folder}: its tokenizer has {len(added)} [SEG] tokens for {scales} scales; "
+            "copy added_tokens.json of the published model"
+        )
+    codebook = add_codebook(tokenizer, scales=scales, tokens=len(added) // scales)
+    return PixelLMConfig.from_released(
+        flat, vision=vision_keys(read_json(tower / "config.json")), vision_tower=tower_name, seg_token_ids=codebook.ids
+    )
+
+
+def save_pretrained(
+    model: PixelLMForCausalLM,
+    tokenizer: LlamaTokenizer,
+    folder: str | Path,
+    *,
+    tokenizer_source: Path | None = None,
+    save_vision_tower: bool = False,
+) -> None:
+    """Write a Hugging Face folder: safetensors, config, tokenizer, processor settings; complete or not at all."""
+    config = model.pixellm_config
+    with atomic_folder(Path(folder)) as partial:
+        state = {
+            name: tensor.contiguous()
+            for name, tensor in model.state_dict().items()
+            if save_vision_tower or not name.startswith(TOWER_PREFIX)
+        }
+        save_torch_state_dict(state, partial, metadata={"format": "pt"})
+        config.save(partial)
+        save_tokenizer(tokenizer, partial, source=tokenizer_source)
+        settings = {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_resize": True,
+            "do_center_crop": not config.pad_train_clip_images,
+            "do_pad": config.pad_train_clip_images,
+            "size": {("longest_edge" if config.pad_train_clip_images else "shortest_edge"): config.image_size},
+            "crop_size": {"height": config.image_size, "width": config.image_size},
+            "do_normalize": True,
+            "image_mean": list(config.image_mean),
+            "image_std": list(config.image_std),
+        }
+        (partial / _PREPROCESSOR_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder to write in; it takes ``folder``'s place only if everything went well."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if folder.exists():
+        replaced = folder.parent / f".{folder.name}.replaced-{os.getpid()}"
+        folder.rename(replaced)
+        partial.rename(folder)
+        shutil.rmtree(replaced)
+    else:
+        partial.rename(folder)

@@ -1,0 +1,59 @@
+"""Language-model states -> decoder queries (paper: codebook tokens, token fusion phi).
+
+Shapes: Q conversations, L tokens, N masks, S scales, K tokens per scale, D language-model width, C decoder width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .tokens import SegCodebook
+
+
+def gather_seg_states(hidden: Tensor, input_ids: Tensor, *, codebook: SegCodebook) -> tuple[Tensor, Tensor]:
+    """Pick the states that predict complete token groups, in reading order.
+
+    Args:
+        hidden: (Q, L, D), last layer; ``input_ids`` (Q, L) has image placeholders expanded.
+    Returns:
+        states (N, S, K, D), scale-major, and query_index (N,), the conversation of each group.
+    Raises:
+        ValueError: if the two lengths differ.
+    """
+    if hidden.shape[:2] != input_ids.shape:
+        raise ValueError(
+            f"hidden is (Q, L)={tuple(hidden.shape[:2])} but input_ids is {tuple(input_ids.shape)}; "
+            "image placeholders must be expanded before the forward pass"
+        )
+    query_index, start = codebook.find_groups(input_ids)
+    # Released rule: a mask embedding is the state that PREDICTS its token, so one position before it.
+    position = start[:, None] - 1 + torch.arange(codebook.size, device=start.device)  # (N, S*K)
+    states = hidden[query_index[:, None], position]
+    return states.unflatten(1, (codebook.scales, codebook.tokens)), query_index
+
+
+class TokenFusion(nn.Module):
+    """Weighted sum of the K vectors of a scale.
+
+    The K weights, shared by the scales, start at 1/(S*K): the release makes one scalar per codebook token and
+    uses the first K of them. It never registered them, so published weights keep that constant.
+    """
+
+    def __init__(self, scales: int, tokens: int) -> None:
+        super().__init__()
+        self.initial = 1.0 / (scales * tokens) if tokens > 1 else 1.0
+        self.weights = nn.Parameter(torch.empty(tokens))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weights, self.initial)
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        """(N, S, K, C) -> (N, S, C)."""
+        return torch.einsum("k,nskc->nsc", self.weights.to(embeds.dtype), embeds)
+
+
+def build_text_projection(width: int, out_width: int) -> nn.Sequential:
+    """D -> C, applied to every codebook state before fusion."""
+    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out_width), nn.Dropout(0.0))

@@ -1,0 +1,92 @@
+"""The two conversation templates of the release, as immutable data.
+
+The strings are the protocol that the published weights were trained on; see Conversation.render.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import InputError
+
+IMAGE_MARK = "<image>"
+IMAGE_START, IMAGE_END = "<im_start>", "<im_end>"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as one string.
+
+    Attributes:
+        text: what is tokenized.
+        answer_spans: half-open character ranges of what the assistant says, end mark included.
+    """
+
+    text: str
+    answer_spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A template: everything before a question, between question and answer, and after an answer."""
+
+    name: str
+    head: str
+    before_question: str
+    before_answer: str
+    after_answer: str
+
+    def render(self, turns: Sequence[tuple[str, str | None]]) -> Rendered:
+        """Write (question, answer) turns as one string.
+
+        The first question's ``<image>`` is put between the image marks. An empty or missing answer leaves the
+        conversation open for the model to continue; only the last one may be.
+        """
+        text, spans = "", []
+        for index, (question, answer) in enumerate(turns):
+            if index == 0:
+                text += self.head
+                question = question.replace(IMAGE_MARK, f"{IMAGE_START}{IMAGE_MARK}{IMAGE_END}", 1)
+            else:
+                text += self.before_question
+            text += question + self.before_answer
+            if not answer:
+                if index != len(turns) - 1:
+                    raise ValueError(f"turn {index} of {len(turns)} has no answer; only the last may be open")
+                break
+            start = len(text)
+            text += f" {answer}{self.after_answer}"
+            spans.append((start, len(text)))
+        return Rendered(text, tuple(spans))
+
+
+_LLAVA_V1 = Conversation(
+    name="llava_v1",
+    head=(
+        "A chat between a curious human and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the human's questions. USER: "
+    ),
+    before_question="USER: ",
+    before_answer=" ASSISTANT:",
+    after_answer="</s>",
+)
+_LLAVA_LLAMA_2 = Conversation(
+    name="llava_llama_2",
+    head=(
+        "[INST] <<SYS>>\nYou are a helpful language and vision assistant. "
+        "You are able to understand the visual content that the user provides, "
+        "and assist the user with a variety of tasks using natural language.\n<</SYS>>\n\n"
+    ),
+    before_question="<s>[INST] ",
+    before_answer=" [/INST]",
+    after_answer=" </s>",
+)
+CONVERSATIONS = {conversation.name: conversation for conversation in (_LLAVA_V1, _LLAVA_LLAMA_2)}
+
+
+def get_conversation(name: str) -> Conversation:
+    """The template of a ``--conv_type``."""
+    if name not in CONVERSATIONS:
+        raise InputError(f"--conv_type {name!r} is unknown; expected one of {', '.join(CONVERSATIONS)}")
+    return CONVERSATIONS[name]

@@ -1,0 +1,9 @@
+"""The one exception that means "the user can mend this"."""
+
+
+class InputError(ValueError):
+    """Bad input: a file, a flag or a checkpoint that the user gave.
+
+    The message says what was found, what was expected, where, and the next command. Entry points print it
+    without a traceback and exit with code 2; every other exception is a bug of ours and keeps its traceback.
+    """

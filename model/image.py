@@ -1,0 +1,140 @@
+"""Photo -> network input, and network masks -> photo: one definition for training, evaluation and chat.
+
+Shapes: R input side in pixels; H, W size of the photo as stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from .errors import InputError
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+# With padding on, the release normalizes by these (0..255 units), whatever its preprocessor JSON says.
+RELEASED_MEAN = tuple(value / 255 for value in (123.675, 116.28, 103.53))
+RELEASED_STD = tuple(value / 255 for value in (58.395, 57.12, 57.375))
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, rotated as the photo's EXIF says."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"image {path} does not exist; check the path and --dataset_dir")
+    data = np.fromfile(path, dtype=np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise InputError(f"image {path} cannot be decoded ({data.size} bytes); copy it again from its source")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """A photo ready for the network.
+
+    Attributes:
+        pixel_values: (3, R, R) float32.
+        valid_hw: rows and columns of the input that show the photo.
+        region: (top, left, height, width) of the photo that the input shows, in photo pixels.
+        photo_hw: (H, W).
+    """
+
+    pixel_values: Tensor
+    valid_hw: tuple[int, int]
+    region: tuple[int, int, int, int]
+    photo_hw: tuple[int, int]
+
+    def crop_masks(self, masks: np.ndarray) -> np.ndarray:
+        """(M, H, W) masks of the photo -> (M, h, w) masks of the region that the input shows."""
+        top, left, height, width = self.region
+        return masks[:, top : top + height, left : left + width]
+
+    def place(self, masks: Tensor, *, outside: float) -> Tensor:
+        """(N, h, w) masks of the region -> (N, H, W) masks of the photo, ``outside`` where the input is blind."""
+        top, left, height, width = self.region
+        if (height, width) == self.photo_hw:
+            return masks
+        placed = masks.new_full((len(masks), *self.photo_hw), outside)
+        placed[:, top : top + height, left : left + width] = masks
+        return placed
+
+
+@dataclass(frozen=True)
+class ImagePreprocessor:
+    """Resize, normalize, and pad (``pad=True``) or center-crop (``pad=False``, CLIP's own way).
+
+    Args:
+        size: R, a multiple of the tower's patch size.
+        mean, std: per channel, for pixel values in 0..1.
+    """
+
+    size: int
+    pad: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: np.ndarray) -> ImageInput:
+        """Prepare a (H, W, 3) uint8 RGB photo."""
+        return self._padded(image) if self.pad else self._cropped(image)
+
+    def _padded(self, image: np.ndarray) -> ImageInput:
+        height, width = image.shape[:2]
+        scale = self.size / max(height, width)
+        valid_hw = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
+        resized = Image.fromarray(image).resize((valid_hw[1], valid_hw[0]), Image.Resampling.BILINEAR)
+        pixels = self._normalize(np.asarray(resized))
+        # Zero is the mean color here: padding comes after normalization, at the bottom and the right.
+        pixels = F.pad(pixels, (0, self.size - valid_hw[1], 0, self.size - valid_hw[0]))
+        return ImageInput(pixels, valid_hw, (0, 0, height, width), (height, width))
+
+    def _cropped(self, image: np.ndarray) -> ImageInput:
+        height, width = image.shape[:2]
+        scale = self.size / min(height, width)
+        resized_hw = (max(self.size, int(height * scale)), max(self.size, int(width * scale)))
+        resized = Image.fromarray(image).resize((resized_hw[1], resized_hw[0]), Image.Resampling.BICUBIC)
+        top, left = (resized_hw[0] - self.size) // 2, (resized_hw[1] - self.size) // 2
+        crop = np.asarray(resized)[top : top + self.size, left : left + self.size]
+        side = min(height, width)
+        region = (min(round(top / scale), height - side), min(round(left / scale), width - side), side, side)
+        return ImageInput(self._normalize(crop), (self.size, self.size), region, (height, width))
+
+    def _normalize(self, image: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)
+        mean = torch.tensor(self.mean).view(3, 1, 1) * 255
+        std = torch.tensor(self.std).view(3, 1, 1) * 255
+        return (pixels - mean) / std
+
+
+def patch_valid_mask(valid_hw: Tensor, *, size: int, grid: int) -> Tensor:
+    """Which cells of a grid over the input show at least one pixel of the photo.
+
+    Args:
+        valid_hw: (B, 2) rows and columns that show the photo.
+        size: R.
+        grid: cells per side.
+    Returns:
+        (B, grid, grid) bool.
+    """
+    starts = torch.arange(grid, device=valid_hw.device) * size / grid
+    rows = starts[None] < valid_hw[:, :1]
+    columns = starts[None] < valid_hw[:, 1:]
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def resize_logits(logits: Tensor, *, size: int, valid_hw: tuple[int, int], out_hw: tuple[int, int]) -> Tensor:
+    """Low-resolution mask logits of the padded input -> logits at the size of the photo's region.
+
+    (N, h, w) -> upsample to (N, R, R), cut the padding, resize to (N, *out_hw); bilinear, in float32.
+    """
+    if logits.shape[0] == 0:
+        return logits.new_zeros((0, *out_hw), dtype=torch.float32)
+    full = F.interpolate(logits[:, None].float(), (size, size), mode="bilinear", align_corners=False)
+    valid = full[..., : valid_hw[0], : valid_hw[1]]
+    return F.interpolate(valid, out_hw, mode="bilinear", align_corners=False)[:, 0]

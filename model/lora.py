@@ -1,0 +1,128 @@
+"""Which parameters are trained, and the LoRA wrapping of the language model.
+
+peft is imported only where a model is wrapped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from .errors import InputError
+
+PEFT_PREFIX = "base_model.model."
+
+# Fully trained beside LoRA (released set). The released code meant to train the neck and the "no mask" embedding,
+# but left them frozen at random; see ALSO_TRAINED.
+RELEASED_TRAINED = ("embed_tokens", "lm_head", "mask_decoder", "text_hidden_fcs", "mm_projector", "out_mm_projector")
+ALSO_TRAINED = ("image_feature_neck", "prompt_encoder.no_mask_embed", "token_fusion", "mask_decoder.scale_weights")
+_SUBMODULE_OWNED = ("token_fusion", "mask_decoder.scale_weights")
+
+
+def lora_targets(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """Full names of the language model's linear layers whose last part is in ``names``."""
+    pattern = re.compile(r"(^|\.)model\.layers\.\d+\.")
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and pattern.search(name) and name.rsplit(".", 1)[-1] in names
+    ]
+    found = {name.rsplit(".", 1)[-1] for name in targets}
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        raise InputError(
+            f"--lora_target_modules names {', '.join(unknown)}, which no layer of the language model is called; "
+            "LLaMA has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+        )
+    return targets
+
+
+def wrap_lora(model: nn.Module, *, rank: int, alpha: float, dropout: float, names: Sequence[str]) -> nn.Module:
+    """Freeze the model and add LoRA to the language model; parameters get the ``base_model.model.`` prefix."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=lora_targets(model, names), bias="none"
+    )
+    return get_peft_model(model, config)
+
+
+def is_trained(name: str, *, train_mask_decoder: bool = True, released_set: bool = False) -> bool:
+    """Whether the parameter of this name is updated in training.
+
+    Args:
+        released_set: leave frozen what the release left frozen (design decision 9).
+    """
+    if "vision_tower" in name:
+        return False
+    if "lora_" in name:
+        return True
+    if released_set:
+        if any(part in name for part in _SUBMODULE_OWNED):
+            return False
+        groups = RELEASED_TRAINED
+    else:
+        groups = RELEASED_TRAINED + ALSO_TRAINED
+    if not train_mask_decoder and "mask_decoder" in name:
+        return False
+    return any(f".{group}." in f".{name}." for group in groups)
+
+
+def set_trained(model: nn.Module, *, train_mask_decoder: bool = True, released_set: bool = False) -> dict[str, int]:
+    """Set ``requires_grad`` of every parameter; return the number of trained parameters per group."""
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = is_trained(name, train_mask_decoder=train_mask_decoder, released_set=released_set)
+        if parameter.requires_grad:
+            group = _group_of(name)
+            counts[group] = counts.get(group, 0) + parameter.numel()
+    return counts
+
+
+def _group_of(name: str) -> str:
+    if "lora_" in name:
+        return "lora"
+    parts = name.removeprefix(PEFT_PREFIX).split(".")
+    return parts[0] if parts[0] != "model" else parts[1]
+
+
+def split_training_state(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Training checkpoint -> (plain model weights, LoRA weights), both under released names.
+
+    Reads the names of any peft version: with or without ``.base_layer`` and the ``base_model.model.`` prefix.
+    LoRA names come back without the adapter's name: ``...q_proj.lora_A.weight``.
+    """
+    base, lora = {}, {}
+    for name, tensor in state.items():
+        name = name.removeprefix("module.").removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
+        if ".lora_" in name:
+            lora[name.replace(".default.", ".")] = tensor
+        else:
+            base[name] = tensor
+    return base, lora
+
+
+def lora_rank(lora: dict[str, Tensor]) -> int:
+    """The rank of LoRA weights; they must agree on one."""
+    ranks = {tensor.shape[0] for name, tensor in lora.items() if ".lora_A." in name}
+    if len(ranks) != 1:
+        raise InputError(f"expected LoRA weights of one rank in the checkpoint, found ranks {sorted(ranks)}")
+    return ranks.pop()
+
+
+def lora_module_names(lora: dict[str, Tensor]) -> list[str]:
+    """``q_proj``, ``v_proj``, ...: the layers that LoRA weights belong to."""
+    return sorted({name.split(".lora_")[0].rsplit(".", 1)[-1] for name in lora})
+
+
+def load_lora(wrapped: nn.Module, lora: dict[str, Tensor]) -> None:
+    """Put LoRA weights into a model that ``wrap_lora`` made; every one must find its place."""
+    own = {name: parameter for name, parameter in wrapped.named_parameters() if "lora_" in name}
+    renamed = {PEFT_PREFIX + re.sub(r"\.lora_([AB])\.", r".lora_\1.default.", name): t for name, t in lora.items()}
+    if set(own) != set(renamed):
+        difference = sorted(set(own) ^ set(renamed))
+        raise InputError(f"LoRA weights do not fit the model: {len(difference)} names differ, first {difference[0]}")
+    for name, tensor in renamed.items():
+        own[name].data.copy_(tensor)

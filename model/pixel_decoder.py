@@ -1,0 +1,230 @@
+"""The lightweight pixel decoder (paper section 3.2): one two-way attention block per scale.
+
+    m^l = Attn^l(h^l, f'^l),   f'^l = f^l * (sigmoid(m^(l+1)) + 1),   M = sum_l gamma^l * m^l
+
+It runs from the deepest scale to the shallowest; index 0 is the deepest here.
+
+Shapes: N masks, S scales, C decoder width, g patches per side, T query tokens, h = w sides of a mask.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .configuration import PixelLMConfig
+from .projector import LayerNorm2d
+
+NUM_MASK_TOKENS = 4  # of the SAM-shaped head; only the first makes the mask, the others exist in released weights
+
+
+class PositionEncoding(nn.Module):
+    """Random Fourier features of pixel positions (SAM)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.zeros(2, width // 2))
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.positional_encoding_gaussian_matrix)
+
+    def forward(self, side: int) -> Tensor:
+        """(C, side, side) encoding of pixel centers in [-1, 1]."""
+        matrix = self.positional_encoding_gaussian_matrix
+        centers = (torch.arange(side, device=matrix.device, dtype=torch.float32) + 0.5) / side
+        y, x = torch.meshgrid(centers, centers, indexing="ij")
+        coordinates = (2 * torch.stack([x, y], dim=-1) - 1).to(matrix.dtype)
+        angles = 2 * math.pi * (coordinates @ matrix)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)
+
+
+class PromptEncoder(nn.Module):
+    """What remains of SAM's prompt encoder: positions and the "no mask" embedding.
+
+    Point, box and mask prompts are never given; their parameters exist because every released checkpoint has them.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pe_layer = PositionEncoding(width)
+        self.point_embeddings = nn.ModuleList([nn.Embedding(1, width) for _ in range(4)])
+        self.not_a_point_embed = nn.Embedding(1, width)
+        self.mask_downscaling = nn.Sequential(
+            nn.Conv2d(1, 4, kernel_size=2, stride=2),
+            LayerNorm2d(4),
+            nn.GELU(),
+            nn.Conv2d(4, 16, kernel_size=2, stride=2),
+            LayerNorm2d(16),
+            nn.GELU(),
+            nn.Conv2d(16, width, kernel_size=1),
+        )
+        self.no_mask_embed = nn.Embedding(1, width)
+
+
+class Attention(nn.Module):
+    """Multi-head attention that may work at a smaller inner width."""
+
+    def __init__(self, width: int, heads: int, *, downsample: int = 1) -> None:
+        super().__init__()
+        inner = width // downsample
+        self.heads = heads
+        self.q_proj = nn.Linear(width, inner)
+        self.k_proj = nn.Linear(width, inner)
+        self.v_proj = nn.Linear(width, inner)
+        self.out_proj = nn.Linear(inner, width)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (
+            projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
+        )
+        out = F.scaled_dot_product_attention(q, k, v)  # (N, heads, T, C / heads)
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+
+class TwoLayerMLP(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(width, hidden)
+        self.lin2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin2(F.relu(self.lin1(x)))
+
+
+class TwoWayBlock(nn.Module):
+    """Tokens attend to themselves and to the image, then the image attends to the tokens."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, *, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.self_attn = Attention(width, heads)
+        self.norm1 = nn.LayerNorm(width)
+        self.cross_attn_token_to_image = Attention(width, heads, downsample=2)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = TwoLayerMLP(width, mlp_width)
+        self.norm3 = nn.LayerNorm(width)
+        self.norm4 = nn.LayerNorm(width)
+        self.cross_attn_image_to_token = Attention(width, heads, downsample=2)
+
+    def forward(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
+        if self.first:
+            tokens = self.self_attn(tokens, tokens, tokens)
+        else:
+            q = tokens + token_pe
+            tokens = tokens + self.self_attn(q, q, tokens)
+        tokens = self.norm1(tokens)
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image))
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        image = self.norm4(image + self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens))
+        return tokens, image
+
+
+class TwoWayTransformer(nn.Module):
+    """One Attn^l of the paper."""
+
+    def __init__(self, *, depth: int, width: int, heads: int, mlp_width: int) -> None:
+        super().__init__()
+        blocks = [TwoWayBlock(width, heads, mlp_width, first=index == 0) for index in range(depth)]
+        self.layers = nn.ModuleList(blocks)
+        self.final_attn_token_to_image = Attention(width, heads, downsample=2)
+        self.norm_final_attn = nn.LayerNorm(width)
+
+    def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, h*w, C) image, (h*w, C) its positions, (N, T, C) tokens -> tokens and image after attention."""
+        token_pe = tokens
+        for block in self.layers:
+            tokens, image = block(tokens, image, token_pe, image_pe)
+        update = self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image)
+        return self.norm_final_attn(tokens + update), image
+
+
+class HeadMLP(nn.Module):
+    """Three linear layers with ReLU between them."""
+
+    def __init__(self, width: int, out_width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, out_width)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class MaskDecoder(nn.Module):
+    """Queries and gated features -> mask logits, for all scales."""
+
+    def __init__(self, config: PixelLMConfig) -> None:
+        super().__init__()
+        width, scales = config.out_dim, config.image_feature_scale_num
+        self.transformer = nn.ModuleList(
+            TwoWayTransformer(
+                depth=config.decoder_depth,
+                width=width,
+                heads=config.decoder_heads,
+                mlp_width=width * config.decoder_mlp_ratio,
+            )
+            for _ in range(scales)
+        )
+        self.iou_token = nn.Embedding(1, width)
+        self.mask_tokens = nn.Embedding(NUM_MASK_TOKENS, width)
+        small = width // 8
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(width, small, kernel_size=2, stride=2), LayerNorm2d(small), nn.GELU()
+        )
+        self.upsample_2x = nn.Sequential(
+            nn.ConvTranspose2d(width, width, kernel_size=2, stride=2), LayerNorm2d(width), nn.GELU()
+        )
+        self.pe1 = PositionEncoding(width)
+        self.output_hypernetworks_mlps = nn.ModuleList([HeadMLP(width, small) for _ in range(NUM_MASK_TOKENS)])
+        self.iou_prediction_head = HeadMLP(width, NUM_MASK_TOKENS)  # in released weights; no loss ever reads it
+        self.level_embed = nn.Embedding(scales, width)
+        # gamma of the paper; constants 1/S in the release, where they were never registered.
+        self.scale_weights = nn.Parameter(torch.empty(scales))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.scale_weights, 1.0 / len(self.transformer))
+
+    def forward(self, pyramid: Tensor, queries: Tensor, *, prompt: PromptEncoder) -> Tensor:
+        """Decode N masks.
+
+        Args:
+            pyramid: (S, N, C, g, g) features of each mask's image, deepest scale first.
+            queries: (N, S, C) one fused query per scale.
+        Returns:
+            (N, h, w) logits.
+        """
+        per_scale: list[Tensor] = []
+        for scale in range(len(self.transformer)):
+            source = pyramid[scale]
+            if scale > 0:
+                source = self.upsample_2x(source)
+                gate = F.interpolate(per_scale[-1][:, None], source.shape[-2:], mode="bilinear", align_corners=False)
+                source = source * (gate.sigmoid() + 1)
+            encoding = prompt.pe_layer if scale == 0 else self.pe1
+            source = source + prompt.no_mask_embed.weight[:, :, None, None]
+            per_scale.append(self._decode_scale(scale, source, queries[:, scale], encoding(source.shape[-1])))
+        return self._weighted_sum(per_scale)
+
+    def _decode_scale(self, scale: int, source: Tensor, query: Tensor, position: Tensor) -> Tensor:
+        """One Attn^l and its mask head: (N, C, h, h), (N, C), (C, h, h) -> (N, 2h, 2h)."""
+        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # (1 + 4, C)
+        tokens = torch.cat([output_tokens.expand(len(query), -1, -1), query[:, None]], dim=1)
+        tokens = tokens + self.level_embed.weight[scale]
+        image, position = source.flatten(2).transpose(1, 2), position.flatten(1).T
+        tokens, image = self.transformer[scale](image, position, tokens)
+        upscaled = self.output_upscaling(image.transpose(1, 2).unflatten(2, source.shape[-2:]))
+        kernel = self.output_hypernetworks_mlps[0](tokens[:, 1])
+        return torch.einsum("nc,nchw->nhw", kernel, upscaled)
+
+    def _weighted_sum(self, per_scale: list[Tensor]) -> Tensor:
+        size = per_scale[-1].shape[-2:]
+        resized = [
+            F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0] for logits in per_scale
+        ]
+        return torch.einsum("s,snhw->nhw", self.scale_weights.to(resized[0].dtype), torch.stack(resized))

@@ -1,0 +1,160 @@
+"""The data that flows through the network; shapes are documented here, once.
+
+Legend used in every file:
+    B images, Q conversations, L tokens, N masks, S scales, K tokens per scale, P image tokens,
+    R input side in pixels, D language-model width, C decoder width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class Batch:
+    """What collate makes and the network reads.
+
+    Attributes:
+        pixel_values: (B, 3, R, R) float, one row per image, never repeated.
+        valid_hw: (B, 2) long, rows and columns of the input that show the image (the rest is padding).
+        input_ids: (Q, L) long, every image placeholder already expanded to P ids.
+        labels: (Q, L) long, ``IGNORE_INDEX`` where nothing is supervised.
+        attention_mask: (Q, L) bool, false on text padding (the network adds image padding itself).
+        image_index: (Q,) long, the image of each conversation.
+        masks: B tensors (N_b, H_b, W_b) bool, in the order of the token groups of that image.
+        orig_hw: B pairs (height, width): the size at which masks are compared.
+        sample_ids: B names, for error messages.
+    """
+
+    pixel_values: Tensor
+    valid_hw: Tensor
+    input_ids: Tensor
+    labels: Tensor
+    attention_mask: Tensor
+    image_index: Tensor
+    masks: list[Tensor]
+    orig_hw: list[tuple[int, int]]
+    sample_ids: list[str]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
+        """Move every tensor to ``device``; only ``pixel_values`` takes ``dtype``."""
+        moved = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                moved[field.name] = value.to(device, non_blocking=True)
+        moved["pixel_values"] = moved["pixel_values"].to(dtype or self.pixel_values.dtype)
+        masks = [mask.to(device, non_blocking=True) for mask in self.masks]
+        return replace(self, masks=masks, **moved)
+
+    def pin_memory(self) -> Batch:
+        """Called by the data loader when it pins."""
+        pinned = {
+            field.name: getattr(self, field.name).pin_memory()
+            for field in fields(self)
+            if isinstance(getattr(self, field.name), Tensor)
+        }
+        return replace(self, masks=[mask.pin_memory() for mask in self.masks], **pinned)
+
+
+@dataclass
+class VisionFeatures:
+    """One encoding of B images, shared by all their conversations.
+
+    Attributes:
+        llm: (B, P, D) what the language model reads in place of the image placeholders.
+        patch_mask: (B, P) bool, false where an image token lies in the padding.
+        pyramid: (S, B, D, g, g) features for the pixel decoder, deepest scale first, g patches per side.
+        valid_hw: (B, 2) long, as in ``Batch``.
+    """
+
+    llm: Tensor
+    patch_mask: Tensor
+    pyramid: Tensor
+    valid_hw: Tensor
+
+
+@dataclass
+class SegQueries:
+    """One decoder query per complete token group, in reading order.
+
+    Attributes:
+        embeds: (N, S, C), the K tokens of each scale already fused.
+        query_index: (N,) long, the conversation that each group came from.
+        image_index: (N,) long, the image that each group speaks about.
+    """
+
+    embeds: Tensor
+    query_index: Tensor
+    image_index: Tensor
+
+
+@dataclass
+class PixelLMOutput(ModelOutput):
+    """What a forward pass returns (a dict, so that ZeRO-3 hooks see the tensors).
+
+    Attributes:
+        lm_loss: () cross-entropy of the supervised tokens.
+        mask_logits: B tensors (N_b, H_b, W_b) at original size.
+        low_res_logits: B tensors (N_b, h, w) before resizing.
+        query_index: (N,) long, the conversation of each mask, images in order.
+        hidden: (Q, L, D) last hidden states of the language model.
+    """
+
+    lm_loss: Tensor | None = None
+    mask_logits: list[Tensor] | None = None
+    low_res_logits: list[Tensor] | None = None
+    query_index: Tensor | None = None
+    hidden: Tensor | None = None
+
+
+@dataclass
+class LossTerms:
+    """The parts of the training loss, each already weighted; ``total`` is their sum."""
+
+    total: Tensor
+    ce: Tensor
+    bce: Tensor
+    dice: Tensor
+    refine: Tensor
+    num_masks: int
+
+
+@dataclass
+class Target:
+    """One object of a reply.
+
+    Attributes:
+        phrase: the words of the answer just before the token group.
+        token_span: half-open range of the group in ``Reply.output_ids``.
+        mask: (H, W) bool at the size of the image.
+        score: mean foreground probability over the mask, 0 when it is empty (the release's score).
+        logits: (H, W) float.
+    """
+
+    phrase: str
+    token_span: tuple[int, int]
+    mask: Tensor
+    score: float
+    logits: Tensor
+
+
+@dataclass
+class Reply:
+    """The answer to one question.
+
+    Attributes:
+        text: the answer, with its token groups as they were generated.
+        output_ids: generated ids, without the prompt.
+        targets: the objects, in the order of the text.
+        reason: why there is no target, or which groups were dropped; None when all is well.
+    """
+
+    text: str
+    output_ids: list[int]
+    targets: list[Target]
+    reason: str | None = None

@@ -1,0 +1,228 @@
+"""Token strings and ids: the tokenizer, the segmentation codebook, and prompts as ids.
+
+Shapes: Q conversations, L tokens, N complete token groups, S scales, K tokens per scale, P image tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AddedToken, LlamaTokenizer
+
+from .conversation import IMAGE_END, IMAGE_MARK, IMAGE_START, Rendered
+from .errors import InputError
+
+IGNORE_INDEX = -100
+IMAGE_TOKEN_ID = -200  # stands in input_ids for one image token; never reaches the embedding table
+
+
+def seg_strings(scales: int, tokens: int) -> tuple[str, ...]:
+    """The codebook in vocabulary order: scale-major, ``[SEG]`` alone when there is only one."""
+    size = scales * tokens
+    return ("[SEG]",) if size == 1 else tuple(f"[SEG{i}]" for i in range(size))
+
+
+def seg_text(scales: int, tokens: int) -> str:
+    """One token group as it stands in an answer: S*K strings joined by a space."""
+    return " ".join(seg_strings(scales, tokens))
+
+
+@dataclass(frozen=True)
+class SegCodebook:
+    """The S x K segmentation tokens (paper: C_seg = {c_n^l}) and their vocabulary ids.
+
+    ``ids`` is scale-major: the first K tokens belong to the deepest scale.
+    """
+
+    scales: int
+    tokens: int
+    ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != self.scales * self.tokens:
+            raise InputError(
+                f"the codebook has {self.scales} scales x {self.tokens} tokens but {len(self.ids)} ids were given: "
+                "--image_feature_scale_num and --seg_token_num do not belong to this tokenizer"
+            )
+
+    @property
+    def size(self) -> int:
+        return len(self.ids)
+
+    def find_groups(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Locate the complete groups of (Q, L) ids in reading order.
+
+        A group is the S*K ids in codebook order without a gap; anything else is a stray token and is skipped.
+
+        Returns:
+            query_index (N,) and start (N,), the position of each group's first token.
+        """
+        if input_ids.shape[1] < self.size:
+            empty = input_ids.new_zeros(0)
+            return empty, empty
+        pattern = torch.tensor(self.ids, device=input_ids.device, dtype=input_ids.dtype)
+        windows = input_ids.unfold(1, self.size, 1)  # (Q, L - S*K + 1, S*K)
+        query_index, start = (windows == pattern).all(-1).nonzero(as_tuple=True)
+        return query_index, start
+
+    def count_stray(self, input_ids: Tensor) -> int:
+        """How many codebook tokens of (Q, L) ids stand outside every complete group."""
+        pattern = torch.tensor(self.ids, device=input_ids.device, dtype=input_ids.dtype)
+        total = int(torch.isin(input_ids, pattern).sum())
+        return total - self.size * len(self.find_groups(input_ids)[0])
+
+
+def load_tokenizer(folder: str | Path, *, model_max_length: int | None = None) -> LlamaTokenizer:
+    """Read a LLaMA tokenizer so that it gives the ids of the release.
+
+    The release ran the slow sentencepiece tokenizer in legacy mode: every piece of text between added tokens
+    gets a leading space symbol. The fast tokenizer does so only with ``legacy=True``, whatever the folder's
+    tokenizer_config says. The pad token is ``<unk>``.
+    """
+    folder = Path(folder)
+    if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+        raise InputError(
+            f"no tokenizer in {folder}: expected tokenizer.model or tokenizer.json. "
+            "Copy the tokenizer of the LLaVA base (--version) there."
+        )
+    try:
+        tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=True)
+    except Exception as err:
+        raise InputError(f"the tokenizer in {folder} cannot be read ({err}); copy it again from its source") from err
+    tokenizer.pad_token = tokenizer.unk_token
+    if model_max_length is not None:
+        tokenizer.model_max_length = model_max_length
+    return tokenizer
+
+
+def add_codebook(tokenizer: LlamaTokenizer, *, scales: int, tokens: int, image_marks: bool = True) -> SegCodebook:
+    """Add the released tokens, in the released order, and check every id.
+
+    Tokens that the tokenizer already has keep their ids; their white-space rule is set again, because a folder
+    saved by the release does not record it (spaces next to an added token vanish).
+
+    Raises:
+        InputError: if an id collides, splits, or is the unknown token.
+    """
+    strings = seg_strings(scales, tokens)
+    tokenizer.add_tokens([_added(text, special=False) for text in strings])
+    marks = (IMAGE_START, IMAGE_END) if image_marks else ()
+    tokenizer.add_tokens([_added(text, special=True) for text in marks], special_tokens=True)
+    check_token_ids(tokenizer, (*strings, *marks))
+    return SegCodebook(scales, tokens, tuple(tokenizer.convert_tokens_to_ids(list(strings))))
+
+
+def _added(text: str, *, special: bool) -> AddedToken:
+    return AddedToken(text, lstrip=True, rstrip=True, normalized=False, special=special)
+
+
+def check_token_ids(tokenizer: LlamaTokenizer, strings: tuple[str, ...]) -> None:
+    """Every string must be one token with an id of its own, and come back from it."""
+    where = f"tokenizer {tokenizer.name_or_path or '(in memory)'}"
+    remedy = "use the tokenizer files of the LLaVA base that the run started from (--version)"
+    ids = tokenizer.convert_tokens_to_ids(list(strings))
+    owner: dict[int, str] = {}
+    for text, token_id in zip(strings, ids, strict=True):
+        if token_id is None or token_id == tokenizer.unk_token_id:
+            raise InputError(f"{where}: {text} is the unknown token; {remedy}")
+        if token_id in owner:
+            raise InputError(f"{where}: {owner[token_id]} and {text} share id {token_id}; {remedy}")
+        owner[token_id] = text
+        if token_id >= len(tokenizer):
+            raise InputError(f"{where}: {text} has id {token_id} but the vocabulary ends at {len(tokenizer)}; {remedy}")
+        pieces = tokenizer(text, add_special_tokens=False).input_ids
+        if pieces != [token_id]:
+            raise InputError(f"{where}: {text} splits into ids {pieces}, expected [{token_id}]; {remedy}")
+        if tokenizer.convert_ids_to_tokens(token_id) != text:
+            found = tokenizer.convert_ids_to_tokens(token_id)
+            raise InputError(f"{where}: id {token_id} of {text} reads back as {found!r}; {remedy}")
+
+
+def save_tokenizer(tokenizer: LlamaTokenizer, folder: Path, *, source: Path | None = None) -> None:
+    """Write the tokenizer so that a later load gives the same ids.
+
+    Args:
+        source: a folder whose ``tokenizer.model`` is copied along, for programs that read only that.
+    """
+    tokenizer.save_pretrained(folder)
+    config_path = folder / "tokenizer_config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config["legacy"] = True
+    config_path.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+    if source is not None and (source / "tokenizer.model").is_file():
+        shutil.copyfile(source / "tokenizer.model", folder / "tokenizer.model")
+
+
+def encode_conversation(
+    tokenizer: LlamaTokenizer, rendered: Rendered, *, num_image_tokens: int
+) -> tuple[list[int], list[int]]:
+    """Tokenize a conversation, expand its image placeholder, and label what the assistant says.
+
+    The text is tokenized in the pieces before and after ``<image>``, as the release does.
+
+    Returns:
+        input_ids and labels of one length; labels are ``IGNORE_INDEX`` outside the answers.
+    """
+    ids: list[int] = [tokenizer.bos_token_id]
+    labels: list[int] = [IGNORE_INDEX]
+    base = 0
+    for index, piece in enumerate(rendered.text.split(IMAGE_MARK)):
+        if index > 0:
+            ids += [IMAGE_TOKEN_ID] * num_image_tokens
+            labels += [IGNORE_INDEX] * num_image_tokens
+            base += len(IMAGE_MARK)
+        encoded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+        for token_id, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
+            ids.append(token_id)
+            said = any(low < base + end and base + start < high for low, high in rendered.answer_spans)
+            labels.append(token_id if said else IGNORE_INDEX)
+        base += len(piece)
+    return ids, labels
+
+
+def decode_released(tokenizer: LlamaTokenizer, ids: list[int]) -> str:
+    """Ids -> text with the spacing of the release's slow tokenizer.
+
+    Added tokens are separated by spaces from what stands beside them; ``<s>`` and ``</s>`` belong to the text piece
+    they stand in.
+    """
+    added = {
+        token_id
+        for text, token_id in tokenizer.get_added_vocab().items()
+        if text not in (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token)
+    }
+    pieces: list[str] = []
+    pending: list[str] = []
+    for token_id in ids:
+        token = tokenizer.convert_ids_to_tokens(token_id)
+        if token_id in added:
+            if pending:
+                pieces.append(_join_piece(tokenizer, pending))
+                pending = []
+            pieces.append(token)
+        else:
+            pending.append(token)
+    if pending:
+        pieces.append(_join_piece(tokenizer, pending))
+    return " ".join(pieces)
+
+
+def _join_piece(tokenizer: LlamaTokenizer, tokens: list[str]) -> str:
+    """Text of tokens without added ones; a special token is preceded by a space unless it follows another."""
+    text, words, after_special = "", [], False
+    specials = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token)
+    for index, token in enumerate(tokens):
+        if token not in specials:
+            words.append(token)
+            after_special = False
+            continue
+        if not after_special and index > 0:
+            text += " "
+        text += tokenizer.convert_tokens_to_string(words) + token if words else token
+        words, after_special = [], True
+    return text + (tokenizer.convert_tokens_to_string(words) if words else "")

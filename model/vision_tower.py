@@ -1,0 +1,110 @@
+"""CLIP-ViT with a padding mask, any input size, and only the blocks that are read.
+
+Shapes: B images, R input side, g patches per side, T = g*g + 1 tokens, V tower width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+
+from .configuration import PixelLMConfig
+from .image import patch_valid_mask
+
+
+class VisionEmbeddings(nn.Module):
+    """Patches, class token and positions; the table has one row per token of the actual input size."""
+
+    def __init__(self, config: CLIPVisionConfig, *, grid: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.class_embedding = nn.Parameter(torch.zeros(width))
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels, width, kernel_size=config.patch_size, stride=config.patch_size, bias=False
+        )
+        self.position_embedding = nn.Embedding(grid**2 + 1, width)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, R, R) -> (B, T, V), class token first."""
+        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (B, g*g, V)
+        cls = self.class_embedding.expand(len(patches), 1, -1)
+        return torch.cat([cls, patches], dim=1) + self.position_embedding.weight
+
+
+class VisionTransformer(nn.Module):
+    """The parameters of ``CLIPVisionModel`` under their released names, from transformers' own blocks."""
+
+    def __init__(self, config: CLIPVisionConfig, *, grid: int) -> None:
+        super().__init__()
+        self.embeddings = VisionEmbeddings(config, grid=grid)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)  # spelled so by CLIP
+        blocks = [CLIPEncoderLayer(config) for _ in range(config.num_hidden_layers)]
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(blocks)})
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+class VisionTower(nn.Module):
+    """Frozen CLIP encoder (paper: I_img)."""
+
+    def __init__(self, config: PixelLMConfig) -> None:
+        super().__init__()
+        clip = config.vision_config()
+        clip._attn_implementation = "sdpa"
+        self.image_size = config.image_size
+        self.grid = config.patch_grid
+        depth = clip.num_hidden_layers
+        self.feature_layers = [depth + 1 + layer for layer in config.vision_feature_layers]
+        # The two levels reproduce the released parameter path model.vision_tower.vision_tower.vision_model.*
+        self.vision_tower = nn.ModuleDict({"vision_model": VisionTransformer(clip, grid=self.grid)})
+
+    @torch.no_grad()
+    def forward(self, pixel_values: Tensor, valid_hw: Tensor) -> Tensor:
+        """Encode B images; padded patches are hidden from attention.
+
+        Args:
+            pixel_values: (B, 3, R, R).
+            valid_hw: (B, 2) rows and columns that show the photo.
+        Returns:
+            (S, B, g*g, V) patch features of the chosen layers, without the class token.
+        """
+        model = self.vision_tower["vision_model"]
+        dtype = model.embeddings.patch_embedding.weight.dtype
+        hidden = model.pre_layrnorm(model.embeddings(pixel_values.to(dtype)))
+        bias = self._attention_bias(valid_hw, dtype)
+        states = {0: hidden}
+        for index in range(1, max(self.feature_layers) + 1):
+            hidden = model.encoder["layers"][index - 1](hidden, bias)
+            states[index] = hidden
+        return torch.stack([states[index][:, 1:] for index in self.feature_layers])
+
+    def _attention_bias(self, valid_hw: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """(B, 1, T, T) additive bias that hides padded patches as keys; None when nothing is padded."""
+        if bool((valid_hw == self.image_size).all()):
+            return None
+        visible = patch_valid_mask(valid_hw, size=self.image_size, grid=self.grid).flatten(1)
+        visible = F.pad(visible, (1, 0), value=True)  # the class token
+        bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        bias = bias.masked_fill(~visible, torch.finfo(dtype).min)
+        return bias[:, None, None].expand(-1, 1, visible.shape[1], -1)
+
+
+def resize_position_table(table: Tensor, *, grid: int, rule: str) -> Tensor:
+    """Interpolate a CLIP position table to another grid, bilinearly.
+
+    Args:
+        table: (1 + n*n, V), class token first.
+        grid: g, patches per side of the new table.
+        rule: ``correct`` keeps row 0 and interpolates the rest. ``released`` takes the LAST row for the class token
+            and interpolates the others, so that every patch is one row off; published weights were trained with it.
+    """
+    native = round((len(table) - 1) ** 0.5)
+    if native == grid:
+        return table
+    cls, patches = (table[:1], table[1:]) if rule == "correct" else (table[-1:], table[:-1])
+    image = patches.float().T.unflatten(1, (native, native))[None]  # (1, V, n, n)
+    resized = F.interpolate(image, (grid, grid), mode="bilinear", align_corners=False)[0]
+    rows = resized.flatten(1).T.to(table.dtype)
+    return torch.cat([cls, rows] if rule == "correct" else [rows, cls])

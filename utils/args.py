@@ -1,0 +1,99 @@
+"""Command lines from dataclasses: one field is one flag, with its released name and default.
+
+``parse`` merges defaults < ``--config`` file < flags given on the command line, and remembers which were given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from model.errors import InputError
+
+ConfigType = TypeVar("ConfigType")
+
+
+def flag(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    aliases: tuple[str, ...] = (),
+    unused: str = "",
+) -> Any:
+    """A dataclass field that is a command-line flag.
+
+    Args:
+        aliases: further spellings, such as ``--vision-tower``.
+        unused: why the flag has no effect any more; it is accepted, and giving it says so once.
+    """
+    metadata = {"help": help, "choices": choices, "aliases": aliases, "unused": unused}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Parsed(Generic[ConfigType]):
+    """A configuration and the names of the flags that the user set (file or command line)."""
+
+    config: ConfigType
+    given: frozenset[str]
+
+    def notices(self) -> list[str]:
+        """One line for each given flag that has no effect."""
+        return [
+            f"--{field.name} has no effect here: {field.metadata['unused']}"
+            for field in dataclasses.fields(self.config)
+            if field.name in self.given and field.metadata["unused"]
+        ]
+
+
+def build_parser(config_type: type, description: str) -> argparse.ArgumentParser:
+    """A parser of the dataclass's flags that reports only what was given; every boolean ``--x`` also has ``--no_x``."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for field in dataclasses.fields(config_type):
+        names = (f"--{field.name}", *field.metadata["aliases"])
+        effect = f"; no effect: {field.metadata['unused']}" if field.metadata["unused"] else ""
+        help_text = f"{field.metadata['help']} (default: {field.default!r}{effect})".replace("%", "%%")
+        if isinstance(field.default, bool):
+            parser.add_argument(*names, dest=field.name, action="store_true", help=help_text)
+            off = [f"--no_{name.lstrip('-')}" for name in names]
+            parser.add_argument(*off, dest=field.name, action="store_false", help=argparse.SUPPRESS)
+        else:
+            choices = field.metadata["choices"] or None
+            parser.add_argument(*names, dest=field.name, type=type(field.default), choices=choices, help=help_text)
+    return parser
+
+
+def parse(config_type: type[ConfigType], argv: Sequence[str], description: str) -> Parsed[ConfigType]:
+    """Read a command line into ``config_type``."""
+    parser = build_parser(config_type, description)
+    parser.add_argument("--config", help="JSON file of flag values; flags on the command line win")
+    given = vars(parser.parse_args(argv))
+    config_file = given.pop("config", None)
+    values = _read_config_file(config_type, Path(config_file)) if config_file else {}
+    values |= given
+    return Parsed(config_type(**values), frozenset(values))
+
+
+def _read_config_file(config_type: type, path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as err:
+        raise InputError(f"--config {path} cannot be read ({err}); give a JSON object of flag values") from err
+    defaults = {field.name: field.default for field in dataclasses.fields(config_type)}
+    for name, value in values.items():
+        if name not in defaults:
+            raise InputError(f"--config {path}: unknown key {name!r}; expected flag names such as 'batch_size'")
+        default = defaults[name]
+        if isinstance(default, float) and type(value) is int:
+            values[name] = float(value)
+        elif type(value) is not type(default):
+            raise InputError(
+                f"--config {path}: {name} is {value!r}; expected a {type(default).__name__} such as {default!r}"
+            )
+    return values

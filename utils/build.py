@@ -1,0 +1,143 @@
+"""RunConfig -> network, tokenizer and LoRA: everything that decides what is trained, in reading order."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LlamaTokenizer
+
+from model.checkpoint import build_model, read_base, read_json, read_tower, resolve_folder
+from model.configuration import PixelLMConfig, feature_layers, llama_keys, vision_keys
+from model.errors import InputError
+from model.image import CLIP_MEAN, CLIP_STD
+from model.lora import set_trained, wrap_lora
+from model.PixelLM import PixelLMForCausalLM
+from model.predictor import PRECISIONS
+from model.tokens import SegCodebook, add_codebook, load_tokenizer
+
+from .config import RunConfig
+
+logger = logging.getLogger(__name__)
+
+# What a LLaVA base does not have; LLaMA's own weights must all be there.
+FRESH_MODULES = (
+    "model.mm_projector.",
+    "model.out_mm_projector.",
+    "model.prompt_encoder.",
+    "model.mask_decoder.",
+    "model.image_feature_neck.",
+    "model.text_hidden_fcs.",
+)
+
+
+@dataclass
+class TrainingModel:
+    """What training needs of the network.
+
+    Attributes:
+        wrapped: the network with LoRA; its parameters carry the ``base_model.model.`` prefix.
+        network: the same network, unwrapped.
+        base_folder: where the LLaVA base and its tokenizer files are.
+    """
+
+    wrapped: nn.Module
+    network: PixelLMForCausalLM
+    tokenizer: LlamaTokenizer
+    config: PixelLMConfig
+    base_folder: Path
+
+
+def build_for_training(run: RunConfig) -> TrainingModel:
+    """Read the base and the tower, add the codebook, and wrap with LoRA; the same on every process."""
+    torch.manual_seed(run.seed)
+    base_folder = resolve_folder(run.version, flag="--version")
+    tower_folder = resolve_folder(run.vision_tower, flag="--vision-tower")
+    base = read_json(base_folder / "config.json")
+    tokenizer = load_tokenizer(base_folder, model_max_length=run.model_max_length)
+    codebook = add_codebook(tokenizer, scales=run.image_feature_scale_num, tokens=run.seg_token_num)
+    config = make_config(run, base, codebook, len(tokenizer), tower_folder)
+    state, unused = read_base(base_folder, vocab_size=config.llama["vocab_size"])
+    state |= read_tower(tower_folder, config)
+    network, report = build_model(
+        config, state, dtype=PRECISIONS[run.precision], source=f"--version {run.version}", may_initialize=FRESH_MODULES
+    )
+    report.ignored += unused
+    logger.info("%s", report.describe())
+    if run.gradient_checkpointing:
+        network.model.gradient_checkpointing_enable({"use_reentrant": False})
+    wrapped = wrap_lora(
+        network,
+        rank=run.lora_r,
+        alpha=run.lora_alpha,
+        dropout=run.lora_dropout,
+        names=[name.strip() for name in run.lora_target_modules.split(",")],
+    )
+    counts = set_trained(wrapped, train_mask_decoder=run.train_mask_decoder)
+    logger.info("trained parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    return TrainingModel(wrapped, network, tokenizer, config, base_folder)
+
+
+def make_config(
+    run: RunConfig, base: dict[str, Any], codebook: SegCodebook, vocab_size: int, tower_folder: Path
+) -> PixelLMConfig:
+    """The architecture of a new run, from its flags and the folders it starts from."""
+    vision = vision_keys(read_json(tower_folder / "config.json"))
+    image_size = run.resize_vision_tower_size if run.resize_vision_tower else vision["image_size"]
+    mean, std = read_normalization(run.preprocessor_config, image_size=image_size)
+    llama = llama_keys(base)
+    llama["vocab_size"] = max(llama["vocab_size"], vocab_size)
+    return PixelLMConfig(
+        llama=llama,
+        vision=vision,
+        vision_tower=portable_path(run.vision_tower),
+        seg_token_num=run.seg_token_num,
+        image_feature_scale_num=run.image_feature_scale_num,
+        seg_token_ids=codebook.ids,
+        image_size=image_size,
+        vision_feature_layers=feature_layers(
+            run.image_feature_scale_num,
+            depth=vision["num_hidden_layers"],
+            first=base.get("mm_vision_select_layer", -2),
+        ),
+        image_token_grid=run.image_token_grid,
+        pad_train_clip_images=run.pad_train_clip_images,
+        image_mean=mean,
+        image_std=std,
+        separate_mm_projector=run.separate_mm_projector,
+        out_dim=run.out_dim,
+        conv_type=run.conv_type,
+        model_max_length=run.model_max_length,
+    )
+
+
+def portable_path(name: str) -> str:
+    """A hub id as it is; a local folder as an absolute path, so that it is found from anywhere."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def read_normalization(path: str, *, image_size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of a ``--preprocessor_config`` file; CLIP's own without one.
+
+    Raises:
+        InputError: if the file speaks of another image size than the run.
+    """
+    if not path:
+        return CLIP_MEAN, CLIP_STD
+    settings = read_json(Path(path))
+    size = settings.get("size", image_size)
+    size = size if isinstance(size, int) else next(iter(size.values()), image_size)
+    if size != image_size:
+        raise InputError(
+            f"--preprocessor_config {path} is for {size} px but the run's input is {image_size} px; "
+            f"give --resize_vision_tower --resize_vision_tower_size={size}, or another file"
+        )
+    try:
+        return tuple(settings["image_mean"]), tuple(settings["image_std"])
+    except KeyError as err:
+        raise InputError(f"--preprocessor_config {path} lacks {err}: {json.dumps(settings)[:120]}") from err

@@ -1,0 +1,107 @@
+"""One question about one image, and everything chat shows and writes about the answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from model.image import read_image
+from model.predictor import PixelLMPredictor
+from model.structures import Reply
+
+from .visualize import PALETTE, overlay, released_overlay, write_image
+
+
+def answer(
+    predictor: PixelLMPredictor, image_path: str, question: str, *, output_dir: Path, max_new_tokens: int
+) -> tuple[Reply, list[Path]]:
+    """Ask, and write the pictures; returns the reply and the written files."""
+    image = read_image(image_path)
+    predictor.set_image(image)
+    reply = predictor.ask(question, max_new_tokens=max_new_tokens)
+    masks = target_masks(reply, image.shape[:2])
+    return reply, write_pictures(image, masks, output_dir=output_dir, stem=Path(image_path).stem)
+
+
+def target_masks(reply: Reply, photo_hw: tuple[int, int]) -> np.ndarray:
+    """(N, H, W) bool."""
+    if not reply.targets:
+        return np.zeros((0, *photo_hw), dtype=bool)
+    return np.stack([target.mask.cpu().numpy() for target in reply.targets])
+
+
+def write_pictures(image: np.ndarray, masks: np.ndarray, *, output_dir: Path, stem: str) -> list[Path]:
+    """Released names per target (``_mask_<j>``: 0 or 100, ``_masked_img_<j>``), and one picture of all targets."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    written = []
+    for index, mask in enumerate(masks):
+        mask_path = output_dir / f"{stem}_mask_{index}.jpg"
+        cv2.imwrite(str(mask_path), mask.astype(np.uint8) * 100)
+        single_path = output_dir / f"{stem}_masked_img_{index}.jpg"
+        write_image(single_path, released_overlay(image, mask))
+        written += [mask_path, single_path]
+    if len(masks):
+        together = output_dir / f"{stem}_targets.png"
+        write_image(together, overlay(image, masks, colors=PALETTE, alpha=0.5))
+        written.append(together)
+    return written
+
+
+def numbered_text(predictor: PixelLMPredictor, reply: Reply) -> str:
+    """The answer with each token group replaced by the number of its target, from 1 as in the picture."""
+    text, group = reply.text, predictor.group_text()
+    for number in range(1, len(reply.targets) + 1):
+        text = text.replace(group, f"[{number}]", 1)
+    return text
+
+
+def describe(predictor: PixelLMPredictor, reply: Reply, written: list[Path]) -> str:
+    """What chat prints."""
+    lines = [f"text_output: {numbered_text(predictor, reply)}"]
+    for number, target in enumerate(reply.targets, start=1):
+        area = float(target.mask.float().mean())
+        lines.append(f"  [{number}] {target.phrase or '(no words)'}: {area:.1%} of the image, score {target.score:.2f}")
+    if reply.reason:
+        lines.append(f"note: {reply.reason}")
+    lines += [f"{path} has been saved." for path in written]
+    return "\n".join(lines)
+
+
+def to_json(reply: Reply, *, image_path: str, question: str) -> dict[str, Any]:
+    """A reply as plain data; masks are COCO RLE of the photo's size."""
+    return {
+        "image": image_path,
+        "prompt": question,
+        "text": reply.text,
+        "output_ids": reply.output_ids,
+        "reason": reply.reason,
+        "targets": [
+            {
+                "phrase": target.phrase,
+                "token_span": list(target.token_span),
+                "score": target.score,
+                "area": int(target.mask.sum()),
+                "segmentation": encode_rle(target.mask.cpu().numpy()),
+            }
+            for target in reply.targets
+        ],
+    }
+
+
+def encode_rle(mask: np.ndarray) -> dict[str, Any]:
+    """(H, W) bool -> compressed COCO RLE with text counts."""
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)

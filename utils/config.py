@@ -1,0 +1,213 @@
+"""What a run, a chat and a merge can be told: released flag names and defaults, plus a few of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.checkpoint import read_json
+from model.errors import InputError
+
+from .args import flag
+
+RUN_CONFIG_FILE = "run_config.json"
+_NO_SAM = "PixelLM uses no SAM image"
+_FROM_FOLDER = "the model folder records it"
+_QUANTIZED = "quantized loading"
+_PRECISIONS = ("fp32", "bf16", "fp16")
+_CONVERSATIONS = ("llava_v1", "llava_llama_2")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Flags of train_ds.py; saved as run_config.json in the run directory."""
+
+    local_rank: int = flag(0, "set by the launcher", aliases=("--local-rank",))
+    version: str = flag("liuhaotian/llava-llama-2-13b-chat-lightning-preview", "LLaVA base: folder or hub id")
+    vis_save_path: str = flag("./vis_output", "pictures folder", unused="training writes no pictures")
+    precision: str = flag("bf16", "training precision", choices=_PRECISIONS)
+    image_size: int = flag(1024, "side of the SAM image", unused=_NO_SAM)
+    model_max_length: int = flag(512, "token budget of a conversation, image included")
+    lora_r: int = flag(8, "LoRA rank")
+    vision_tower: str = flag("openai/clip-vit-large-patch14", "CLIP tower", aliases=("--vision-tower",))
+    load_in_8bit: bool = flag(False, "8-bit base weights")
+    load_in_4bit: bool = flag(False, "4-bit base weights")
+    dataset: str = flag("sem_seg||refer_seg||vqa||reason_seg", "datasets, joined with ||")
+    sample_rates: str = flag("9,3,3,1", "relative weight of each dataset")
+    sem_seg_data: str = flag("ade20k||cocostuff||pascal_part||paco_lvis||mapillary", "parts of sem_seg")
+    refer_seg_data: str = flag("refclef||refcoco||refcoco+||refcocog", "parts of refer_seg")
+    vqa_data: str = flag("llava_instruct_150k", "file of vqa")
+    reason_seg_data: str = flag("ReasonSeg|train", "split of reason_seg")
+    val_dataset: str = flag("ReasonSeg|val", "validation sets, joined with ||")
+    dataset_dir: str = flag("./dataset", "dataset tree")
+    log_base_dir: str = flag("./runs", "where runs are kept")
+    exp_name: str = flag("pixellm", "name of the run directory")
+    epochs: int = flag(10, "epochs")
+    steps_per_epoch: int = flag(500, "updates per epoch")
+    batch_size: int = flag(2, "images per process and forward pass")
+    grad_accumulation_steps: int = flag(10, "forward passes per update")
+    val_batch_size: int = flag(1, "images per process in validation")
+    workers: int = flag(4, "loader processes per training process")
+    lr: float = flag(0.0003, "peak learning rate")
+    ce_loss_weight: float = flag(1.0, "weight of the text loss")
+    dice_loss_weight: float = flag(0.5, "weight of the DICE loss")
+    bce_loss_weight: float = flag(2.0, "weight of the BCE loss")
+    lora_alpha: int = flag(16, "LoRA alpha")
+    lora_dropout: float = flag(0.05, "LoRA dropout")
+    lora_target_modules: str = flag("q_proj,v_proj", "layers of the language model that get LoRA")
+    explanatory: float = flag(0.1, "share of explanatory answers in reason_seg")
+    beta1: float = flag(0.9, "AdamW beta1")
+    beta2: float = flag(0.95, "AdamW beta2")
+    num_classes_per_sample: int = flag(3, "questions per image")
+    exclude_val: bool = flag(False, "leave validation images out", unused="the release reads it nowhere")
+    no_eval: bool = flag(False, "no validation during training")
+    eval_only: bool = flag(False, "validate the run's checkpoint and stop")
+    vision_pretrained: str = flag("PATH_TO_SAM_ViT-H", "SAM weights", unused=_NO_SAM)
+    out_dim: int = flag(256, "width of the pixel decoder")
+    resume: str = flag("", "checkpoint folder (ckpt_model) to continue from")
+    print_freq: int = flag(1, "updates between log lines")
+    start_epoch: int = flag(0, "first epoch", unused="the checkpoint knows it")
+    gradient_checkpointing: bool = flag(True, "recompute activations to save memory")
+    train_mask_decoder: bool = flag(True, "train the mask decoder")
+    use_mm_start_end: bool = flag(True, "image marks", unused="the image always stands between its marks")
+    auto_resume: bool = flag(True, "continue the run directory's own checkpoint when there is one")
+    seg_token_num: int = flag(1, "tokens per scale (paper: N)")
+    num_classes_per_question: int = flag(1, "targets per question")
+    pad_train_clip_images: bool = flag(False, "pad images to a square instead of center-cropping")
+    masks_process_with_clip: bool = flag(False, "crop masks like images", unused="masks always follow their image")
+    preprocessor_config: str = flag("", "JSON with mean and std of the image normalization")
+    resize_vision_tower: bool = flag(False, "run the tower at another input size")
+    resize_vision_tower_size: int = flag(224, "that input size, in pixels")
+    vision_tower_for_mask: bool = flag(False, "masks from tower features", unused="there is no other source of masks")
+    weight: str = flag("", "trained weights to start from", unused="use --resume")
+    use_expand_question_list: bool = flag(False, "more question wordings")
+    separate_mm_projector: bool = flag(False, "a projector of its own for the decoder")
+    image_feature_scale_num: int = flag(1, "scales (paper: L)")
+    conv_type: str = flag("llava_v1", "conversation template", choices=_CONVERSATIONS)
+    # Ours.
+    refine_alpha: float = flag(2.0, "alpha of the target refinement loss; 1.0 is plain BCE")
+    warmup_steps: int = flag(100, "updates of linear warm-up, at most a tenth of the run")
+    image_token_grid: int = flag(16, "image tokens per side for the language model, at most")
+    seed: int = flag(0, "seed of weights, data and dropout")
+    deepspeed_config: str = flag("configs/ds_zero2.json", "ZeRO settings", aliases=("--deepspeed_config_file",))
+
+    def __post_init__(self) -> None:
+        refuse_quantized(self.load_in_8bit, self.load_in_4bit)
+        for name in ("epochs", "steps_per_epoch", "batch_size", "grad_accumulation_steps", "val_batch_size",
+                     "num_classes_per_sample", "num_classes_per_question", "lora_r", "print_freq"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} is {getattr(self, name)}; expected 1 or more")
+        if self.workers < 0:
+            raise InputError(f"--workers is {self.workers}; expected 0 or more")
+        if self.refine_alpha < 1.0:
+            raise InputError(f"--refine_alpha is {self.refine_alpha}; expected 1.0 (plain BCE) or more")
+        if self.lr <= 0:
+            raise InputError(f"--lr is {self.lr}; expected more than 0")
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.log_base_dir) / self.exp_name
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        return self.run_dir / "ckpt_model"
+
+    @property
+    def total_updates(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def save(self) -> None:
+        text = json.dumps(dataclasses.asdict(self), indent=2)
+        (self.run_dir / RUN_CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, run_dir: Path) -> RunConfig:
+        """Read a run directory's configuration; keys of other versions are refused by name."""
+        values: dict[str, Any] = read_json(run_dir / RUN_CONFIG_FILE)
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise InputError(f"{run_dir / RUN_CONFIG_FILE} has unknown keys {', '.join(unknown)}; was it edited?")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """Flags of chat.py. What describes the model is read from its folder, whatever the flags say."""
+
+    version: str = flag("xinlai/PixelLM-13B-llama2-v1", "merged model: folder or hub id")
+    vis_save_path: str = flag("./vis_output", "where masks and pictures are written")
+    precision: str = flag("bf16", "inference precision", choices=_PRECISIONS)
+    image_size: int = flag(1024, "side of the SAM image", unused=_NO_SAM)
+    model_max_length: int = flag(512, "token budget", unused=_FROM_FOLDER)
+    lora_r: int = flag(8, "LoRA rank", unused="merged weights have no LoRA")
+    vision_tower: str = flag(
+        "openai/clip-vit-large-patch14", "CLIP tower, when the model folder has none", aliases=("--vision-tower",)
+    )
+    local_rank: int = flag(0, "set by a launcher", aliases=("--local-rank",), unused="chat is one process")
+    load_in_8bit: bool = flag(False, "8-bit weights")
+    load_in_4bit: bool = flag(False, "4-bit weights")
+    use_mm_start_end: bool = flag(True, "image marks", unused=_FROM_FOLDER)
+    seg_token_num: int = flag(1, "tokens per scale", unused=_FROM_FOLDER)
+    pad_train_clip_images: bool = flag(False, "padding", unused=_FROM_FOLDER)
+    preprocessor_config: str = flag("", "normalization", unused=_FROM_FOLDER)
+    resize_vision_tower: bool = flag(False, "other input size", unused=_FROM_FOLDER)
+    resize_vision_tower_size: int = flag(224, "input size", unused=_FROM_FOLDER)
+    vision_tower_for_mask: bool = flag(False, "masks from tower features", unused=_FROM_FOLDER)
+    separate_mm_projector: bool = flag(False, "decoder projector", unused=_FROM_FOLDER)
+    image_feature_scale_num: int = flag(1, "scales", unused=_FROM_FOLDER)
+    conv_type: str = flag("llava_v1", "conversation template", choices=_CONVERSATIONS, unused=_FROM_FOLDER)
+    # Ours.
+    image: str = flag("", "answer about this image and stop")
+    prompt: str = flag("", "the question, with --image")
+    output_json: str = flag("", "write answer and masks to this file, with --image")
+    max_new_tokens: int = flag(512, "longest answer, in tokens")
+
+    def __post_init__(self) -> None:
+        refuse_quantized(self.load_in_8bit, self.load_in_4bit)
+        if bool(self.image) != bool(self.prompt):
+            raise InputError("--image and --prompt belong together; give both, or neither for a conversation")
+        if self.output_json and not self.image:
+            raise InputError("--output_json needs --image and --prompt")
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """Flags of the merge script. What describes the model is taken from the run; flags only fill gaps."""
+
+    version: str = flag("liuhaotian/llava-llama-2-13b-chat-lightning-preview", "LLaVA base of the run")
+    vis_save_path: str = flag("./vis_output", "pictures folder", unused="merging draws nothing")
+    precision: str = flag("bf16", "precision of the saved weights", choices=_PRECISIONS)
+    image_size: int = flag(1024, "side of the SAM image", unused=_NO_SAM)
+    model_max_length: int = flag(512, "token budget")
+    lora_r: int = flag(8, "LoRA rank", unused="the weights show it")
+    vision_tower: str = flag("openai/clip-vit-large-patch14", "CLIP tower", aliases=("--vision-tower",))
+    lora_alpha: int = flag(16, "LoRA alpha")
+    lora_dropout: float = flag(0.05, "LoRA dropout", unused="there is no dropout at inference")
+    lora_target_modules: str = flag("q_proj,v_proj", "layers with LoRA", unused="the weights show it")
+    vision_pretrained: str = flag("PATH_TO_SAM_ViT-H", "SAM weights", unused=_NO_SAM)
+    out_dim: int = flag(256, "width of the pixel decoder", unused="the weights show it")
+    train_mask_decoder: bool = flag(True, "train the mask decoder", unused="merging trains nothing")
+    use_mm_start_end: bool = flag(True, "image marks", unused="the image always stands between its marks")
+    seg_token_num: int = flag(1, "tokens per scale", unused="the weights show it")
+    pad_train_clip_images: bool = flag(False, "pad images to a square")
+    preprocessor_config: str = flag("", "JSON with mean and std of the image normalization")
+    resize_vision_tower: bool = flag(False, "other input size", unused="the weights show it")
+    resize_vision_tower_size: int = flag(224, "that input size", unused="the weights show it")
+    vision_tower_for_mask: bool = flag(False, "masks from tower features", unused="there is no other source of masks")
+    weight: str = flag("", "trained weights: a file, a folder of shards, or the ZeRO folder (ckpt_model)")
+    separate_mm_projector: bool = flag(False, "decoder projector", unused="the weights show it")
+    image_feature_scale_num: int = flag(1, "scales", unused="the weights show it")
+    conv_type: str = flag("llava_v1", "conversation template", choices=_CONVERSATIONS)
+    local_rank: int = flag(0, "set by a launcher", aliases=("--local-rank",), unused="merging is one process")
+    save_path: str = flag("./pixellm_model", "folder to write")
+    # Ours.
+    save_vision_tower: bool = flag(False, "store the tower inside, so that the folder stands alone")
+
+
+def refuse_quantized(load_in_8bit: bool, load_in_4bit: bool) -> None:
+    if load_in_8bit or load_in_4bit:
+        raise InputError("--load_in_8bit and --load_in_4bit are not available yet; use --precision bf16 or fp16")

@@ -1,0 +1,36 @@
+"""RunConfig -> the dictionary that DeepSpeed wants: a ZeRO file from configs/ and what the flags say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from model.checkpoint import read_json
+from model.errors import InputError
+
+from .config import RunConfig
+
+_FROM_FLAGS = {
+    "train_micro_batch_size_per_gpu": "--batch_size",
+    "gradient_accumulation_steps": "--grad_accumulation_steps",
+    "optimizer": "--lr, --beta1 and --beta2",
+    "scheduler": "--warmup_steps, --epochs and --steps_per_epoch",
+    "fp16": "--precision",
+    "bf16": "--precision",
+}
+
+
+def deepspeed_settings(run: RunConfig) -> dict[str, Any]:
+    """Read ``--deepspeed_config`` (relative to the repository when it is not found from here) and add the flags."""
+    path = Path(run.deepspeed_config)
+    if not path.is_file():
+        path = Path(__file__).resolve().parents[1] / run.deepspeed_config
+    settings = read_json(path)
+    for key, flags in _FROM_FLAGS.items():
+        if key in settings:
+            raise InputError(f"--deepspeed_config {path} sets {key!r}, which {flags} decide; remove it from the file")
+    settings["train_micro_batch_size_per_gpu"] = run.batch_size
+    settings["gradient_accumulation_steps"] = run.grad_accumulation_steps
+    if run.precision != "fp32":
+        settings[run.precision] = {"enabled": True}
+    return settings

@@ -1,0 +1,111 @@
+"""DeepSpeed: the only module that imports it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from model.errors import InputError
+
+from . import dist
+from .build import TrainingModel
+from .config import RunConfig
+from .deepspeed_config import deepspeed_settings
+
+
+def init_distributed() -> torch.device:
+    """Join the launcher's process group, or make a group of one; returns this process's device."""
+    dist.set_single_process_environment()
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    else:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        device = torch.device("cpu")
+    import deepspeed
+
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    return device
+
+
+def build_engine(run: RunConfig, training: TrainingModel) -> Any:
+    """Wrap the network, AdamW and the learning-rate schedule in a DeepSpeed engine."""
+    import deepspeed
+
+    trained = [parameter for parameter in training.wrapped.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=run.lr, betas=(run.beta1, run.beta2), weight_decay=0.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(run))
+    engine, _, _, _ = deepspeed.initialize(
+        model=training.wrapped,
+        model_parameters=trained,
+        optimizer=optimizer,
+        lr_scheduler=scheduler,
+        config=deepspeed_settings(run),
+    )
+    # DeepSpeed casts buffers to the training precision; rotary tables need float32.
+    llama = training.network.model
+    llama.rotary_emb = LlamaRotaryEmbedding(llama.config).to(engine.device)
+    return engine
+
+
+def learning_rate_factor(run: RunConfig) -> Callable[[int], float]:
+    """Linear warm-up, then linear decay to zero at the last update (released schedule).
+
+    A run that is too short for ``--warmup_steps`` warms up over its first tenth.
+    """
+    total = run.total_updates
+    warmup = max(1, min(run.warmup_steps, total // 10))
+
+    def factor(update: int) -> float:
+        if update < warmup:
+            return (update + 1) / warmup
+        return max(0.0, (total - update) / max(1, total - warmup))
+
+    return factor
+
+
+def save_checkpoint(engine: Any, folder: Path, *, update: int, state: dict[str, Any]) -> None:
+    """Write ``folder/global_step<update>``, then point ``latest`` at it and drop older ones."""
+    tag = f"global_step{update}"
+    engine.save_checkpoint(str(folder), tag=tag, client_state=state)
+    dist.barrier()
+    if dist.is_main():
+        for old in folder.glob("global_step*"):
+            if old.name != tag:
+                shutil.rmtree(old)
+    dist.barrier()
+
+
+def load_checkpoint(engine: Any, folder: Path) -> dict[str, Any]:
+    """Restore weights, optimizer and schedule from the folder that holds ``latest``; returns the saved state."""
+    if not (folder / "latest").is_file():
+        raise InputError(f"--resume {folder}: no file named latest; give the ckpt_model folder of a run")
+    try:
+        path, state = engine.load_checkpoint(str(folder))
+    except (RuntimeError, KeyError, AssertionError, ValueError, FileNotFoundError) as err:
+        raise InputError(
+            f"checkpoint {folder} does not fit this run ({str(err).splitlines()[0]}); resume with the flags it was "
+            "started with, or choose another --exp_name"
+        ) from err
+    if path is None:
+        raise InputError(f"checkpoint {folder} is incomplete; remove it or choose another --exp_name")
+    return state
+
+
+def consolidate_zero(folder: Path) -> dict[str, Tensor]:
+    """A ZeRO checkpoint folder -> float32 weights, as ``zero_to_fp32.py`` gives them.
+
+    DeepSpeed unpickles these files; give only folders that your own runs wrote.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    return get_fp32_state_dict_from_zero_checkpoint(str(folder))

@@ -1,0 +1,233 @@
+"""Training weights -> a merged Hugging Face folder that is checked before anyone relies on it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import LlamaTokenizer
+
+from model.checkpoint import (
+    TOWER_PREFIX,
+    build_model,
+    load_with_report,
+    read_json,
+    read_tower,
+    read_weights,
+    resolve_folder,
+    save_pretrained,
+)
+from model.configuration import PixelLMConfig, feature_layers, llama_keys, vision_keys
+from model.conversation import IMAGE_MARK, get_conversation
+from model.errors import InputError
+from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
+from model.lora import load_lora, lora_module_names, lora_rank, split_training_state, wrap_lora
+from model.PixelLM import PixelLMForCausalLM
+from model.predictor import PRECISIONS
+from model.structures import Batch
+from model.tokens import IGNORE_INDEX, add_codebook, encode_conversation, load_tokenizer, seg_text
+
+from .args import Parsed
+from .build import portable_path
+from .config import RUN_CONFIG_FILE, MergeConfig, RunConfig
+from .engine import consolidate_zero
+
+logger = logging.getLogger(__name__)
+
+# Largest relative difference (norm of the difference over norm of the reference) that rounding the weights to the
+# saved precision may cause.
+_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-1, "fp16": 2e-2}
+
+
+@dataclass
+class _Run:
+    """What is known of the run that trained the weights."""
+
+    config: PixelLMConfig
+    tokenizer: LlamaTokenizer
+    tokenizer_folder: Path
+    lora_alpha: float
+
+
+def merge(parsed: Parsed[MergeConfig]) -> None:
+    """Merge LoRA into its base, save, reload, and compare with the unmerged model; all or nothing."""
+    flags = parsed.config
+    if not flags.weight:
+        raise InputError("--weight is missing: give pytorch_model.bin, a folder of shards, or a run's ckpt_model")
+    weight = Path(flags.weight)
+    state = read_training_weights(weight)
+    base, lora = split_training_state(state)
+    run = _describe(weight, base, parsed)
+    if not flags.save_vision_tower:
+        base = _with_tower_of_folder(base, run.config)
+    network, report = build_model(run.config, base, dtype=torch.float32, source=str(weight), may_initialize=())
+    logger.info("%s", report.describe())
+    if lora:
+        rank = lora_rank(lora)
+        logger.info(
+            "merging LoRA of rank %d, alpha %g, on %s", rank, run.lora_alpha, ", ".join(lora_module_names(lora))
+        )
+        wrapped = wrap_lora(network, rank=rank, alpha=run.lora_alpha, dropout=0.0, names=lora_module_names(lora)).eval()
+        load_lora(wrapped, lora)
+        expected = probe(network, run.tokenizer)
+        network = wrapped.merge_and_unload()
+    else:
+        logger.info("the weights hold no LoRA; they are saved as they are")
+        expected = probe(network, run.tokenizer)
+    folder = Path(flags.save_path)
+    scratch = folder.parent / f".{folder.name}.unchecked"
+    try:
+        save_pretrained(
+            network.to(PRECISIONS[flags.precision]),
+            run.tokenizer,
+            scratch,
+            tokenizer_source=run.tokenizer_folder,
+            save_vision_tower=flags.save_vision_tower,
+        )
+        del network, state, base, lora
+        verify(scratch, expected, precision=flags.precision)
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    logger.info("saved %s", folder)
+
+
+def read_training_weights(weight: Path) -> dict[str, Tensor]:
+    """A file, a folder of shards, or a ZeRO checkpoint folder -> tensors."""
+    if not weight.exists():
+        raise InputError(f"--weight {weight} does not exist; give pytorch_model.bin, a shard folder, or ckpt_model")
+    if weight.is_dir() and (weight / "latest").is_file():
+        logger.info("consolidating the ZeRO checkpoint %s", weight)
+        return consolidate_zero(weight)
+    return read_weights(weight)
+
+
+def _describe(weight: Path, base: dict[str, Tensor], parsed: Parsed[MergeConfig]) -> _Run:
+    """The run directory above the weights tells everything; without one, the weights and the flags have to."""
+    for folder in (weight, *list(weight.resolve().parents)[:3]):
+        if (folder / RUN_CONFIG_FILE).is_file():
+            return _from_run_directory(folder)
+    return _from_weights(base, parsed)
+
+
+def _from_run_directory(folder: Path) -> _Run:
+    from .trainer import MODEL_FOLDER
+
+    run = RunConfig.load(folder)
+    model_folder = folder / MODEL_FOLDER
+    config = PixelLMConfig.from_dict(read_json(model_folder / "config.json"))
+    tokenizer = load_tokenizer(model_folder, model_max_length=config.model_max_length)
+    add_codebook(tokenizer, scales=config.image_feature_scale_num, tokens=config.seg_token_num)
+    logger.info("run directory %s: rank, alpha, token counts and sizes are taken from it", folder)
+    return _Run(config, tokenizer, model_folder, run.lora_alpha)
+
+
+def _from_weights(base: dict[str, Tensor], parsed: Parsed[MergeConfig]) -> _Run:
+    """A checkpoint of the release: counts and sizes are read off its tensors, the rest is released behaviour."""
+    flags = parsed.config
+    folder = resolve_folder(flags.version, flag="--version")
+    tower = resolve_folder(flags.vision_tower, flag="--vision-tower")
+    tokenizer = load_tokenizer(folder, model_max_length=flags.model_max_length)
+    flat, vision = read_json(folder / "config.json"), vision_keys(read_json(tower / "config.json"))
+    try:
+        scales, out_dim = base["model.mask_decoder.level_embed.weight"].shape
+        rows = len(base["model.embed_tokens.weight"])
+        hidden = base["model.mm_projector.0.weight"].shape[0]
+    except KeyError as err:
+        raise InputError(f"--weight {flags.weight} lacks {err}; expected the weights of a PixelLM run") from err
+    positions = base.get(TOWER_PREFIX + "embeddings.position_embedding.weight")
+    grid = round((len(positions) - 1) ** 0.5) if positions is not None else vision["image_size"] // vision["patch_size"]
+    added = rows - len(tokenizer) - 2  # the two image marks
+    if added < 1 or added % scales:
+        raise InputError(
+            f"--weight {flags.weight} has {rows} vocabulary rows and {scales} scales, but --version {folder} has "
+            f"{len(tokenizer)} tokens: {added} codebook tokens cannot be. Give the LLaVA base of the run as --version."
+        )
+    codebook = add_codebook(tokenizer, scales=scales, tokens=added // scales)
+    # The release pads whenever it resizes the tower (its constructor overrides the flag).
+    pad = flags.pad_train_clip_images or grid * vision["patch_size"] != vision["image_size"]
+    config = PixelLMConfig(
+        llama={**llama_keys(flat), "vocab_size": rows},
+        vision=vision,
+        vision_tower=portable_path(flags.vision_tower),
+        seg_token_num=codebook.tokens,
+        image_feature_scale_num=scales,
+        seg_token_ids=codebook.ids,
+        image_size=grid * vision["patch_size"],
+        vision_feature_layers=feature_layers(
+            scales, depth=vision["num_hidden_layers"], first=flat.get("mm_vision_select_layer", -2)
+        ),
+        pad_train_clip_images=pad,
+        image_mean=RELEASED_MEAN if pad else CLIP_MEAN,
+        image_std=RELEASED_STD if pad else CLIP_STD,
+        vision_position_resize="released",
+        separate_mm_projector="model.out_mm_projector.0.weight" in base,
+        mm_projector_hidden_dim=hidden // flat["hidden_size"],
+        out_dim=out_dim,
+        conv_type=flags.conv_type,
+        model_max_length=flags.model_max_length,
+    )
+    return _Run(config, tokenizer, folder, flags.lora_alpha)
+
+
+def _with_tower_of_folder(base: dict[str, Tensor], config: PixelLMConfig) -> dict[str, Tensor]:
+    """Use the tower that the merged folder will refer to; the checkpoint's copy must be the same, up to rounding."""
+    folder = resolve_folder(config.vision_tower, flag="--vision-tower")
+    tower = read_tower(folder, config)
+    for name, tensor in tower.items():
+        trained = base.get(name)
+        if trained is None or name.endswith("position_ids"):
+            continue
+        if trained.shape != tensor.shape or not torch.allclose(trained.float(), tensor.float(), rtol=1e-2, atol=1e-2):
+            raise InputError(
+                f"the run was trained with another vision tower than {folder} ({name} differs); "
+                "give its own as --vision-tower, or --save_vision_tower to store the run's copy"
+            )
+    return base | tower
+
+
+@torch.inference_mode()
+def probe(network: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> dict[str, Tensor]:
+    """Logits and masks of one fixed image and conversation, in float32."""
+    config = network.pixellm_config
+    rendered = get_conversation(config.conv_type).render(
+        [(f"{IMAGE_MARK}\nWhat is this?", f"It is {seg_text(config.image_feature_scale_num, config.seg_token_num)}.")]
+    )
+    ids, _ = encode_conversation(tokenizer, rendered, num_image_tokens=config.num_image_tokens)
+    input_ids = torch.tensor([ids])
+    side = config.image_size
+    pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    batch = Batch(
+        pixel_values=pixels,
+        valid_hw=torch.tensor([[side, side]]),
+        input_ids=input_ids,
+        labels=torch.full_like(input_ids, IGNORE_INDEX),
+        attention_mask=torch.ones_like(input_ids, dtype=torch.bool),
+        image_index=torch.zeros(1, dtype=torch.long),
+        masks=[torch.zeros(1, side, side, dtype=torch.bool)],
+        orig_hw=[(side, side)],
+        sample_ids=["probe"],
+    )
+    output = network(batch)
+    return {"logits": network.lm_head(output.hidden).float(), "masks": output.low_res_logits[0].float()}
+
+
+def verify(folder: Path, expected: dict[str, Tensor], *, precision: str) -> None:
+    """Reload a merged folder and compare its logits and masks with those of the unmerged model."""
+    network, tokenizer, _ = load_with_report(folder, dtype=torch.float32)
+    found = probe(network, tokenizer)
+    limit = _TOLERANCE[precision]
+    for name, reference in expected.items():
+        difference = float((found[name] - reference).norm() / reference.norm().clamp(min=1e-12))
+        logger.info("reloaded %s differ from the unmerged model by %.2e (limit %.0e)", name, difference, limit)
+        if not difference <= limit:
+            raise InputError(
+                f"the merged model's {name} differ from the unmerged model's by {difference:.2e}, more than "
+                f"{limit:.0e} for {precision}; nothing was saved. Try --precision fp32"
+            )

@@ -1,0 +1,71 @@
+"""Logging: rank 0 speaks, everything else stays quiet; errors of users become one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from model.errors import InputError
+
+from . import dist
+
+EXIT_BAD_INPUT = 2
+
+
+def setup_logging() -> None:
+    """Messages of rank 0 on standard error, time-stamped; warnings and above only from libraries."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in ("utils", "model", "scripts"):
+        logging.getLogger(name).setLevel(logging.INFO if dist.is_main() else logging.ERROR)
+    for name in ("DeepSpeed", "torch.distributed", "huggingface_hub", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(deepspeed|peft|torch)(\..*)?")
+
+
+def report_input_error(err: InputError, *, every_rank: bool = False) -> int:
+    """Print what the user has to mend and give the exit code.
+
+    Args:
+        every_rank: true for errors that only one process may meet, such as a bad sample.
+    """
+    if dist.is_main() or every_rank:
+        print(f"error: {err}", file=sys.stderr, flush=True)
+    return EXIT_BAD_INPUT
+
+
+def exit_code(function: Callable[[], None]) -> int:
+    """Run ``function``; 0 if it returns, 2 with one printed line if the input was bad."""
+    try:
+        function()
+    except InputError as err:
+        return report_input_error(err)
+    return 0
+
+
+class JsonLines:
+    """A log of one JSON object per line, flushed at once so that it survives a crash."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps({"time": round(time.time(), 3), **record}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def format_seconds(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, second = divmod(int(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"

@@ -1,0 +1,23 @@
+"""Masks in JSON: COCO's compressed run-length code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+
+def encode_rle(mask: np.ndarray) -> dict[str, Any]:
+    """(H, W) bool -> {"size": [H, W], "counts": text}."""
+    code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
+
+
+def decode_rles(codes: Sequence[dict[str, Any]], *, hw: tuple[int, int]) -> np.ndarray:
+    """Codes of one photo of size ``hw`` -> (M, H, W) bool; M may be 0."""
+    masks = np.zeros((len(codes), *hw), dtype=bool)
+    for mask, code in zip(masks, codes, strict=True):
+        mask[:] = coco_mask.decode(code)
+    return masks

@@ -1,0 +1,255 @@
+"""The training run: setup -> train -> close. One update is ``--grad_accumulation_steps`` forward passes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from model.checkpoint import atomic_folder
+from model.errors import InputError
+from model.losses import LossWeights, pixellm_loss
+from model.predictor import PRECISIONS
+from model.structures import Batch, LossTerms
+from model.tokens import save_tokenizer
+
+from . import dist
+from .build import TrainingModel, build_for_training
+from .config import RUN_CONFIG_FILE, RunConfig
+from .data.collate import Collator
+from .data.encode import Encoder
+from .data.mixture import Mixture, build_loader, raise_input_errors
+from .data.registry import DataOptions, build_train_sources, build_val_source
+from .data.sources import Source
+from .engine import build_engine, init_distributed, load_checkpoint, save_checkpoint
+from .log import JsonLines, format_seconds
+from .validation import validate_teacher_forced
+
+logger = logging.getLogger(__name__)
+
+MODEL_FOLDER = "model_config"  # config.json and tokenizer of the run, inside the run directory
+_PARTS = ("total", "ce", "bce", "dice", "refine")
+
+
+class Trainer:
+    """Everything a run needs, built in ``setup`` and released in ``close``.
+
+    Args:
+        run: the flags. Bad combinations fail here or in ``setup``, before the first update.
+    """
+
+    def __init__(self, run: RunConfig) -> None:
+        self.run = run
+        self.update = 0  # updates done
+        self.best_giou = 0.0
+        self.weights = LossWeights(run.ce_loss_weight, run.bce_loss_weight, run.dice_loss_weight, run.refine_alpha)
+        self._json_log: JsonLines | None = None
+        self._board: SummaryWriter | None = None
+
+    def setup(self) -> None:
+        """Read data and weights and join the process group."""
+        run = self.run
+        self.sources, rates = build_train_sources(data_options(run)) if not run.eval_only else ([], [])
+        self.val_sources = [] if run.no_eval and not run.eval_only else self._val_sources()
+        self.device = init_distributed()
+        training = build_for_training(run)
+        self.encoder = Encoder(training.tokenizer, training.network.codebook, training.config)
+        self.collator = Collator(training.network.codebook, pad_token_id=training.tokenizer.pad_token_id)
+        self.mixture = Mixture(self.sources, rates, self.encoder, seed=run.seed) if self.sources else None
+        self.engine = build_engine(run, training)
+        self._resume()
+        if dist.is_main():
+            self._describe_run(training)
+            self._json_log = JsonLines(run.run_dir / "log.jsonl")
+            self._board = SummaryWriter(str(run.run_dir), purge_step=self.update)
+        logger.info(
+            "%d process(es) on %s, %s, %d images per update, %d updates, data: %s",
+            dist.world_size(),
+            self.device.type,
+            run.precision,
+            self.images_per_update,
+            run.total_updates,
+            ", ".join(f"{source.name} ({len(source):,})" for source in self.sources) or "validation only",
+        )
+
+    @property
+    def images_per_update(self) -> int:
+        return self.run.batch_size * self.run.grad_accumulation_steps * dist.world_size()
+
+    def train(self) -> None:
+        """Go on from the last checkpoint to the last update."""
+        run = self.run
+        if run.eval_only:
+            self._validate()
+            return
+        if self.update >= run.total_updates:
+            logger.info("%s is complete (%d updates); nothing to train", run.run_dir, self.update)
+            return
+        batches = self._batches()
+        bar = tqdm(total=run.total_updates, initial=self.update, unit="update", disable=not self._has_terminal())
+        started, first = time.time(), self.update
+        while self.update < run.total_updates:
+            step_started = time.time()
+            terms, num_masks = self._one_update(batches)
+            self.update += 1
+            seconds = time.time() - step_started
+            remaining = (time.time() - started) / (self.update - first) * (run.total_updates - self.update)
+            self._log_update(bar, terms, num_masks, seconds, remaining)
+            if self.update % run.steps_per_epoch == 0:
+                self._validate()
+                self._save()
+        bar.close()
+
+    def close(self) -> None:
+        """Release files and the process group; safe to call at any time."""
+        if self._json_log is not None:
+            self._json_log.close()
+        if self._board is not None:
+            self._board.close()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    def _val_sources(self) -> list[Source]:
+        """The sets of --val_dataset; a default set that is not there is no reason to stop."""
+        sources = []
+        for name in self.run.val_dataset.split("||"):
+            try:
+                sources.append(build_val_source(self.run.dataset_dir, name))
+            except InputError as err:
+                if self.run.eval_only or self.run.val_dataset != RunConfig.val_dataset:
+                    raise
+                logger.info("no validation during training: %s", err)
+        return sources
+
+    def _resume(self) -> None:
+        run = self.run
+        if run.resume:
+            folder = Path(run.resume)
+        elif run.auto_resume and (run.checkpoint_dir / "latest").is_file():
+            folder = run.checkpoint_dir
+        elif run.eval_only:
+            raise InputError(f"--eval_only: {run.checkpoint_dir} has no checkpoint; give --resume or --exp_name")
+        else:
+            return
+        state = load_checkpoint(self.engine, folder)
+        self.update, self.best_giou = state["update"], state["best_giou"]
+        if state["images_per_update"] != self.images_per_update:
+            logger.warning(
+                "resuming with %d images per update, was %d: the data stream goes on, but not with the same batches",
+                self.images_per_update,
+                state["images_per_update"],
+            )
+        logger.info("resumed %s after update %d", folder, self.update)
+
+    def _describe_run(self, training: TrainingModel) -> None:
+        """Make the run directory describe itself: flags, architecture, tokenizer."""
+        run_dir = self.run.run_dir
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.run.save()
+        with atomic_folder(run_dir / MODEL_FOLDER) as folder:
+            training.config.save(folder)
+            save_tokenizer(training.tokenizer, folder, source=training.base_folder)
+        logger.info("run directory %s (%s, %s)", run_dir, RUN_CONFIG_FILE, MODEL_FOLDER)
+
+    def _batches(self) -> Any:
+        loader = build_loader(
+            self.mixture,
+            self.collator,
+            start=self.update * self.images_per_update,
+            count=(self.run.total_updates - self.update) * self.images_per_update,
+            rank=dist.rank(),
+            world_size=dist.world_size(),
+            batch_size=self.run.batch_size,
+            num_workers=self.run.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        return iter(raise_input_errors(loader))
+
+    def _one_update(self, batches: Any) -> tuple[dict[str, float], int]:
+        """Forward and backward ``grad_accumulation_steps`` times; returns mean loss parts over all processes."""
+        sums = torch.zeros(len(_PARTS) + 1, dtype=torch.float64)
+        self.engine.train()
+        for _ in range(self.run.grad_accumulation_steps):
+            batch: Batch = next(batches).to(self.device, PRECISIONS[self.run.precision])
+            terms = self._losses(batch)
+            if not torch.isfinite(terms.total):
+                raise InputError(
+                    f"the loss is {float(terms.total)} in update {self.update + 1}, at samples "
+                    f"{', '.join(batch.sample_ids)} (ce {float(terms.ce):.4g}, bce {float(terms.bce):.4g}, dice "
+                    f"{float(terms.dice):.4g}); nothing was updated. Lower --lr, or use --precision bf16 or fp32"
+                )
+            self.engine.backward(terms.total)
+            self.engine.step()
+            sums += torch.tensor([*(float(getattr(terms, part)) for part in _PARTS), terms.num_masks])
+        sums = dist.all_reduce_sum(sums.to(self.device, torch.float32)).cpu()
+        passes = self.run.grad_accumulation_steps * dist.world_size()
+        means = {part: float(value) / passes for part, value in zip(_PARTS, sums, strict=False)}
+        return means, int(sums[-1])
+
+    def _losses(self, batch: Batch) -> LossTerms:
+        output = self.engine(batch)
+        return pixellm_loss(output.lm_loss, output.mask_logits, batch.masks, output.query_index, self.weights)
+
+    def _log_update(self, bar: tqdm, terms: dict[str, float], num_masks: int, seconds: float, remaining: float) -> None:
+        if not dist.is_main():
+            return
+        rate = self.engine.get_lr()[0]
+        bar.update()
+        bar.set_postfix_str(f"loss {terms['total']:.3f} lr {rate:.1e} ETA {format_seconds(remaining)}")
+        record = {"update": self.update, "lr": rate, "seconds": round(seconds, 4), "masks": num_masks}
+        self._json_log.write({**record, **{name: round(value, 6) for name, value in terms.items()}})
+        for name, value in terms.items():
+            self._board.add_scalar(f"train/{name}", value, self.update)
+        self._board.add_scalar("train/lr", rate, self.update)
+        self._board.add_scalar("metrics/seconds_per_update", seconds, self.update)
+        if not self._has_terminal() and (self.update % self.run.print_freq == 0 or self.update == 1):
+            parts = " ".join(f"{name} {value:.4f}" for name, value in terms.items() if name != "total")
+            logger.info(
+                "update %d/%d loss %.4f (%s) masks %d lr %.2e %.2f s/update ETA %s",
+                self.update, self.run.total_updates, terms["total"], parts, num_masks, rate, seconds,
+                format_seconds(remaining),
+            )  # fmt: skip
+
+    def _validate(self) -> None:
+        """Teacher-forced IoU on every validation set; the gIoU of the first one is the score of the run."""
+        for index, source in enumerate(self.val_sources):
+            meter = validate_teacher_forced(
+                self.engine, source, self.encoder, self.collator,
+                batch_size=self.run.val_batch_size, device=self.device, dtype=PRECISIONS[self.run.precision],
+            )  # fmt: skip
+            logger.info("%s (teacher-forced): gIoU %.4f cIoU %.4f", source.name, meter.giou, meter.ciou)
+            if index == 0:
+                self.best_giou = max(self.best_giou, meter.giou)
+            if dist.is_main():
+                record = {"update": self.update, "val": source.name, "protocol": "teacher-forced"}
+                self._json_log.write({**record, "giou": meter.giou, "ciou": meter.ciou})
+                self._board.add_scalar(f"val/{source.name}/giou", meter.giou, self.update)
+                self._board.add_scalar(f"val/{source.name}/ciou", meter.ciou, self.update)
+
+    def _save(self) -> None:
+        state = {"update": self.update, "best_giou": self.best_giou, "images_per_update": self.images_per_update}
+        save_checkpoint(self.engine, self.run.checkpoint_dir, update=self.update, state=state)
+        logger.info("saved %s after update %d", self.run.checkpoint_dir, self.update)
+
+    @staticmethod
+    def _has_terminal() -> bool:
+        return dist.is_main() and sys.stderr.isatty()
+
+
+def data_options(run: RunConfig) -> DataOptions:
+    """The part of a run that the data sources read."""
+    return DataOptions(
+        dataset_dir=run.dataset_dir,
+        dataset=run.dataset,
+        sample_rates=run.sample_rates,
+        refer_seg_data=run.refer_seg_data,
+        num_classes_per_sample=run.num_classes_per_sample,
+        num_classes_per_question=run.num_classes_per_question,
+        use_expand_question_list=run.use_expand_question_list,
+    )
