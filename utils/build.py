@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import LlamaTokenizer
+from transformers import LlamaTokenizer, PreTrainedModel
 
 from model.checkpoint import build_model, read_base, read_json, read_tower, resolve_folder
 from model.configuration import PixelLMConfig, feature_layers, llama_keys, vision_keys
@@ -70,7 +70,7 @@ def build_for_training(run: RunConfig) -> TrainingModel:
     report.ignored += unused
     logger.info("%s", report.describe())
     if run.gradient_checkpointing:
-        network.model.gradient_checkpointing_enable({"use_reentrant": False})
+        _enable_checkpointing(network.model)
     wrapped = wrap_lora(
         network,
         rank=run.lora_r,
@@ -81,6 +81,12 @@ def build_for_training(run: RunConfig) -> TrainingModel:
     counts = set_trained(wrapped, train_mask_decoder=run.train_mask_decoder)
     logger.info("trained parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items()))
     return TrainingModel(wrapped, network, tokenizer, config, base_folder)
+
+
+def _enable_checkpointing(llama: PreTrainedModel) -> None:
+    """Recompute activations in the backward pass; transformers renamed the switch after 5.17."""
+    enable = getattr(llama, "activation_checkpointing_enable", None) or llama.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def make_config(

@@ -8,12 +8,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from model.image import read_image
 from model.predictor import PixelLMPredictor
 from model.structures import Reply
 
+from .rle import encode_rle
 from .visualize import PALETTE, overlay, released_overlay, write_image
 
 
@@ -91,12 +91,6 @@ def to_json(reply: Reply, *, image_path: str, question: str) -> dict[str, Any]:
             for target in reply.targets
         ],
     }
-
-
-def encode_rle(mask: np.ndarray) -> dict[str, Any]:
-    """(H, W) bool -> compressed COCO RLE with text counts."""
-    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -95,12 +95,12 @@ class Trainer:
         bar = tqdm(total=run.total_updates, initial=self.update, unit="update", disable=not self._has_terminal())
         started, first = time.time(), self.update
         while self.update < run.total_updates:
-            step_started = time.time()
+            step_started, rate = time.time(), self.engine.get_lr()[0]
             terms, num_masks = self._one_update(batches)
             self.update += 1
             seconds = time.time() - step_started
             remaining = (time.time() - started) / (self.update - first) * (run.total_updates - self.update)
-            self._log_update(bar, terms, num_masks, seconds, remaining)
+            self._log_update(bar, terms, num_masks, rate=rate, seconds=seconds, remaining=remaining)
             if self.update % run.steps_per_epoch == 0:
                 self._validate()
                 self._save()
@@ -173,21 +173,22 @@ class Trainer:
 
     def _one_update(self, batches: Any) -> tuple[dict[str, float], int]:
         """Forward and backward ``grad_accumulation_steps`` times; returns mean loss parts over all processes."""
-        sums = torch.zeros(len(_PARTS) + 1, dtype=torch.float64)
+        sums = torch.zeros(len(_PARTS) + 1, device=self.device)
         self.engine.train()
         for _ in range(self.run.grad_accumulation_steps):
             batch: Batch = next(batches).to(self.device, PRECISIONS[self.run.precision])
             terms = self._losses(batch)
             if not torch.isfinite(terms.total):
                 raise InputError(
-                    f"the loss is {float(terms.total)} in update {self.update + 1}, at samples "
-                    f"{', '.join(batch.sample_ids)} (ce {float(terms.ce):.4g}, bce {float(terms.bce):.4g}, dice "
-                    f"{float(terms.dice):.4g}); nothing was updated. Lower --lr, or use --precision bf16 or fp32"
+                    f"the loss is {terms.total.item()} in update {self.update + 1}, at samples "
+                    f"{', '.join(batch.sample_ids)} (ce {terms.ce.item():.4g}, bce {terms.bce.item():.4g}, dice "
+                    f"{terms.dice.item():.4g}); nothing was updated. Lower --lr, or use --precision bf16 or fp32"
                 )
             self.engine.backward(terms.total)
             self.engine.step()
-            sums += torch.tensor([*(float(getattr(terms, part)) for part in _PARTS), terms.num_masks])
-        sums = dist.all_reduce_sum(sums.to(self.device, torch.float32)).cpu()
+            parts = [getattr(terms, part).detach().float() for part in _PARTS]
+            sums += torch.stack([*parts, sums.new_tensor(terms.num_masks)])
+        sums = dist.all_reduce_sum(sums).cpu()
         passes = self.run.grad_accumulation_steps * dist.world_size()
         means = {part: float(value) / passes for part, value in zip(_PARTS, sums, strict=False)}
         return means, int(sums[-1])
@@ -196,10 +197,11 @@ class Trainer:
         output = self.engine(batch)
         return pixellm_loss(output.lm_loss, output.mask_logits, batch.masks, output.query_index, self.weights)
 
-    def _log_update(self, bar: tqdm, terms: dict[str, float], num_masks: int, seconds: float, remaining: float) -> None:
+    def _log_update(
+        self, bar: tqdm, terms: dict[str, float], num_masks: int, *, rate: float, seconds: float, remaining: float
+    ) -> None:
         if not dist.is_main():
             return
-        rate = self.engine.get_lr()[0]
         bar.update()
         bar.set_postfix_str(f"loss {terms['total']:.3f} lr {rate:.1e} ETA {format_seconds(remaining)}")
         record = {"update": self.update, "lr": rate, "seconds": round(seconds, 4), "masks": num_masks}

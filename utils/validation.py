@@ -39,7 +39,10 @@ def validate_teacher_forced(
     meter = IoUMeter()
     mine = range(dist.rank(), len(source), dist.world_size())
     for first in range(0, len(mine), batch_size):
-        samples = [encoder(source.get(index, np.random.default_rng(0))) for index in mine[first : first + batch_size]]
+        samples = [
+            encoder(source.get(index, np.random.default_rng(0)), truncate=False)
+            for index in mine[first : first + batch_size]
+        ]
         batch: Batch = collator(samples).to(device, dtype)
         output = network(batch)
         for logits, masks in zip(output.mask_logits, batch.masks, strict=True):

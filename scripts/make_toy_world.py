@@ -1,0 +1,60 @@
+"""Draw the toy world: a small --dataset_dir, and base weights that know what is in it.
+
+    python scripts/make_toy_world.py --out toy_world
+
+The result is a function of the flags. A finished world is left alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from model.errors import InputError
+from utils.args import flag, parse
+
+
+@dataclass(frozen=True)
+class ToyWorldConfig:
+    """Flags of this script."""
+
+    out: str = flag("", "folder to make; it gets dataset/, llava-toy/, clip-toy/ and world.json")
+    seed: int = flag(0, "every picture, question and weight follows from it")
+    num_train: int = flag(1500, "MUSE training pictures; a sixth as many are drawn for RefCOCO")
+    num_val: int = flag(60, "MUSE validation pictures")
+    num_test: int = flag(40, "pictures of each of the two MUSE test sets")
+    image_size: int = flag(168, "input side of the CLIP tower in pixels, a multiple of 14")
+    skip_base_weights: bool = flag(False, "write the dataset only")
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise InputError("--out is missing; give the folder to make, such as --out toy_world")
+        for name in ("num_train", "num_val", "num_test"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} is {getattr(self, name)}; expected 1 or more")
+        if self.seed < 0:
+            raise InputError(f"--seed is {self.seed}; expected 0 or more")
+        if self.image_size < 14 or self.image_size % 14:
+            raise InputError(f"--image_size is {self.image_size}; expected a multiple of 14, such as 168")
+
+
+def main(argv: Sequence[str]) -> int:
+    # Imported here because every worker process reads this file, and drawing needs no torch.
+    from utils.log import exit_code, setup_logging
+    from utils.toy_world.world import make_world
+
+    setup_logging()
+
+    def run() -> None:
+        settings = asdict(parse(ToyWorldConfig, argv, __doc__).config)
+        make_world(Path(settings.pop("out")), **settings)
+
+    return exit_code(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

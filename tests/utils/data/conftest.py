@@ -1,0 +1,63 @@
+"""Fixtures of the data tests; nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+
+from model.tokens import SegCodebook, add_codebook, load_tokenizer
+from utils.data.encode import Encoder
+
+from .tiny_data import tiny_config, write_dataset
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaMA-like tokenizer.model that can spell anything."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    words = ("what", "is", "the", "thing", "image", "please", "output", "segmentation", "mask", "human", "assistant")
+    lines = [f"{first} {second} {number}" for number, first in enumerate(words) for second in words]
+    with (folder / "tokenizer.model").open("wb") as model:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, vocab_size=360, model_type="bpe", byte_fallback=True,
+            unk_id=0, bos_id=1, eos_id=2, pad_id=-1, hard_vocab_limit=False, minloglevel=2,
+        )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_encoder(tiny_tokenizer_dir: Path) -> Callable[..., Encoder]:
+    """An encoder for S scales x K tokens; other arguments change the configuration."""
+
+    def make(scales: int = 2, tokens: int = 3, **changes: Any) -> Encoder:
+        tokenizer = load_tokenizer(tiny_tokenizer_dir)
+        codebook = add_codebook(tokenizer, scales=scales, tokens=tokens)
+        return Encoder(tokenizer, codebook, tiny_config(codebook, **changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def encoder(make_encoder: Callable[..., Encoder]) -> Encoder:
+    return make_encoder()
+
+
+@pytest.fixture(scope="session")
+def codebook(encoder: Encoder) -> SegCodebook:
+    return encoder.codebook
+
+
+@pytest.fixture(scope="session")
+def shared_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``--dataset_dir`` for tests that only read."""
+    return write_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture
+def dataset_dir(tmp_path: Path) -> Path:
+    """A ``--dataset_dir`` of one's own, to damage."""
+    return write_dataset(tmp_path / "dataset")

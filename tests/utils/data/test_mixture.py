@@ -1,0 +1,125 @@
+"""The stream of samples is a function of the seed alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from model.errors import InputError
+from model.structures import Batch
+from utils.data.collate import Collator
+from utils.data.mixture import Mixture, RankSampler, ValDataset, build_loader, raise_input_errors
+from utils.data.registry import DataOptions, build_train_sources, build_val_source
+
+from .tiny_data import IMAGES
+
+
+@pytest.fixture(scope="module")
+def mixture(shared_dataset, encoder) -> Mixture:
+    return make_mixture(shared_dataset, encoder)
+
+
+def make_mixture(root, encoder, seed=0) -> Mixture:
+    options = DataOptions(root, "refer_seg||multi_reason_seg", "1,2", refer_seg_data="refcoco||refcoco+")
+    return Mixture(*build_train_sources(options), encoder, seed=seed)
+
+
+def read(mixture, *, start=0, count=8, rank=0, world_size=1, batch_size=2, num_workers=0) -> list[Batch]:
+    loader = build_loader(
+        mixture, Collator(mixture.encoder.codebook, mixture.encoder.tokenizer.pad_token_id), start=start, count=count,
+        rank=rank, world_size=world_size, batch_size=batch_size, num_workers=num_workers, pin_memory=False,
+    )  # fmt: skip
+    return list(raise_input_errors(loader))
+
+
+def same(first: Batch, second: Batch) -> bool:
+    tensors = ("pixel_values", "input_ids", "labels", "image_index")
+    return (
+        first.sample_ids == second.sample_ids
+        and all(torch.equal(getattr(first, name), getattr(second, name)) for name in tensors)
+        and all(torch.equal(a, b) for a, b in zip(first.masks, second.masks, strict=True))
+    )
+
+
+def test_workers_change_nothing(mixture):
+    alone, helped = read(mixture), read(mixture, num_workers=2)
+    assert len(alone) == len(helped) == 4
+    assert all(map(same, alone, helped))
+
+
+def test_two_processes_share_the_stream_of_one(mixture):
+    whole = read(mixture, batch_size=4)
+    parts = [read(mixture, rank=rank, world_size=2, batch_size=2) for rank in (0, 1)]
+    for step, batch in enumerate(whole):
+        assert batch.sample_ids == parts[0][step].sample_ids + parts[1][step].sample_ids
+        assert torch.equal(batch.pixel_values, torch.cat([part[step].pixel_values for part in parts]))
+
+
+def test_resuming_goes_on_where_it_stopped(mixture):
+    assert all(map(same, read(mixture)[2:], read(mixture, start=4, count=4)))
+
+
+def test_seeds_differ(mixture, shared_dataset, encoder):
+    other = make_mixture(shared_dataset, encoder, seed=1)
+    assert not all(map(same, read(mixture), read(other)))
+
+
+@pytest.mark.parametrize(("world_size", "batch_size", "start"), [(1, 2, 0), (2, 3, 0), (4, 1, 7)])
+def test_sampler_covers_every_index_once(world_size, batch_size, start):
+    steps = 5
+    count = steps * world_size * batch_size
+    samplers = [RankSampler(start, count, rank, world_size, batch_size) for rank in range(world_size)]
+    indices = [list(sampler) for sampler in samplers]
+    assert all(len(part) == len(sampler) for part, sampler in zip(indices, samplers, strict=True))
+    for step in range(steps):
+        together = [i for part in indices for i in part[step * batch_size : (step + 1) * batch_size]]
+        first = start + step * world_size * batch_size
+        assert together == list(range(first, first + world_size * batch_size))
+    with pytest.raises(ValueError, match="multiple"):
+        RankSampler(0, count + 1, 0, world_size, 2 * batch_size)
+
+
+def test_rates(mixture):
+    """Two thirds MUSE, one sixth each of the two referring sets; every photo has its turn."""
+    mixture = Mixture(mixture.sources, mixture.shares, lambda raw: raw.sample_id.split("/"), seed=3)
+    drawn = [mixture[index] for index in range(1500)]
+    shares = {
+        name: np.mean([name == parts[0] for parts in drawn]) for name in ("multi_reason_seg", "refcoco", "refcoco+")
+    }
+    assert shares["multi_reason_seg"] == pytest.approx(2 / 3, abs=0.05)
+    assert shares["refcoco"] == pytest.approx(1 / 6, abs=0.04)
+    assert len({tuple(parts) for parts in drawn}) == sum(map(len, mixture.sources))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_errors_arrive_as_they_were_raised(dataset_dir, encoder, num_workers):
+    """torch would wrap a worker's error into a message with a traceback."""
+    mixture = make_mixture(dataset_dir, encoder)
+    for path in (dataset_dir / IMAGES).rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(InputError) as caught:
+        read(mixture, num_workers=num_workers)
+    assert str(caught.value).startswith("image ")
+    assert "Traceback" not in str(caught.value)
+
+
+def test_wrong_arguments(mixture):
+    with pytest.raises(ValueError, match="2 sources with 1 rates"):
+        Mixture(mixture.sources[:2], [1.0], mixture.encoder, seed=0)
+    with pytest.raises(InputError, match="--seed is -1"):
+        Mixture(mixture.sources, mixture.shares, mixture.encoder, seed=-1)
+
+
+def test_validation_is_never_shortened(shared_dataset, make_encoder):
+    source = build_val_source(shared_dataset, "MultiReasonSeg|val")
+    dataset = ValDataset(source, make_encoder(model_max_length=20))
+    samples = [dataset[index] for index in range(len(dataset))]
+    assert [len(sample.masks) for sample in samples] == [3, 3, 1]
+    assert sum(sample.num_dropped_turns for sample in samples) == 0
+
+
+def test_released_import_names():
+    from utils.dataset import HybridDataset, collate_fn
+    from utils.dataset import ValDataset as released_name
+
+    assert (HybridDataset, released_name) == (Mixture, ValDataset)
+    assert callable(collate_fn)

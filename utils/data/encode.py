@@ -1,0 +1,126 @@
+"""RawSample -> Sample: photo to pixels, words to ids, masks in the order of their token groups.
+
+Shapes: R input side, M masks of a RawSample, N masks in token order, H, W size of the photo's visible region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LlamaTokenizer
+
+from model.configuration import PixelLMConfig
+from model.conversation import IMAGE_MARK, get_conversation
+from model.errors import InputError
+from model.image import read_image
+from model.tokens import SegCodebook, encode_conversation, seg_text
+
+from .records import SEG_MARK, RawSample, Turn
+
+
+@dataclass(eq=False)
+class Sample:
+    """What collate puts together.
+
+    Attributes:
+        pixel_values: (3, R, R) float.
+        valid_hw: rows and columns of the input that show the photo.
+        orig_hw: (H, W) of the masks.
+        input_ids, labels: one long tensor each per conversation.
+        masks: (N, H, W) bool, one per complete token group, in reading order.
+        num_dropped_turns: turns left out because they exceed the token budget.
+    """
+
+    pixel_values: Tensor
+    valid_hw: tuple[int, int]
+    orig_hw: tuple[int, int]
+    input_ids: list[Tensor]
+    labels: list[Tensor]
+    masks: Tensor
+    sample_id: str
+    num_dropped_turns: int
+
+
+class Encoder:
+    """Words and pixels as the network reads them; the same for training and validation."""
+
+    def __init__(self, tokenizer: LlamaTokenizer, codebook: SegCodebook, config: PixelLMConfig) -> None:
+        self.tokenizer = tokenizer
+        self.codebook = codebook
+        self.config = config
+        self._conversation = get_conversation(config.conv_type)
+        self._group = seg_text(codebook.scales, codebook.tokens)
+        self._reserved = (IMAGE_MARK, *tokenizer.get_added_vocab())
+
+    def __call__(self, raw: RawSample, *, truncate: bool = True) -> Sample:
+        """Encode a sample.
+
+        Args:
+            truncate: keep to ``config.model_max_length`` by dropping last turns with their masks, never a part of a
+                turn. Validation passes False: the release does not shorten there, and no question may be skipped.
+        Raises:
+            InputError: if photo and masks disagree, the words hold a token of the model, or nothing fits.
+        """
+        photo = read_image(raw.image_path)
+        if raw.masks.shape[1:] != photo.shape[:2]:
+            raise InputError(
+                f"{raw.sample_id}: its masks are {raw.masks.shape[1:]}, its photo {raw.image_path} is "
+                f"{photo.shape[:2]} (height, width); the annotations belong to another version of the photo"
+            )
+        self._check_words(raw)
+        kept: list[Turn] = []
+        input_ids, labels = [], []
+        for turns in raw.conversations:
+            fitting, ids, targets = self._fit(turns, truncate=truncate)
+            if fitting:
+                kept += fitting
+                input_ids.append(torch.tensor(ids))
+                labels.append(torch.tensor(targets))
+        if not kept:
+            raise InputError(
+                f"{raw.sample_id}: none of its {len(raw.conversations)} conversations fits into --model_max_length "
+                f"{self.config.model_max_length}, {self.config.num_image_tokens} of which go to the image; raise it"
+            )
+        image = self.config.preprocessor(photo)
+        order = [target for turn in kept for target in turn.targets]
+        masks = np.ascontiguousarray(image.crop_masks(raw.masks)[order])
+        return Sample(
+            pixel_values=image.pixel_values,
+            valid_hw=image.valid_hw,
+            orig_hw=masks.shape[1:],
+            input_ids=input_ids,
+            labels=labels,
+            masks=torch.from_numpy(masks),
+            sample_id=raw.sample_id,
+            num_dropped_turns=sum(map(len, raw.conversations)) - len(kept),
+        )
+
+    def _check_words(self, raw: RawSample) -> None:
+        """Words that spell a token of ours would become that token, and counts would no longer agree."""
+        for turns in raw.conversations:
+            for turn in turns:
+                for text in (turn.question, turn.answer):
+                    found = [mark for mark in self._reserved if mark in text]
+                    if found:
+                        raise InputError(
+                            f"{raw.sample_id}: {text[:80]!r} holds {found[0]}, which is a token of the model; "
+                            "expected plain words. Correct the annotation"
+                        )
+
+    def _fit(self, turns: Sequence[Turn], *, truncate: bool) -> tuple[Sequence[Turn], list[int], list[int]]:
+        """As many first turns as the budget holds, with their ids and labels; none if the first is too long."""
+        for count in range(len(turns), 0, -1):
+            ids, labels = self._encode(turns[:count])
+            if not truncate or len(ids) <= self.config.model_max_length:
+                return turns[:count], ids, labels
+        return (), [], []
+
+    def _encode(self, turns: Sequence[Turn]) -> tuple[list[int], list[int]]:
+        pairs = [(turn.question, turn.answer.replace(SEG_MARK, self._group)) for turn in turns]
+        pairs[0] = (f"{IMAGE_MARK}\n{pairs[0][0]}", pairs[0][1])
+        rendered = self._conversation.render(pairs)
+        return encode_conversation(self.tokenizer, rendered, num_image_tokens=self.config.num_image_tokens)

@@ -1,0 +1,131 @@
+"""Wording: phrases and sentences -> questions and answers.
+
+Training draws from tuples of templates; evaluation has one fixed form each. ``{phrase}`` and ``{groups}`` are
+slots of ours. Words of a dataset are only ever inserted, never formatted: they may hold any brace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .records import SEG_MARK
+
+_PHRASE, _GROUPS = "{phrase}", "{groups}"
+
+SHORT_QUESTIONS = (
+    "What is {phrase} in this image? Please output segmentation mask.",  # the wording of the evaluation
+    "Where in the picture is {phrase}? Mark the place with a mask.",
+    "Segment {phrase}, please.",
+    "Find {phrase} in the photo and show me the exact pixels.",
+)
+EXPANDED_SHORT_QUESTIONS = (
+    "Could you draw a mask over {phrase}?",
+    "I am looking for {phrase}. Give me the segmentation.",
+    "Which part of the image shows {phrase}? Answer with a mask.",
+    "Please separate {phrase} from the rest of the scene.",
+    "Point out {phrase} by segmentation.",
+    "Trace the outline of {phrase} for me.",
+    "Look for {phrase} and return the matching region.",
+    "Can you tell me which pixels belong to {phrase}?",
+    "Cut out {phrase} from this photograph.",
+    "Show where {phrase} can be seen, as a segmentation mask.",
+)
+MASK_REQUESTS = (
+    "Please output segmentation mask.",  # the wording of the evaluation
+    "Answer with segmentation masks.",
+    "Mark everything you mention with a mask.",
+    "Include a mask for each object in your answer.",
+)
+EXPANDED_MASK_REQUESTS = (
+    "Segment whatever you name.",
+    "Let me see the regions as masks.",
+    "Show the pixels of each thing you talk about.",
+    "Use segmentation to point at what you mean.",
+    "Give the mask of every object that matters here.",
+    "Outline the objects in your reply.",
+    "I would like to have them segmented as well.",
+    "Add the segmentation of all of them.",
+    "Support your answer with masks.",
+    "Please draw the masks that go with it.",
+)
+NAMED_ANSWERS = (
+    "It is {phrase}: {groups}.",
+    "{phrase} is {groups}.",
+    "Sure, {phrase} is {groups}.",
+    "You can see {phrase} here: {groups}.",
+)
+BARE_ANSWERS = ("{groups}.", "It is {groups}.", "Here it is: {groups}.")
+SEPARATE_CLAUSES = ("{phrase} is {groups}", "{phrase} is shown by {groups}", "{phrase} is at {groups}")
+NAMED_JOINT_ANSWERS = (
+    "{phrase} are {groups}.",
+    "Sure, {phrase} are {groups}.",
+    "The masks of {phrase} are {groups}, in this order.",
+)
+BARE_JOINT_ANSWERS = ("{groups}.", "They are {groups}.", "Here they are: {groups}.")
+
+REFERRING_EVAL_ANSWER = f"{SEG_MARK}."
+NO_TARGET_ANSWER = "There is no such thing in the image."
+
+
+def join_words(words: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def short_question(rng: np.random.Generator, phrases: Sequence[str], *, expand: bool) -> str:
+    """Ask for the masks of one or several phrases.
+
+    Args:
+        expand: ``--use_expand_question_list``, here and below.
+    """
+    templates = SHORT_QUESTIONS + EXPANDED_SHORT_QUESTIONS if expand else SHORT_QUESTIONS
+    return _draw(rng, templates).replace(_PHRASE, join_words(phrases))
+
+
+def long_question(rng: np.random.Generator, sentence: str, *, expand: bool) -> str:
+    """A question that is a sentence already, followed by a request for masks."""
+    return f"{sentence} {_draw(rng, MASK_REQUESTS + EXPANDED_MASK_REQUESTS if expand else MASK_REQUESTS)}"
+
+
+def answer(rng: np.random.Generator, phrases: Sequence[str], *, named: bool) -> str:
+    """Answer with one ``{seg}`` per phrase, several of them each in a clause of its own or all together.
+
+    Args:
+        phrases: one or more.
+        named: every phrase must occur; otherwise the answer may be masks alone.
+    """
+    if len(phrases) == 1:
+        return _fill(_draw(rng, NAMED_ANSWERS if named else NAMED_ANSWERS + BARE_ANSWERS), phrases)
+    if rng.random() < 0.5:
+        return _separate(_draw(rng, SEPARATE_CLAUSES), phrases)
+    return _fill(_draw(rng, NAMED_JOINT_ANSWERS if named else NAMED_JOINT_ANSWERS + BARE_JOINT_ANSWERS), phrases)
+
+
+def referring_eval_question(phrase: str) -> str:
+    """The release's form, leading space included."""
+    return f" What is {phrase} in this image? Please output segmentation mask."
+
+
+def muse_eval_question(sentence: str) -> str:
+    return f"{sentence} Please output segmentation mask."
+
+
+def muse_eval_answer(phrases: Sequence[str]) -> str:
+    """Every true phrase with its ``{seg}``, in one fixed form."""
+    return _separate("{phrase} is {groups}", phrases) if phrases else NO_TARGET_ANSWER
+
+
+def _draw(rng: np.random.Generator, templates: Sequence[str]) -> str:
+    return templates[rng.integers(len(templates))]
+
+
+def _separate(clause: str, phrases: Sequence[str]) -> str:
+    return join_words([_fill(clause, [phrase]) for phrase in phrases]) + "."
+
+
+def _fill(template: str, phrases: Sequence[str]) -> str:
+    # The phrases go in last, so that nothing in them is taken for a slot; a "{seg}" of theirs is no target.
+    words = join_words([phrase.replace(SEG_MARK, "(seg)") for phrase in phrases])
+    return template.replace(_GROUPS, join_words([SEG_MARK] * len(phrases))).replace(_PHRASE, words)

@@ -1,0 +1,62 @@
+"""What a source gives: words and masks, before any tokenizer or tensor.
+
+Shapes: M masks of one sample, H, W size of its photo as stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model.errors import InputError
+
+SEG_MARK = "{seg}"  # stands in an answer for one token group
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answer.
+
+    Attributes:
+        question: without image mark.
+        answer: one ``{seg}`` per target, in order.
+        targets: the mask of each ``{seg}``, as indices into ``RawSample.masks``.
+    """
+
+    question: str
+    answer: str
+    targets: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        marks = self.answer.count(SEG_MARK)
+        if marks != len(self.targets):
+            raise InputError(
+                f"the answer has {marks} {SEG_MARK} for {len(self.targets)} targets; expected one for each"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class RawSample:
+    """One photo and everything that is said about it.
+
+    Attributes:
+        sample_id: names dataset and photo, for messages.
+        conversations: each a sequence of turns about the photo, independent of the others.
+        masks: (M, H, W) bool.
+    """
+
+    sample_id: str
+    image_path: Path
+    conversations: tuple[tuple[Turn, ...], ...]
+    masks: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.masks.ndim != 3 or self.masks.dtype != bool:
+            raise ValueError(
+                f"{self.sample_id}: masks are {self.masks.dtype} {self.masks.shape}; expected bool (M, H, W)"
+            )
+        targets = [target for turns in self.conversations for turn in turns for target in turn.targets]
+        if targets and not 0 <= min(targets) <= max(targets) < len(self.masks):
+            raise ValueError(f"{self.sample_id}: targets {targets} do not fit {len(self.masks)} masks")

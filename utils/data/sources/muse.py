@@ -1,0 +1,199 @@
+"""MUSE: reasoning questions about one or many objects.
+
+Shapes: M masks of one sample, H, W size of its photo.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.errors import InputError
+
+from .. import prompts
+from ..masks import decode_segmentation
+from ..paths import DatasetPaths, read_json
+from ..records import SEG_MARK, RawSample, Turn
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test_less", "test_many")
+# Composed answers call an object by its category this often, as in the release.
+_CATEGORY_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class MuseTarget:
+    """An object of an answer.
+
+    Attributes:
+        rephrased_name: what the answer calls it ("the cup on the left").
+        category_name: its class. Each stands in for the other where the file lacks one.
+    """
+
+    segmentation: Any
+    rephrased_name: str
+    category_name: str
+
+
+@dataclass(frozen=True)
+class MuseQuestion:
+    """A question, its objects, and the answer where the file has one, with a ``{seg}`` per object."""
+
+    text: str
+    targets: tuple[MuseTarget, ...]
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class MuseImage:
+    """A record of the file; ``hw`` is (H, W) as recorded there, ``number`` its place."""
+
+    number: int
+    path: Path
+    hw: tuple[int, int]
+    questions: tuple[MuseQuestion, ...]
+
+
+class MuseTrain:
+    """The train file: one sample is one photo with all its questions, each a conversation of its own.
+
+    Questions that cannot be used are left out, and so are photos without any; the log says how many.
+
+    Args:
+        expand: draw from more wordings of the request for masks.
+    """
+
+    name = "multi_reason_seg"
+
+    def __init__(self, paths: DatasetPaths, *, expand: bool) -> None:
+        self._expand = expand
+        file = paths.muse("train", asked_by=f"--dataset {self.name}")
+        self._images, problems = [], []
+        records = _records(file)
+        for number, record in enumerate(records):
+            image = _parse_record(record, number, paths, file=file)
+            usable = []
+            for position, question in enumerate(image.questions):
+                problem = find_problem(question)
+                if problem is None:
+                    usable.append(question)
+                else:
+                    problems.append(f"question {position} of record {number} {problem}")
+            if usable:
+                self._images.append(replace(image, questions=tuple(usable)))
+        if not self._images:
+            raise InputError(f"{file} has no usable question in {len(records)} records; download it again")
+        if problems:
+            dropped = len(records) - len(self._images)
+            logger.warning(
+                "%s: %d questions left out, and %d of %d photos with them; the first: %s",
+                file, len(problems), dropped, len(records), problems[0],
+            )  # fmt: skip
+        count = sum(len(image.questions) for image in self._images)
+        logger.info("%s: %d images, %d questions", self.name, len(self._images), count)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def get(self, index: int, rng: np.random.Generator) -> RawSample:
+        image = self._images[index]
+        words = []
+        for question in image.questions:
+            text = prompts.long_question(rng, question.text, expand=self._expand)
+            words.append((text, question.answer or _compose_answer(rng, question.targets)))
+        return _sample(self.name, image, words)
+
+
+class MuseVal:
+    """A file for evaluation, in one fixed wording; nothing is left out and ``rng`` is not used.
+
+    The answers name every true object: they are what teacher-forced validation feeds in.
+    """
+
+    def __init__(self, paths: DatasetPaths, *, split: str, name: str) -> None:
+        self.name = name
+        file = paths.muse(split, asked_by=f"--val_dataset {name}")
+        self._images = [_parse_record(record, number, paths, file=file) for number, record in enumerate(_records(file))]
+        count = sum(len(image.questions) for image in self._images)
+        logger.info("%s: %d images, %d questions", name, len(self._images), count)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def get(self, index: int, rng: np.random.Generator) -> RawSample:
+        image = self._images[index]
+        words = []
+        for question in image.questions:
+            phrases = [target.rephrased_name for target in question.targets]
+            words.append((prompts.muse_eval_question(question.text), prompts.muse_eval_answer(phrases)))
+        return _sample(self.name, image, words)
+
+
+def find_problem(question: MuseQuestion) -> str | None:
+    """Why training cannot use a question; None when it can."""
+    if question.answer:
+        marks = question.answer.count(SEG_MARK)
+        if marks != len(question.targets):
+            return f"has {marks} {SEG_MARK} in its answer for {len(question.targets)} objects"
+    elif not question.targets:
+        return "has neither objects nor a text answer"
+    return None
+
+
+def _compose_answer(rng: np.random.Generator, targets: Sequence[MuseTarget]) -> str:
+    phrases = [target.category_name if rng.random() < _CATEGORY_SHARE else target.rephrased_name for target in targets]
+    return prompts.answer(rng, phrases, named=True)
+
+
+def _sample(name: str, image: MuseImage, words: Sequence[tuple[str, str]]) -> RawSample:
+    """One conversation per question; every question has masks of its own."""
+    sample_id = f"{name}/{image.number}/{image.path.name}"
+    conversations, masks = [], []
+    for question, (text, answer) in zip(image.questions, words, strict=True):
+        first = len(masks)
+        masks += [
+            decode_segmentation(target.segmentation, image.hw, where=f"{sample_id} ({target.rephrased_name})")
+            for target in question.targets
+        ]
+        conversations.append((Turn(text, answer, tuple(range(first, len(masks)))),))
+    stacked = np.stack(masks) if masks else np.zeros((0, *image.hw), dtype=bool)
+    return RawSample(sample_id, image.path, tuple(conversations), stacked)
+
+
+def _records(file: Path) -> list[Mapping[str, Any]]:
+    records = read_json(file)
+    if not isinstance(records, list) or not records:
+        raise InputError(f"{file} is not in MUSE's format: expected a list of records; download it again")
+    return records
+
+
+def _parse_record(record: Mapping[str, Any], number: int, paths: DatasetPaths, *, file: Path) -> MuseImage:
+    try:
+        questions, answers = record["questions"], record["answers"]
+        text_answers = record.get("text_answers") or [None] * len(questions)
+        if not len(questions) == len(answers) == len(text_answers):
+            raise InputError(
+                f"{file}: record {number} has {len(questions)} questions, {len(answers)} answers and "
+                f"{len(text_answers)} text_answers; expected as many of each. Correct or remove the record"
+            )
+        parsed = tuple(
+            MuseQuestion(text, tuple(_parse_target(annotation) for annotation in objects), answer)
+            for text, objects, answer in zip(questions, answers, text_answers, strict=True)
+        )
+        return MuseImage(number, paths.muse_image(record), (record["height"], record["width"]), parsed)
+    except (AttributeError, KeyError, TypeError) as err:
+        raise InputError(
+            f"{file}: record {number} is not in MUSE's format ({type(err).__name__}: {err}); "
+            "correct or remove the record, or download the file again"
+        ) from err
+
+
+def _parse_target(annotation: Mapping[str, Any]) -> MuseTarget:
+    category = annotation.get("category_name") or annotation["rephrased_name"]
+    return MuseTarget(annotation["segmentation"], annotation.get("rephrased_name") or category, category)

@@ -1,0 +1,257 @@
+"""Generative evaluation: the model answers freely, and its masks are matched with the true ones.
+
+Protocol. Of every image the model is asked each question once, greedily, without seeing any part of the answer.
+The masks of a reply are paired one to one with the true masks of the question (utils.matching); all pairs count the
+same in gIoU (utils.metrics). This is the paper's MUSE evaluation without its last step, in which GPT-3.5 reads the
+answer and may set the intersection of a pair to 0. Published ReasonSeg and RefCOCO numbers are teacher-forced: the
+answer with its token groups is given to the model. They must not be compared with numbers of this protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from math import isnan
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from model.errors import InputError
+from model.image import read_image
+from model.structures import Reply
+from utils.data.records import RawSample, Turn
+from utils.data.sources import Source
+from utils.matching import MatchedPairs, match_masks
+from utils.metrics import IoUMeter, ReleasedMuseMeter
+from utils.rle import encode_rle
+
+PROTOCOL = "generative, one-to-one matched on IoU"
+
+
+class Predictor(Protocol):
+    """What is evaluated: model.predictor.PixelLMPredictor, or anything that answers like it."""
+
+    def set_image(self, image: np.ndarray) -> None:
+        """Look at a (H, W, 3) uint8 RGB photo."""
+
+    def ask(self, question: str, *, max_new_tokens: int) -> Reply:
+        """Answer a question, without image mark, about the photo."""
+
+
+@dataclass(frozen=True)
+class QuestionRecord:
+    """One question, what the model answered, and how well it fits.
+
+    Attributes:
+        index, conversation: where the question stands in the source.
+        reason: why there is no target, or which groups were dropped; None when all is well.
+        pairs: predicted and true masks, matched.
+        predictions: the predicted masks as COCO RLE, in the order of the answer.
+    """
+
+    index: int
+    conversation: int
+    sample_id: str
+    question: str
+    answer: str
+    reason: str | None
+    pairs: MatchedPairs
+    predictions: tuple[dict[str, Any], ...]
+
+    @property
+    def num_predicted(self) -> int:
+        """P, the masks of the answer."""
+        return len(self.predictions)
+
+    @property
+    def num_true(self) -> int:
+        """G, the masks asked for."""
+        return int((~self.pairs.is_extra).sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; enough to compute every score again without the model."""
+        pairs = {name: values.tolist() for name, values in vars(self.pairs).items()}
+        scores = {"ious": self.pairs.iou.round(6).tolist(), "pairs": pairs}
+        counts = {"num_pred": self.num_predicted, "num_true": self.num_true}
+        kept = {name: value for name, value in vars(self).items() if name not in ("pairs", "predictions")}
+        return {**kept, **counts, **scores, "predictions": list(self.predictions)}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The numbers of a set of questions; nan where there is nothing to divide by.
+
+    Attributes:
+        giou, ciou: over the matched pairs (utils.metrics.IoUMeter).
+        released_muse_giou: the release's own "gIoU" (utils.metrics.ReleasedMuseMeter).
+        mean_pred, mean_true: masks per question.
+        right_count: share of the questions answered with the right number of masks.
+    """
+
+    num_questions: int
+    giou: float
+    ciou: float
+    released_muse_giou: float
+    mean_pred: float
+    mean_true: float
+    right_count: float
+
+    @classmethod
+    def of(cls, records: Sequence[QuestionRecord]) -> Scores:
+        """Score questions; those of one image must stand together."""
+        meter, released = IoUMeter(), ReleasedMuseMeter()
+        for _, group in groupby(records, key=lambda record: record.index):
+            of_image = list(group)
+            intersection = np.concatenate([record.pairs.intersection for record in of_image])
+            union = np.concatenate([record.pairs.union for record in of_image])
+            meter.add_pairs(intersection, union, is_extra=np.concatenate([r.pairs.is_extra for r in of_image]))
+            released.add_image(
+                intersection,
+                union,
+                num_predicted=sum(record.num_predicted for record in of_image),
+                num_true=sum(record.num_true for record in of_image),
+            )
+        return cls(
+            num_questions=len(records),
+            giou=meter.giou,
+            ciou=meter.ciou,
+            released_muse_giou=released.giou,
+            mean_pred=_mean([record.num_predicted for record in records]),
+            mean_true=_mean([record.num_true for record in records]),
+            right_count=_mean([record.num_predicted == record.num_true for record in records]),
+        )
+
+    def to_dict(self) -> dict[str, float | None]:
+        """For JSON, which knows no nan."""
+        return {name: None if isnan(value) else value for name, value in asdict(self).items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """All questions of a validation set, and the settings that the answers depend on."""
+
+    name: str
+    records: tuple[QuestionRecord, ...]
+    max_new_tokens: int
+
+    @classmethod
+    def join(cls, parts: Sequence[EvaluationResult]) -> EvaluationResult:
+        """Put the shards of several processes together; gives exactly what one process gives."""
+        records = sorted((record for part in parts for record in part.records), key=lambda r: (r.index, r.conversation))
+        return cls(parts[0].name, tuple(records), parts[0].max_new_tokens)
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        """Of all questions, of those with one true mask, and of those with two or more."""
+        single = [record for record in self.records if record.num_true == 1]
+        multi = [record for record in self.records if record.num_true >= 2]
+        slices = {"all": self.records, "single-target": single, "multi-target": multi}
+        return {name: Scores.of(records) for name, records in slices.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "name": self.name,
+            "protocol": PROTOCOL,
+            "max_new_tokens": self.max_new_tokens,
+            "scores": {name: scores.to_dict() for name, scores in self.scores.items()},
+            "questions": [record.to_dict() for record in self.records],
+        }
+
+    def table(self) -> str:
+        """Scores as plain text, IoUs and shares in percent."""
+        head = f"{'':15}{'questions':>10}{'gIoU':>8}{'cIoU':>8}{'pred':>7}{'true':>7}{'count ok':>10}"
+        lines = [f"{self.name}   protocol: {PROTOCOL}", f"{head}{'released MUSE gIoU':>20}"]
+        for name, s in self.scores.items():
+            cells = f"{s.giou:8.1%}{s.ciou:8.1%}{s.mean_pred:7.2f}{s.mean_true:7.2f}{s.right_count:10.1%}"
+            line = f"{name:15}{s.num_questions:10d}{cells}{s.released_muse_giou:20.1%}"
+            lines.append(line.replace("nan%", "   -").replace("nan", "  -"))
+        return "\n".join(lines)
+
+
+def evaluate_generative(
+    predictor: Predictor,
+    source: Source,
+    *,
+    limit: int | None = None,
+    progress: bool = True,
+    max_new_tokens: int = 512,
+    shard: tuple[int, int] = (0, 1),
+) -> EvaluationResult:
+    """Ask every question of a validation set and score the masks of the replies.
+
+    Args:
+        limit: images to use, from the start; default all.
+        progress: show a bar on stderr.
+        shard: (rank, number of processes); ``gather`` puts the parts together.
+    Raises:
+        InputError: from any sample, which it names: evaluation never skips one.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit is {limit}; give at least 1, or leave it out to evaluate everything")
+    rank, num_shards = shard
+    indices = range(rank, min(len(source), limit or len(source)), num_shards)
+    records: list[QuestionRecord] = []
+    for index in tqdm(indices, desc=source.name, disable=not progress):
+        records.extend(_evaluate_image(predictor, source, index=index, max_new_tokens=max_new_tokens))
+    return EvaluationResult(source.name, tuple(records), max_new_tokens)
+
+
+def gather(part: EvaluationResult) -> EvaluationResult:
+    """The whole result on every process, each of which evaluated its shard."""
+    if not torch.distributed.is_initialized():
+        return part
+    parts: list[EvaluationResult | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, part)
+    return EvaluationResult.join(parts)
+
+
+def _evaluate_image(predictor: Predictor, source: Source, *, index: int, max_new_tokens: int) -> list[QuestionRecord]:
+    name = f"sample {index} of {source.name}"
+    try:
+        sample = get_sample(source, index)
+        name = sample.sample_id
+        image = read_image(sample.image_path)
+        if sample.masks.shape[1:] != image.shape[:2]:
+            raise InputError(
+                f"its masks are (height, width) = {sample.masks.shape[1:]} but its photo {sample.image_path} is "
+                f"{image.shape[:2]}; the annotations belong to another version of the photo"
+            )
+        predictor.set_image(image)
+        records = []
+        for conversation, turns in enumerate(sample.conversations):
+            (turn,) = turns  # a validation question stands alone; a source that breaks this is a bug
+            reply = predictor.ask(turn.question, max_new_tokens=max_new_tokens)
+            records.append(_record(sample, turn, reply, index=index, conversation=conversation))
+    except InputError as err:
+        raise InputError(f"{name}: {err}") from err
+    return records
+
+
+def get_sample(source: Source, index: int) -> RawSample:
+    """The same sample in every run, in any process, and again for the pictures."""
+    return source.get(index, np.random.default_rng(index))
+
+
+def _record(sample: RawSample, turn: Turn, reply: Reply, *, index: int, conversation: int) -> QuestionRecord:
+    true = sample.masks[list(turn.targets)]
+    predicted = np.zeros((len(reply.targets), *sample.masks.shape[1:]), dtype=bool)
+    for row, target in zip(predicted, reply.targets, strict=True):
+        row[:] = target.mask.cpu().numpy()
+    return QuestionRecord(
+        index=index,
+        conversation=conversation,
+        sample_id=sample.sample_id,
+        question=turn.question,
+        answer=reply.text,
+        reason=reply.reason,
+        pairs=match_masks(predicted, true),
+        predictions=tuple(encode_rle(mask) for mask in predicted),
+    )

@@ -1,0 +1,60 @@
+"""Pictures of an evaluation: true masks beside predicted masks, for utils.visualize.contact_sheet."""
+
+from __future__ import annotations
+
+import re
+from itertools import count
+
+import numpy as np
+
+from model.image import read_image
+from utils.data.sources import Source
+from utils.evaluation import EvaluationResult, QuestionRecord, get_sample
+from utils.matching import EMPTY, MatchedPairs
+from utils.rle import decode_rles
+from utils.visualize import PALETTE, Color, fit, overlay
+
+_PANEL_SIDE = 440
+# A token group as it stands in an answer: "[SEG]", or "[SEG0] [SEG1] ..." up to the next "[SEG0]".
+_GROUP = re.compile(r"\[SEG0?\](?:\s*\[SEG[1-9]\d*\])*")
+
+
+def picture_panels(result: EvaluationResult, source: Source, *, num_questions: int) -> list[tuple[np.ndarray, str]]:
+    """Panels and captions for two columns: true masks | predicted masks.
+
+    The questions are taken evenly from the whole set. A predicted mask has the color of the true mask that it was
+    matched with; extra ones have colors of their own. Numbers are the order in the annotation and in the answer.
+    """
+    chosen = np.linspace(0, len(result.records) - 1, min(num_questions, len(result.records))).round().astype(int)
+    panels = []
+    for record in (result.records[position] for position in chosen):
+        sample = get_sample(source, record.index)
+        turn = sample.conversations[record.conversation][0]
+        image = read_image(sample.image_path)
+        true, predicted = sample.masks[list(turn.targets)], decode_rles(record.predictions, hw=image.shape[:2])
+        for masks, colors, caption in (
+            (true, PALETTE, record.question),
+            (predicted, _matched_colors(record.pairs), _answer_caption(record)),
+        ):
+            small, small_masks = fit(image, masks, side=_PANEL_SIDE)
+            panels.append((overlay(small, small_masks, colors=colors), caption))
+    return panels
+
+
+def _matched_colors(pairs: MatchedPairs) -> list[Color]:
+    """Per predicted mask, the color of its true mask; extra ones take the colors that follow."""
+    # Extra predictions stand last, after every true mask, so their place in the list is a free color.
+    slots = np.where(pairs.is_extra, np.arange(len(pairs.true_index)), pairs.true_index)
+    is_predicted = pairs.pred_index != EMPTY
+    order = np.argsort(pairs.pred_index[is_predicted])
+    return [PALETTE[slot % len(PALETTE)] for slot in slots[is_predicted][order]]
+
+
+def _answer_caption(record: QuestionRecord) -> str:
+    """The answer with every token group written as the number of its mask, and the mean IoU of the pairs."""
+    numbers = count()
+    answer = record.answer
+    if len(_GROUP.findall(answer)) == record.num_predicted:
+        answer = _GROUP.sub(lambda _: f"[{next(numbers)}]", answer)
+    score = f"mean IoU {record.pairs.iou.mean():.1%}" if len(record.pairs.iou) else "no masks"
+    return f"{answer}\n{score}, masks: {record.num_predicted} given, {record.num_true} asked for"
