@@ -163,9 +163,13 @@ class PixelLMForCausalLM(nn.Module):
         """Queries -> (N, h, w) low-resolution logits of the padded input."""
         flat = self.model.image_feature_neck(features.pyramid.flatten(0, 1))
         pyramid = flat.unflatten(0, features.pyramid.shape[:2])  # (S, B, C, g, g)
-        return self.model.mask_decoder(
-            pyramid[:, queries.image_index], queries.embeds, prompt=self.model.prompt_encoder
-        )
+        embeds, image_index = queries.embeds, queries.image_index
+        count = len(embeds)
+        if count == 0:
+            # Some GPU attention kernels refuse an empty batch. One query is decoded and dropped, which also keeps
+            # every trained parameter in the graph: a process without masks must not leave the others waiting.
+            embeds, image_index = embeds.sum() + embeds.new_zeros(1, *embeds.shape[1:]), image_index.new_zeros(1)
+        return self.model.mask_decoder(pyramid[:, image_index], embeds, prompt=self.model.prompt_encoder)[:count]
 
     def resize_masks(self, logits: Tensor, *, valid_hw: Tensor, out_hw: tuple[int, int]) -> Tensor:
         """(N, h, w) logits of one image -> (N, *out_hw), padding cut off."""

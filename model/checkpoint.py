@@ -26,6 +26,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from .configuration import PixelLMConfig, vision_keys
 from .errors import InputError
 from .PixelLM import PixelLMForCausalLM
+from .projector import widen_linear_projector
 from .tokens import SegCodebook, add_codebook, load_tokenizer, save_tokenizer
 from .vision_tower import resize_position_table
 
@@ -34,6 +35,7 @@ TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "embeddings.position_ids")
 # Constants of the release that are parameters here; see codebook.TokenFusion and pixel_decoder.MaskDecoder.
 _CONSTANTS = ("model.token_fusion.weights", "model.mask_decoder.scale_weights")
+_LLAVA_PROJECTOR = "model.mm_projector"
 _PREPROCESSOR_FILE = "preprocessor_config.json"
 
 
@@ -202,27 +204,35 @@ def read_tower(folder: Path, config: PixelLMConfig) -> dict[str, Tensor]:
     return {TOWER_PREFIX + name: tensor for name, tensor in vision.items()}
 
 
-def read_base(folder: Path, *, vocab_size: int) -> tuple[dict[str, Tensor], list[str]]:
+def read_base(folder: Path, config: PixelLMConfig) -> tuple[dict[str, Tensor], list[str]]:
     """A LLaVA base: its weights with rows for the added tokens, and the names that PixelLM has no use for.
 
-    LLaVA's linear ``mm_projector`` is replaced by a two-layer one, as in the release. New rows of the embedding
-    tables start at the mean of the old rows plus noise of the model's initializer range.
+    A linear ``mm_projector`` of the right width becomes an equal two-layer one, so that the language model goes on
+    seeing images as LLaVA taught it; the release starts its projector afresh. New rows of the embedding tables
+    start at the mean of the old rows plus noise.
     """
     state = read_weights(folder)
     refuse_delta(folder, state)
-    unused = [name for name in state if name.startswith(("model.mm_projector.", "model.vision_tower."))]
+    unused = [name for name in state if name.startswith("model.vision_tower.")]
+    weight, bias = (state.get(f"{_LLAVA_PROJECTOR}.{part}") for part in ("weight", "bias"))
+    if weight is not None:
+        unused += [name for name in state if name.startswith(f"{_LLAVA_PROJECTOR}.")]
+    width, hidden = config.llama["hidden_size"], config.mm_projector_hidden_dim * config.llama["hidden_size"]
+    if bias is not None and weight.shape == (width, config.vision["hidden_size"]) and hidden >= 2 * width:
+        widened = widen_linear_projector(weight, bias, hidden_width=hidden)
+        state |= {f"{_LLAVA_PROJECTOR}.{name}": tensor for name, tensor in widened.items()}
     for name in unused:
         del state[name]
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         if name not in state:
             raise InputError(f"--version {folder}: no {name} in its weights; expected a LLaVA or LLaMA folder")
-        state[name] = _grow_rows(state[name], vocab_size, source=f"--version {folder}: {name}")
+        state[name] = _grow_rows(state[name], config.llama["vocab_size"])
     return state, unused
 
 
-def _grow_rows(table: Tensor, rows: int, *, source: str) -> Tensor:
-    if len(table) > rows:
-        return table  # padded vocabularies keep their unused rows; the shape check speaks if the config disagrees
+def _grow_rows(table: Tensor, rows: int) -> Tensor:
+    if len(table) >= rows:
+        return table  # a padded vocabulary keeps its rows; the shape check speaks if the config disagrees
     mean = table.float().mean(0, keepdim=True)
     noise = torch.randn(rows - len(table), table.shape[1]) * 0.02
     return torch.cat([table, (mean + noise).to(table.dtype)])
@@ -321,7 +331,7 @@ def save_pretrained(
     config = model.pixellm_config
     with atomic_folder(Path(folder)) as partial:
         state = {
-            name: tensor.contiguous()
+            name: _own_storage(tensor)
             for name, tensor in model.state_dict().items()
             if save_vision_tower or not name.startswith(TOWER_PREFIX)
         }
@@ -340,6 +350,12 @@ def save_pretrained(
             "image_std": list(config.image_std),
         }
         (partial / _PREPROCESSOR_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _own_storage(tensor: Tensor) -> Tensor:
+    """safetensors refuses slices of a larger storage, which is what ``zero_to_fp32.py`` writes."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from .conversation import get_conversation
@@ -27,6 +28,7 @@ _VISION_KEYS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "image_size",
     "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout", "projection_dim",
 )  # fmt: skip
+Config = TypeVar("Config", LlamaConfig, CLIPVisionConfig)
 _REQUIRED_LLAMA = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -93,6 +95,12 @@ class PixelLMConfig:
                 f"{len(self.seg_token_ids)} codebook ids for {self.image_feature_scale_num} scales x "
                 f"{self.seg_token_num} tokens; --seg_token_num does not belong to this tokenizer"
             )
+        vocab_size = self.llama["vocab_size"]
+        if max(self.seg_token_ids) >= vocab_size:
+            raise InputError(
+                f"the codebook has id {max(self.seg_token_ids)} but the vocabulary has {vocab_size} rows; "
+                "take the tokenizer and config.json from the same folder"
+            )
         if self.image_size % self.vision["patch_size"]:
             raise InputError(
                 f"--resize_vision_tower_size is {self.image_size}; expected a multiple of the tower's patch size "
@@ -129,7 +137,7 @@ class PixelLMConfig:
         return ImagePreprocessor(self.image_size, self.pad_train_clip_images, self.image_mean, self.image_std)
 
     def llama_config(self) -> LlamaConfig:
-        return LlamaConfig(**self.llama)
+        return _checked(LlamaConfig, self.llama, of="language model")
 
     def vision_config(self) -> CLIPVisionConfig:
         return CLIPVisionConfig(**self.vision)
@@ -222,5 +230,15 @@ def llama_keys(flat: dict[str, Any]) -> dict[str, Any]:
 def vision_keys(config: dict[str, Any]) -> dict[str, Any]:
     """The tower part of a CLIP config.json, which may hold it under ``vision_config``."""
     config = config.get("vision_config", config)
-    full = CLIPVisionConfig(**{key: config[key] for key in _VISION_KEYS if key in config}).to_dict()
+    given = {key: config[key] for key in _VISION_KEYS if key in config}
+    full = _checked(CLIPVisionConfig, given, of="vision tower").to_dict()
     return {key: full[key] for key in _VISION_KEYS}
+
+
+def _checked(config_type: type[Config], values: dict[str, Any], *, of: str) -> Config:
+    """Make a transformers configuration, whose own checks speak of values that come from a file."""
+    try:
+        return config_type(**values)
+    except (StrictDataclassError, TypeError, ValueError) as err:
+        reason = str(err).splitlines()[-1].strip()
+        raise InputError(f"the {of}'s config.json is not valid: {reason} Copy it again from its source") from err

@@ -133,8 +133,8 @@ def resize_logits(logits: Tensor, *, size: int, valid_hw: tuple[int, int], out_h
 
     (N, h, w) -> upsample to (N, R, R), cut the padding, resize to (N, *out_hw); bilinear, in float32.
     """
-    if logits.shape[0] == 0:
-        return logits.new_zeros((0, *out_hw), dtype=torch.float32)
+    if logits.shape[0] == 0:  # no pixels, but still in the graph: every rank must touch every trained parameter
+        return logits.new_zeros((0, *out_hw), dtype=torch.float32) + logits.float().sum()
     full = F.interpolate(logits[:, None].float(), (size, size), mode="bilinear", align_corners=False)
     valid = full[..., : valid_hw[0], : valid_hw[1]]
     return F.interpolate(valid, out_hw, mode="bilinear", align_corners=False)[:, 0]

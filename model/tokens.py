@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,12 +93,35 @@ def load_tokenizer(folder: str | Path, *, model_max_length: int | None = None) -
         )
     try:
         tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=True)
+        recorded = list(_recorded_ids(folder))
     except Exception as err:
         raise InputError(f"the tokenizer in {folder} cannot be read ({err}); copy it again from its source") from err
+    for file, text, token_id in recorded:
+        found = tokenizer.convert_tokens_to_ids(text)
+        if found != token_id:
+            raise InputError(
+                f"tokenizer {folder}: {file} gives {text} the id {token_id}, but it is read as {found}: ids collide or "
+                "leave a gap; copy the tokenizer files again from their source"
+            )
     tokenizer.pad_token = tokenizer.unk_token
     if model_max_length is not None:
         tokenizer.model_max_length = model_max_length
     return tokenizer
+
+
+def _recorded_ids(folder: Path) -> Iterator[tuple[str, str, int]]:
+    """(file, token, id) of every added token in the files; transformers renumbers what does not fit, silently."""
+    layouts = {
+        "added_tokens.json": lambda content: content.items(),
+        "tokenizer.json": lambda content: [(token["content"], token["id"]) for token in content["added_tokens"]],
+        "tokenizer_config.json": lambda content: [
+            (token["content"], int(token_id)) for token_id, token in content.get("added_tokens_decoder", {}).items()
+        ],
+    }
+    for name, read in layouts.items():
+        if (folder / name).is_file():
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            yield from ((name, text, token_id) for text, token_id in read(content))
 
 
 def add_codebook(tokenizer: LlamaTokenizer, *, scales: int, tokens: int, image_marks: bool = True) -> SegCodebook:

@@ -53,22 +53,24 @@ def evaluate(config: EvaluateConfig) -> None:
     """Print a table per set and write the output folder."""
     # Every set is opened before the first one costs hours.
     sources = [build_val_source(config.dataset_dir, name) for name in config.val_dataset.split("||")]
-    if dist.world_size() > 1:
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=1))
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     predictor = PixelLMPredictor.from_pretrained(
         config.version, precision=config.precision, device=device, vision_tower=config.vision_tower or None
     )
+    # Bad input up to here is met by every process, bad input after it by some.
+    if dist.world_size() > 1:
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=1))
     results, panels = [], []
     for source in sources:
-        part = evaluate_generative(
-            predictor,
-            source,
-            limit=config.limit or None,
-            progress=dist.is_main(),
-            max_new_tokens=config.max_new_tokens,
-            shard=(dist.rank(), dist.world_size()),
-        )
+        with dist.stop_together():
+            part = evaluate_generative(
+                predictor,
+                source,
+                limit=config.limit or None,
+                progress=dist.is_main(),
+                max_new_tokens=config.max_new_tokens,
+                shard=(dist.rank(), dist.world_size()),
+            )
         result = gather(part)
         if dist.is_main():
             print(result.table(), flush=True)
@@ -88,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         evaluate(parse(EvaluateConfig, argv, "Score PixelLM by free generation.").config)
     except InputError as err:
-        return report_input_error(err, every_rank=True)  # a bad sample is met by one process only
+        return report_input_error(err, every_rank=torch.distributed.is_initialized())
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -24,7 +24,7 @@ class ToyWorldConfig:
 
     out: str = flag("", "folder to make; it gets dataset/, llava-toy/, clip-toy/ and world.json")
     seed: int = flag(0, "every picture, question and weight follows from it")
-    num_train: int = flag(1500, "MUSE training pictures; a sixth as many are drawn for RefCOCO")
+    num_train: int = flag(2000, "MUSE training pictures; a sixth as many are drawn for RefCOCO")
     num_val: int = flag(60, "MUSE validation pictures")
     num_test: int = flag(40, "pictures of each of the two MUSE test sets")
     image_size: int = flag(168, "input side of the CLIP tower in pixels, a multiple of 14")
@@ -45,13 +45,13 @@ class ToyWorldConfig:
 def main(argv: Sequence[str]) -> int:
     # Imported here because every worker process reads this file, and drawing needs no torch.
     from utils.log import exit_code, setup_logging
-    from utils.toy_world.world import make_world
+    from utils.toy_world.world import WorldSettings, make_world
 
     setup_logging()
 
     def run() -> None:
         settings = asdict(parse(ToyWorldConfig, argv, __doc__).config)
-        make_world(Path(settings.pop("out")), **settings)
+        make_world(Path(settings.pop("out")), WorldSettings(**settings))
 
     return exit_code(run)
 

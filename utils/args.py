@@ -83,17 +83,21 @@ def parse(config_type: type[ConfigType], argv: Sequence[str], description: str) 
 def _read_config_file(config_type: type, path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as err:
+    except (OSError, ValueError) as err:
         raise InputError(f"--config {path} cannot be read ({err}); give a JSON object of flag values") from err
-    defaults = {field.name: field.default for field in dataclasses.fields(config_type)}
+    if not isinstance(values, dict):
+        raise InputError(f"--config {path} holds a {type(values).__name__}; give a JSON object of flag values")
+    known = {field.name: field for field in dataclasses.fields(config_type)}
     for name, value in values.items():
-        if name not in defaults:
+        if name not in known:
             raise InputError(f"--config {path}: unknown key {name!r}; expected flag names such as 'batch_size'")
-        default = defaults[name]
+        default, choices = known[name].default, known[name].metadata["choices"]
         if isinstance(default, float) and type(value) is int:
             values[name] = float(value)
         elif type(value) is not type(default):
             raise InputError(
                 f"--config {path}: {name} is {value!r}; expected a {type(default).__name__} such as {default!r}"
             )
+        if choices and value not in choices:
+            raise InputError(f"--config {path}: {name} is {value!r}; expected one of {', '.join(choices)}")
     return values

@@ -62,7 +62,7 @@ def build_for_training(run: RunConfig) -> TrainingModel:
     tokenizer = load_tokenizer(base_folder, model_max_length=run.model_max_length)
     codebook = add_codebook(tokenizer, scales=run.image_feature_scale_num, tokens=run.seg_token_num)
     config = make_config(run, base, codebook, len(tokenizer), tower_folder)
-    state, unused = read_base(base_folder, vocab_size=config.llama["vocab_size"])
+    state, unused = read_base(base_folder, config)
     state |= read_tower(tower_folder, config)
     network, report = build_model(
         config, state, dtype=PRECISIONS[run.precision], source=f"--version {run.version}", may_initialize=FRESH_MODULES

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 
 import torch
 import torch.distributed
+
+from model.errors import InputError
+
+
+class StoppedByPeer(InputError):
+    """Another process met bad input, and says so itself."""
 
 
 def rank() -> int:
@@ -15,6 +24,11 @@ def rank() -> int:
 
 def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_world_size() -> int:
+    """Processes on this machine, as torchrun or the DeepSpeed launcher counts them."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world_size())
 
 
 def is_main() -> bool:
@@ -47,3 +61,31 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
 def barrier() -> None:
     if torch.distributed.is_initialized() and world_size() > 1:
         torch.distributed.barrier()
+
+
+@contextmanager
+def stop_together() -> Iterator[None]:
+    """Raise on every process if the block raises InputError on any of them.
+
+    Otherwise the others would wait in the next collective, or die there of a broken connection. The process of the
+    lowest rank that has an error raises it; the others raise ``StoppedByPeer``.
+    """
+    error = None
+    try:
+        yield
+    except InputError as err:
+        error = err
+    failed = rank() if error else world_size()
+    if torch.distributed.is_initialized() and world_size() > 1:
+        lowest = torch.tensor(failed)
+        torch.distributed.all_reduce(lowest, torch.distributed.ReduceOp.MIN, group=_cpu_group())
+        if int(lowest) < failed:
+            raise StoppedByPeer(f"process {int(lowest)} met bad input") from error
+    if error:
+        raise error
+
+
+@cache
+def _cpu_group() -> torch.distributed.ProcessGroup:
+    """For small agreements, which must not wait for a GPU."""
+    return torch.distributed.new_group(backend="gloo")

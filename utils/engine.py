@@ -29,6 +29,8 @@ def init_distributed() -> torch.device:
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         device = torch.device("cpu")
+        # Processes that each use every core slow one another down many times over.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // dist.local_world_size()))
     import deepspeed
 
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
@@ -84,9 +86,13 @@ def save_checkpoint(engine: Any, folder: Path, *, update: int, state: dict[str, 
 
 
 def load_checkpoint(engine: Any, folder: Path) -> dict[str, Any]:
-    """Restore weights, optimizer and schedule from the folder that holds ``latest``; returns the saved state."""
+    """Restore weights, optimizer and schedule from the folder that holds ``latest``; returns the saved state.
+
+    The schedule's position is restored; its rates are those of this run, whose --lr or --epochs may be new.
+    """
     if not (folder / "latest").is_file():
         raise InputError(f"--resume {folder}: no file named latest; give the ckpt_model folder of a run")
+    base_rates = list(engine.lr_scheduler.base_lrs)
     try:
         path, state = engine.load_checkpoint(str(folder))
     except (RuntimeError, KeyError, AssertionError, ValueError, FileNotFoundError) as err:
@@ -96,7 +102,18 @@ def load_checkpoint(engine: Any, folder: Path) -> dict[str, Any]:
         ) from err
     if path is None:
         raise InputError(f"checkpoint {folder} is incomplete; remove it or choose another --exp_name")
+    _set_rates(engine, base_rates)
     return state
+
+
+def _set_rates(engine: Any, base_rates: list[float]) -> None:
+    """A checkpoint brings the rate of its own schedule, which is zero after the last update of a shorter run."""
+    schedule = engine.lr_scheduler
+    schedule.base_lrs = base_rates
+    rates = [rate * factor(schedule.last_epoch) for rate, factor in zip(base_rates, schedule.lr_lambdas, strict=True)]
+    schedule._last_lr = rates
+    for group, rate in zip(engine.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def consolidate_zero(folder: Path) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ from model.errors import InputError
 from . import dist
 
 EXIT_BAD_INPUT = 2
+# A launcher stops all processes when the first one exits, so the one that speaks must be first.
+_PATIENCE_SECONDS = 20
 
 
 def setup_logging() -> None:
@@ -31,12 +33,15 @@ def setup_logging() -> None:
 
 
 def report_input_error(err: InputError, *, every_rank: bool = False) -> int:
-    """Print what the user has to mend and give the exit code.
+    """Print what the user has to mend, once for all processes, and give the exit code.
 
     Args:
         every_rank: true for errors that only one process may meet, such as a bad sample.
     """
-    if dist.is_main() or every_rank:
+    peer_speaks = isinstance(err, dist.StoppedByPeer)
+    if peer_speaks or not (dist.is_main() or every_rank):
+        time.sleep(_PATIENCE_SECONDS)
+    if not peer_speaks:
         print(f"error: {err}", file=sys.stderr, flush=True)
     return EXIT_BAD_INPUT
 

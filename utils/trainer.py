@@ -176,14 +176,11 @@ class Trainer:
         sums = torch.zeros(len(_PARTS) + 1, device=self.device)
         self.engine.train()
         for _ in range(self.run.grad_accumulation_steps):
-            batch: Batch = next(batches).to(self.device, PRECISIONS[self.run.precision])
+            with dist.stop_together():
+                batch: Batch = next(batches).to(self.device, PRECISIONS[self.run.precision])
             terms = self._losses(batch)
-            if not torch.isfinite(terms.total):
-                raise InputError(
-                    f"the loss is {terms.total.item()} in update {self.update + 1}, at samples "
-                    f"{', '.join(batch.sample_ids)} (ce {terms.ce.item():.4g}, bce {terms.bce.item():.4g}, dice "
-                    f"{terms.dice.item():.4g}); nothing was updated. Lower --lr, or use --precision bf16 or fp32"
-                )
+            with dist.stop_together():
+                self._check_finite(terms, batch)
             self.engine.backward(terms.total)
             self.engine.step()
             parts = [getattr(terms, part).detach().float() for part in _PARTS]
@@ -192,6 +189,14 @@ class Trainer:
         passes = self.run.grad_accumulation_steps * dist.world_size()
         means = {part: float(value) / passes for part, value in zip(_PARTS, sums, strict=False)}
         return means, int(sums[-1])
+
+    def _check_finite(self, terms: LossTerms, batch: Batch) -> None:
+        if not torch.isfinite(terms.total):
+            raise InputError(
+                f"the loss is {terms.total.item()} in update {self.update + 1}, at samples "
+                f"{', '.join(batch.sample_ids)} (ce {terms.ce.item():.4g}, bce {terms.bce.item():.4g}, dice "
+                f"{terms.dice.item():.4g}); nothing was updated. Lower --lr, or use --precision bf16 or fp32"
+            )
 
     def _losses(self, batch: Batch) -> LossTerms:
         output = self.engine(batch)

@@ -38,15 +38,16 @@ def validate_teacher_forced(
     network.eval()
     meter = IoUMeter()
     mine = range(dist.rank(), len(source), dist.world_size())
-    for first in range(0, len(mine), batch_size):
-        samples = [
-            encoder(source.get(index, np.random.default_rng(0)), truncate=False)
-            for index in mine[first : first + batch_size]
-        ]
-        batch: Batch = collator(samples).to(device, dtype)
-        output = network(batch)
-        for logits, masks in zip(output.mask_logits, batch.masks, strict=True):
-            for prediction, truth in zip((logits > 0).cpu().numpy(), masks.cpu().numpy(), strict=True):
-                meter.add(prediction, truth)
+    with dist.stop_together():
+        for first in range(0, len(mine), batch_size):
+            samples = [
+                encoder(source.get(index, np.random.default_rng(0)), truncate=False)
+                for index in mine[first : first + batch_size]
+            ]
+            batch: Batch = collator(samples).to(device, dtype)
+            output = network(batch)
+            for logits, masks in zip(output.mask_logits, batch.masks, strict=True):
+                for prediction, truth in zip((logits > 0).cpu().numpy(), masks.cpu().numpy(), strict=True):
+                    meter.add(prediction, truth)
     network.train()
     return meter.all_reduce(dist.all_reduce_sum, device=device)

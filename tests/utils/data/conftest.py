@@ -7,26 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sentencepiece
 
 from model.tokens import SegCodebook, add_codebook, load_tokenizer
 from utils.data.encode import Encoder
 
 from .tiny_data import tiny_config, write_dataset
-
-
-@pytest.fixture(scope="session")
-def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LLaMA-like tokenizer.model that can spell anything."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    words = ("what", "is", "the", "thing", "image", "please", "output", "segmentation", "mask", "human", "assistant")
-    lines = [f"{first} {second} {number}" for number, first in enumerate(words) for second in words]
-    with (folder / "tokenizer.model").open("wb") as model:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=model, vocab_size=360, model_type="bpe", byte_fallback=True,
-            unk_id=0, bos_id=1, eos_id=2, pad_id=-1, hard_vocab_limit=False, minloglevel=2,
-        )  # fmt: skip
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,57 @@
+"""Fixtures that several folders of tests share; nothing is downloaded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.model.tiny_network import make_network
+from tests.parrot import write_parrot
+from tests.tiny_world import TinyWorld, write_tiny_world, write_tokenizer
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the checkout."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared(repository: Path) -> Path:
+    """Material beside the checkout, such as what the release computed; without it the test is skipped."""
+    folder = repository.parent / "shared"
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"{folder} with golden/ is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
+    """LLaVA base, CLIP tower and dataset tree, for tests that only read."""
+    return write_tiny_world(tmp_path_factory.mktemp("tiny_world"))
+
+
+@pytest.fixture
+def world(tiny_world: TinyWorld, tmp_path: Path) -> TinyWorld:
+    """A world of one's own, to damage."""
+    root = Path(shutil.copytree(tiny_world.llava.parent, tmp_path / "world"))
+    return TinyWorld(root / "llava-tiny", root / "clip-tiny", root / "dataset")
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with nothing but a LLaMA-like tokenizer.model."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def parrot(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A merged model that answers every question with one target (see tests/parrot.py)."""
+    folder = tmp_path_factory.mktemp("parrot") / "hf_model"
+    network, tokenizer = make_network(tiny_world.llava, scales=1, tokens=2)
+    write_parrot(folder, network, tokenizer, "the thing is [SEG0] [SEG1] </s>", source=tiny_world.llava)
+    return folder

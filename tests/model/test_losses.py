@@ -1,0 +1,140 @@
+"""The loss against the paper's formulas, written out pixel by pixel."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.losses import LossWeights, bce_per_mask, dice_per_mask, overlap_mask, pixellm_loss
+
+WEIGHTS = LossWeights(ce=1.0, bce=2.0, dice=0.5, refine_alpha=2.0)
+
+
+def slow_bce(logits, targets, question, alpha) -> list[float]:
+    """A = alpha where two or more predictions of the same question are positive, else 1."""
+    per_mask = []
+    for mask in range(len(logits)):
+        total = 0.0
+        for row in range(logits.shape[1]):
+            for column in range(logits.shape[2]):
+                claims = sum(
+                    question[other] == question[mask] and logits[other, row, column] > 0 for other in range(len(logits))
+                )
+                probability = 1 / (1 + math.exp(-float(logits[mask, row, column])))
+                truth = float(targets[mask, row, column])
+                pixel = -truth * math.log(probability) - (1 - truth) * math.log(1 - probability)
+                total += pixel * (alpha if claims >= 2 else 1.0)
+        per_mask.append(total / (logits.shape[1] * logits.shape[2]))
+    return per_mask
+
+
+def slow_dice(logits, targets) -> list[float]:
+    per_mask = []
+    for mask in range(len(logits)):
+        truth = targets[mask].flatten().tolist()
+        pairs = [(1 / (1 + math.exp(-x)), y) for x, y in zip(logits[mask].flatten().tolist(), truth, strict=True)]
+        both = sum(p * y for p, y in pairs) / 1000
+        each = sum(p for p, _ in pairs) / 1000 + sum(y for _, y in pairs) / 1000
+        per_mask.append(1 - (2 * both + 1e-6) / (each + 1e-6))
+    return per_mask
+
+
+@st.composite
+def cases(draw):
+    """Images with 0 to 4 masks each, dealt to a few questions."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    logits, targets, question = [], [], []
+    for image in range(draw(st.integers(1, 3))):
+        count, height, width = draw(st.integers(0, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+        logits.append(torch.randn(count, height, width, generator=generator) * 3)
+        targets.append(torch.rand(count, height, width, generator=generator) < 0.5)
+        question += [10 * image + draw(st.integers(0, 1)) for _ in range(count)]
+    return logits, targets, torch.tensor(question, dtype=torch.long)
+
+
+@given(cases(), st.sampled_from([1.0, 1.5, 2.0]))
+@settings(max_examples=60, deadline=None)
+def test_loss_is_the_written_out_formula(case, alpha):
+    logits, targets, question = case
+    weights = LossWeights(ce=0.7, bce=2.0, dice=0.5, refine_alpha=alpha)
+    found = pixellm_loss(torch.tensor(1.25), logits, targets, question, weights)
+    count = sum(map(len, targets))
+    bce = dice = plain = 0.0
+    offset = 0
+    for image_logits, image_targets in zip(logits, targets, strict=True):
+        asked = question[offset : offset + len(image_logits)].tolist()
+        offset += len(image_logits)
+        bce += sum(slow_bce(image_logits, image_targets, asked, alpha))
+        plain += sum(slow_bce(image_logits, image_targets, asked, 1.0))
+        dice += sum(slow_dice(image_logits, image_targets))
+    scale = 1 / max(count, 1)
+    assert found.num_masks == count
+    assert found.ce.item() == pytest.approx(0.7 * 1.25)
+    assert found.bce.item() == pytest.approx(2.0 * plain * scale, rel=1e-4, abs=1e-6)
+    assert found.refine.item() == pytest.approx(2.0 * (bce - plain) * scale, rel=1e-4, abs=1e-5)
+    assert found.dice.item() == pytest.approx(0.5 * dice * scale, rel=1e-4, abs=1e-5)
+    parts = found.ce + found.bce + found.dice + found.refine
+    assert found.total.item() == pytest.approx(parts.item())
+
+
+def test_alpha_one_is_plain_bce_exactly():
+    logits, targets = torch.full((2, 3, 3), 4.0), torch.zeros(2, 3, 3)
+    plain, extra = bce_per_mask(logits, targets, torch.zeros(2), refine_alpha=1.0)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((1, 2))
+    assert torch.equal(plain, expected)
+    assert torch.equal(extra, torch.zeros(2))
+
+
+def test_predictions_overlap_within_a_question_only():
+    positive = torch.ones(3, 2, 2)
+    found = overlap_mask(positive, torch.tensor([0, 0, 1]))
+    assert found.flatten(1).all(1).tolist() == [True, True, False]
+
+
+def test_overlap_is_by_prediction_and_not_by_truth():
+    logits = torch.tensor([[[5.0, -5.0]], [[5.0, 5.0]]])
+    assert overlap_mask(logits, torch.zeros(2)).tolist() == [[[True, False]], [[True, False]]]
+
+
+def test_the_weight_of_the_refinement_has_no_gradient():
+    """Else the network could lower the loss by moving the region instead of the masks."""
+    logits = torch.tensor([[[0.3, -0.2]], [[0.1, 0.4]]], requires_grad=True)
+    targets = torch.tensor([[[1.0, 0.0]], [[0.0, 0.0]]])
+    _, extra = bce_per_mask(logits, targets, torch.zeros(2), refine_alpha=3.0)
+    (gradient,) = torch.autograd.grad(extra.sum(), logits)
+    expected = 2.0 * (logits.sigmoid() - targets) * torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]]) / 2
+    assert torch.allclose(gradient, expected)
+
+
+def test_a_perfect_mask_has_no_dice_loss_and_a_wrong_one_has_it_whole():
+    truth = torch.tensor([[[1.0, 0.0], [1.0, 1.0]]])
+    assert dice_per_mask((truth * 2 - 1) * 50, truth).item() == pytest.approx(0, abs=1e-3)
+    assert dice_per_mask((1 - truth * 2) * 50, truth).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_images_without_masks_cost_nothing_and_stay_in_the_graph():
+    logits = torch.zeros(0, 4, 4, requires_grad=True)
+    found = pixellm_loss(
+        torch.tensor(0.5), [logits], [torch.zeros(0, 4, 4, dtype=torch.bool)], torch.tensor([]), WEIGHTS
+    )
+    assert found.total.item() == 0.5
+    assert found.num_masks == 0
+    found.total.backward()
+    assert logits.grad is not None
+
+
+def test_another_number_of_predictions_is_refused():
+    masks = [torch.zeros(2, 4, 4, dtype=torch.bool)]
+    with pytest.raises(ValueError, match=r"image 0: predicted masks \(1, 4, 4\) != targets \(2, 4, 4\)"):
+        pixellm_loss(torch.tensor(0.0), [torch.zeros(1, 4, 4)], masks, torch.zeros(1), WEIGHTS)
+
+
+def test_half_precision_logits_give_a_float32_loss():
+    logits = [torch.full((1, 64, 64), 30.0, dtype=torch.bfloat16)]
+    found = pixellm_loss(torch.tensor(0.0), logits, [torch.zeros(1, 64, 64, dtype=torch.bool)], torch.zeros(1), WEIGHTS)
+    assert found.bce.dtype == torch.float32
+    assert found.bce.item() == pytest.approx(60.0)

@@ -1,0 +1,136 @@
+"""Generation: cached is uncached, one photo serves many questions, and every reply says what became of its tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from model.errors import InputError
+from model.predictor import PixelLMPredictor
+from model.structures import Reply
+from tests.parrot import teach
+
+from .tiny_network import make_network
+
+PHOTO = np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+def predictor_saying(folder, sentence: str, **changes) -> PixelLMPredictor:
+    network, tokenizer = make_network(folder, **changes)
+    ids = tokenizer(sentence, add_special_tokens=False).input_ids
+    teach(network, tokenizer, ids)
+    predictor = PixelLMPredictor(network, tokenizer)
+    predictor.set_image(PHOTO)
+    return predictor
+
+
+GROUP = "[SEG0] [SEG1] [SEG2] [SEG3] [SEG4] [SEG5]"
+
+
+@pytest.mark.parametrize(("scales", "tokens"), [(1, 1), (1, 3), (2, 3), (3, 2)])
+@pytest.mark.parametrize("hw", [(40, 60), (64, 20)])
+def test_cached_generation_is_uncached_generation(tiny_tokenizer_dir, scales, tokens, hw):
+    network, tokenizer = make_network(tiny_tokenizer_dir, scales=scales, tokens=tokens)
+    predictor = PixelLMPredictor(network, tokenizer)
+    predictor.set_image(np.resize(PHOTO, (*hw, 3)))
+    cached = predictor._generate(predictor.prompt_ids("What?"), max_new_tokens=12, use_cache=True)
+    uncached = predictor._generate(predictor.prompt_ids("What?"), max_new_tokens=12, use_cache=False)
+    assert cached.ids == uncached.ids
+    assert len(cached.ids) == 12
+    assert torch.allclose(cached.states, uncached.states, atol=1e-5)
+
+
+def test_a_group_becomes_a_mask_of_the_size_of_the_photo(tiny_tokenizer_dir):
+    predictor = predictor_saying(tiny_tokenizer_dir, f"the thing is {GROUP}.</s>")
+    reply = predictor.ask("What?")
+    assert reply.text == f"the thing is {GROUP} ."
+    assert reply.reason is None
+    (target,) = reply.targets
+    assert target.phrase == "the thing is"
+    start, end = target.token_span
+    assert tuple(reply.output_ids[start:end]) == predictor.model.codebook.ids
+    assert target.mask.shape == target.logits.shape == PHOTO.shape[:2]
+    assert target.mask.dtype == torch.bool
+    assert torch.equal(target.mask, target.logits > 0)
+    inside = target.logits[target.mask].sigmoid()
+    assert target.score == pytest.approx(float(inside.mean()) if len(inside) else 0.0, abs=1e-5)
+
+
+def test_the_mask_is_the_one_of_the_training_forward_pass(tiny_tokenizer_dir):
+    """Generated and teacher-forced answers read the same states."""
+    predictor = predictor_saying(tiny_tokenizer_dir, f"the thing is {GROUP}.</s>")
+    network = predictor.model
+    reply = predictor.ask("What?", max_new_tokens=30)
+    ids = torch.tensor([[*predictor.prompt_ids("What?"), *reply.output_ids]])
+    features, zero = predictor._features, torch.zeros(1, dtype=torch.long)
+    with torch.no_grad():
+        embeds, visible = network.embed(ids, torch.ones_like(ids, dtype=torch.bool), features, zero)
+        hidden = network.model(inputs_embeds=embeds, attention_mask=visible, use_cache=False).last_hidden_state
+        low_res = network.decode_masks(features, network.seg_queries(hidden, ids, zero))
+        expected = network.resize_masks(low_res, valid_hw=features.valid_hw[0], out_hw=PHOTO.shape[:2])
+    assert torch.allclose(reply.targets[0].logits, expected[0], atol=1e-4)
+
+
+def test_a_cropped_photo_has_no_mask_outside_the_crop(tiny_tokenizer_dir):
+    predictor = predictor_saying(tiny_tokenizer_dir, f"the thing {GROUP}</s>", pad_train_clip_images=False)
+    (target,) = predictor.ask("What?").targets
+    assert target.mask.shape == (40, 60)
+    assert not target.mask[:, :9].any()
+    assert not target.mask[:, 51:].any()
+    assert torch.isfinite(target.logits[:, 12:48]).all()
+
+
+def test_one_photo_serves_many_questions(tiny_tokenizer_dir):
+    predictor = predictor_saying(tiny_tokenizer_dir, f"the {GROUP}</s>")
+    first, again = predictor.ask("What?"), predictor.ask("What?")
+    assert torch.equal(first.targets[0].logits, again.targets[0].logits)
+    predictor.set_image(255 - PHOTO)
+    assert not torch.allclose(predictor.ask("What?").targets[0].logits, first.targets[0].logits)
+
+
+def test_whole_groups_are_kept_and_the_cut_one_is_reported(tiny_tokenizer_dir):
+    """The release drops every mask of an answer that holds an incomplete group (design decision 6)."""
+    predictor = predictor_saying(tiny_tokenizer_dir, f"thing {GROUP}")
+    period = 1 + 6
+    reply = predictor.ask("What?", max_new_tokens=2 * period + 4)
+    assert len(reply.targets) == 2
+    assert [target.phrase for target in reply.targets] == ["thing", "thing"]
+    assert reply.reason == (
+        "3 segmentation tokens stood outside a complete group and were dropped; "
+        f"the answer was cut after {2 * period + 4} tokens"
+    )
+
+
+def test_an_answer_of_stray_tokens_has_no_mask(tiny_tokenizer_dir):
+    reply = predictor_saying(tiny_tokenizer_dir, "[SEG1] [SEG0] [SEG3]</s>").ask("What?")
+    assert reply.targets == []
+    assert reply.reason == "3 segmentation tokens stood outside a complete group and were dropped"
+
+
+def test_an_answer_without_tokens_says_so(tiny_tokenizer_dir):
+    reply = predictor_saying(tiny_tokenizer_dir, "mask</s>").ask("What?")
+    assert (reply.text, reply.targets) == ("mask", [])
+    assert reply.reason == "the model answered without a segmentation token"
+
+
+def test_one_token_per_group(tiny_tokenizer_dir):
+    reply = predictor_saying(tiny_tokenizer_dir, "the [SEG] mask</s>", scales=1, tokens=1).ask("What?")
+    assert len(reply.targets) == 1
+    assert reply.text == "the [SEG] mask"
+
+
+def test_too_long_a_question(tiny_tokenizer_dir):
+    llama = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    limits = {**llama, "vocab_size": 400, "max_position_embeddings": 256}
+    predictor = predictor_saying(tiny_tokenizer_dir, "the thing", llama=limits)
+    assert isinstance(predictor.ask("What?", max_new_tokens=4), Reply)
+    with pytest.raises(InputError, match=r"the question has \d+ tokens with the image, .*at most 256; shorten it"):
+        predictor.ask("thing " * 300)
+    room = 256 - len(predictor.prompt_ids("What?"))
+    assert len(predictor.ask("What?", max_new_tokens=10_000).output_ids) == room
+
+
+def test_asking_before_there_is_a_photo(tiny_tokenizer_dir):
+    with pytest.raises(ValueError, match="call set_image before ask"):
+        PixelLMPredictor(*make_network(tiny_tokenizer_dir)).ask("What?")

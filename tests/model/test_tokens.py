@@ -1,0 +1,238 @@
+"""Token strings, ids and groups: what a run, a merged folder and the release must agree on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import chain
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.conversation import CONVERSATIONS, get_conversation
+from model.errors import InputError
+from model.tokens import (
+    IGNORE_INDEX,
+    IMAGE_TOKEN_ID,
+    SegCodebook,
+    add_codebook,
+    check_token_ids,
+    decode_released,
+    encode_conversation,
+    load_tokenizer,
+    save_tokenizer,
+    seg_strings,
+    seg_text,
+)
+
+
+@st.composite
+def codebooks_and_ids(draw) -> tuple[SegCodebook, list[list[int]]]:
+    """A codebook and rows of ids in which whole groups, parts of groups and other tokens stand in any order."""
+    scales, tokens = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    ids = tuple(range(50, 50 + scales * tokens))
+    piece = st.one_of(
+        st.just(list(ids)),
+        st.lists(st.sampled_from(ids), max_size=4),
+        st.lists(st.integers(0, 9), max_size=3),
+        st.integers(0, len(ids)).map(lambda cut: list(ids[:cut])),
+    )
+    rows = draw(
+        st.lists(
+            st.lists(piece, max_size=6).map(lambda parts: list(chain.from_iterable(parts))), min_size=1, max_size=4
+        )
+    )
+    length = max(map(len, rows))
+    return SegCodebook(scales, tokens, ids), [row + [0] * (length - len(row)) for row in rows]
+
+
+def scan(codebook: SegCodebook, rows: list[list[int]]) -> list[tuple[int, int]]:
+    """Complete groups, read one id after another."""
+    found = []
+    for number, row in enumerate(rows):
+        start = 0
+        while start < len(row):
+            if tuple(row[start : start + codebook.size]) == codebook.ids:
+                found.append((number, start))
+                start += codebook.size
+            else:
+                start += 1
+    return found
+
+
+@given(codebooks_and_ids())
+@settings(max_examples=200, deadline=None)
+def test_groups_are_found_in_reading_order_and_the_rest_is_stray(case):
+    codebook, rows = case
+    input_ids = torch.tensor(rows).reshape(len(rows), -1).long()
+    query_index, start = codebook.find_groups(input_ids)
+    expected = scan(codebook, rows)
+    assert list(zip(query_index.tolist(), start.tolist(), strict=True)) == expected
+    inside = codebook.size * len(expected)
+    assert codebook.count_stray(input_ids) == sum(token in codebook.ids for row in rows for token in row) - inside
+
+
+def test_a_row_shorter_than_a_group_has_none():
+    codebook = SegCodebook(2, 2, (5, 6, 7, 8))
+    query_index, start = codebook.find_groups(torch.tensor([[5, 6, 7]]))
+    assert len(query_index) == len(start) == 0
+    assert codebook.count_stray(torch.tensor([[5, 6, 7]])) == 3
+
+
+def test_a_group_does_not_run_over_the_end_of_a_row():
+    codebook = SegCodebook(1, 2, (5, 6))
+    assert len(codebook.find_groups(torch.tensor([[0, 5], [6, 0]]))[0]) == 0
+
+
+def test_one_token_is_called_seg():
+    assert seg_strings(1, 1) == ("[SEG]",)
+    assert seg_strings(2, 3) == ("[SEG0]", "[SEG1]", "[SEG2]", "[SEG3]", "[SEG4]", "[SEG5]")
+    assert seg_text(1, 2) == "[SEG0] [SEG1]"
+
+
+def test_the_number_of_ids_is_checked():
+    with pytest.raises(InputError, match="2 scales x 3 tokens but 5 ids"):
+        SegCodebook(2, 3, (1, 2, 3, 4, 5))
+
+
+@pytest.mark.parametrize("scales", [1, 2, 3])
+@pytest.mark.parametrize("tokens", [1, 2, 3])
+def test_tokens_are_added_in_the_released_order(tiny_tokenizer_dir, scales, tokens):
+    tokenizer = load_tokenizer(tiny_tokenizer_dir)
+    first = len(tokenizer)
+    codebook = add_codebook(tokenizer, scales=scales, tokens=tokens)
+    size = scales * tokens
+    assert codebook.ids == tuple(range(first, first + size))
+    assert tokenizer.convert_tokens_to_ids(["<im_start>", "<im_end>"]) == [first + size, first + size + 1]
+    assert tokenizer.pad_token_id == tokenizer.unk_token_id == 0
+    group = tokenizer(seg_text(scales, tokens), add_special_tokens=False).input_ids
+    assert tuple(group) == codebook.ids
+
+
+def test_tokens_that_are_there_keep_their_ids(tiny_tokenizer_dir):
+    tokenizer = load_tokenizer(tiny_tokenizer_dir)
+    first = add_codebook(tokenizer, scales=2, tokens=2)
+    assert add_codebook(tokenizer, scales=2, tokens=2) == first
+
+
+@pytest.mark.parametrize("scales_tokens", [(1, 1), (2, 3)])
+def test_a_saved_tokenizer_gives_the_same_ids(tiny_tokenizer_dir, tmp_path, scales_tokens):
+    scales, tokens = scales_tokens
+    tokenizer = load_tokenizer(tiny_tokenizer_dir, model_max_length=300)
+    codebook = add_codebook(tokenizer, scales=scales, tokens=tokens)
+    text = f"the thing is {seg_text(scales, tokens)}, {seg_text(scales, tokens)}. <im_start>x<im_end> Ähm 3"
+    folders = [tmp_path / "once", tmp_path / "twice"]
+    for folder, source in zip(folders, [tiny_tokenizer_dir, folders[0]], strict=True):
+        folder.mkdir()
+        save_tokenizer(tokenizer, folder, source=source)
+        again = load_tokenizer(folder)
+        assert again(text).input_ids == tokenizer(text).input_ids
+        assert add_codebook(again, scales=scales, tokens=tokens) == codebook
+        assert again(text).input_ids == tokenizer(text).input_ids
+        assert len(again) == len(tokenizer)
+        assert (folder / "tokenizer.model").read_bytes() == (tiny_tokenizer_dir / "tokenizer.model").read_bytes()
+        tokenizer = again
+
+
+@pytest.mark.parametrize(
+    ("recorded", "message"),
+    [
+        ({"[SEG0]": 360, "[SEG1]": 360}, r"added_tokens\.json gives \[SEG0\] the id 360"),
+        ({"[SEG0]": 10, "[SEG1]": 11}, r"\[SEG0\] the id 10, but it is read as 360"),
+        ({"[SEG0]": 900}, r"\[SEG0\] the id 900, but it is read as 360"),
+    ],
+)
+def test_ids_that_collide_or_leave_a_gap_are_refused(tiny_tokenizer_dir, tmp_path, recorded, message):
+    """transformers renumbers such tokens without a word: every mask would be made from another word's state."""
+    shutil.copy(tiny_tokenizer_dir / "tokenizer.model", tmp_path)
+    (tmp_path / "added_tokens.json").write_text(json.dumps(recorded))
+    with pytest.raises(InputError, match=rf"tokenizer {tmp_path}.*{message}.*copy the tokenizer files again"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["collide", "rename"])
+def test_a_damaged_tokenizer_json_is_refused(tiny_tokenizer_dir, tmp_path, change):
+    tokenizer = load_tokenizer(tiny_tokenizer_dir)
+    add_codebook(tokenizer, scales=2, tokens=2)
+    save_tokenizer(tokenizer, tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    first, second = (token for token in content["added_tokens"] if token["content"] in ("[SEG0]", "[SEG1]"))
+    if change == "collide":
+        second["id"] = first["id"]
+    else:
+        second["content"] = "[SEG0]"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError, match=r"tokenizer\.json gives \[SEG0\]"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("strings", "message"),
+    [
+        (("[SEG0]",), r"\[SEG0\] is the unknown token"),
+        (("<0x41>",), r"<0x41> splits into ids"),
+        (("<s>", "<s>"), r"<s> and <s> share id 1"),
+    ],
+)
+def test_every_token_must_be_one_id_of_its_own(tiny_tokenizer_dir, strings, message):
+    tokenizer = load_tokenizer(tiny_tokenizer_dir)
+    with pytest.raises(InputError, match=rf"tokenizer {tiny_tokenizer_dir}: {message}.*--version"):
+        check_token_ids(tokenizer, strings)
+
+
+def test_a_folder_without_a_readable_tokenizer(tmp_path):
+    with pytest.raises(InputError, match=rf"no tokenizer in {tmp_path}.*--version"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"not sentencepiece")
+    with pytest.raises(InputError, match=rf"the tokenizer in {tmp_path} cannot be read.*copy it again"):
+        load_tokenizer(tmp_path)
+
+
+TURNS = [("<image>\nWhat is the thing?", "The thing is [SEG0] [SEG1]."), ("Why?", "It is human."), ("So?", "No.")]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer_dir):
+    tokenizer = load_tokenizer(tiny_tokenizer_dir)
+    add_codebook(tokenizer, scales=1, tokens=2)
+    return tokenizer
+
+
+@pytest.mark.parametrize("template", CONVERSATIONS)
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_labels_are_what_the_assistant_says_and_nothing_else(tokenizer, template, rounds):
+    """The release masks all turns of a batch after one odd turn, and labels llava_llama_2 wrongly."""
+    rendered = get_conversation(template).render(TURNS[:rounds])
+    ids, labels = encode_conversation(tokenizer, rendered, num_image_tokens=4)
+    assert len(ids) == len(labels)
+    assert all(label in (IGNORE_INDEX, token) for token, label in zip(ids, labels, strict=True))
+    runs: list[list[int]] = []
+    for before, label in zip([IGNORE_INDEX, *labels], labels, strict=False):
+        if label != IGNORE_INDEX:
+            if before == IGNORE_INDEX:
+                runs.append([])
+            runs[-1].append(label)
+    said = ["".join(decode_released(tokenizer, run).split()) for run in runs]
+    assert said == ["".join(f"{answer}</s>".split()) for _, answer in TURNS[:rounds]]
+    assert all(run[-1] == tokenizer.eos_token_id for run in runs)
+
+
+def test_the_image_stands_for_as_many_places_as_it_has_tokens(tokenizer):
+    rendered = get_conversation("llava_v1").render(TURNS[:1])
+    one, _ = encode_conversation(tokenizer, rendered, num_image_tokens=1)
+    many, labels = encode_conversation(tokenizer, rendered, num_image_tokens=9)
+    place = one.index(IMAGE_TOKEN_ID)
+    assert many == one[:place] + [IMAGE_TOKEN_ID] * 9 + one[place + 1 :]
+    assert labels[place : place + 9] == [IGNORE_INDEX] * 9
+    marks = tokenizer.convert_tokens_to_ids(["<im_start>", "<im_end>"])
+    assert [many[place - 1], many[place + 9]] == marks
+    assert many[0] == tokenizer.bos_token_id
+    assert many.count(tokenizer.bos_token_id) == 1
+
+
+def test_text_without_an_image(tokenizer):
+    ids, _ = encode_conversation(tokenizer, get_conversation("llava_v1").render(TURNS[1:]), num_image_tokens=9)
+    assert IMAGE_TOKEN_ID not in ids

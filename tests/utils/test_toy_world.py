@@ -1,0 +1,339 @@
+"""The toy world: exact masks, questions whose answers are right, and base weights that load.
+
+Contracts: the data is a function of the seed; files have the released layout, parameters the released names.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+
+from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, load_tokenizer
+from scripts.make_toy_world import main
+from utils.data.paths import DatasetPaths
+from utils.data.records import SEG_MARK
+from utils.data.sources.refer import read_refs
+from utils.toy_world.base_weights import make_language_base, make_tower
+from utils.toy_world.encoding import polygons, uncompressed_rle
+from utils.toy_world.export import MUSE_SPLITS, draw_muse_item
+from utils.toy_world.language import LanguageTraining, read_dialogues
+from utils.toy_world.parallel import Workers
+from utils.toy_world.questions import Kind, referring_phrases, short_name, vocabulary_text
+from utils.toy_world.scene import Scene, draw_scene
+from utils.toy_world.shapes import SHAPES, coverage
+from utils.toy_world.tokenizer import write_tokenizer
+from utils.toy_world.tower import TowerTraining, ToyTower, tower_config
+from utils.toy_world.views import TRAITS, Views
+
+IMAGES = "refer_seg/images/mscoco/images"
+SMALL = ["--num_train", "7", "--num_val", "2", "--num_test", "2", "--skip_base_weights"]
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [draw_scene(np.random.default_rng([3, index])) for index in range(30)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("toy") / "world"
+    assert main(["--out", str(out), *SMALL]) == 0
+    return out
+
+
+def decode(segmentation: dict | list, height: int, width: int) -> np.ndarray:
+    masks = coco_mask.decode(coco_mask.frPyObjects(segmentation, height, width))
+    return masks.astype(bool) if masks.ndim == 2 else masks.any(axis=2)
+
+
+def muse(world: Path, split: str) -> list[dict]:
+    return json.loads((world / "dataset" / "muse" / f"muse_{split}.json").read_text())
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+class TestScene:
+    def test_equal_generators_draw_equal_scenes(self) -> None:
+        first, second = (draw_scene(np.random.default_rng(5)) for _ in range(2))
+        assert np.array_equal(first.image, second.image)
+        assert [short_name(item) for item in first.objects] == [short_name(item) for item in second.objects]
+
+    def test_masks_are_disjoint_and_large_enough(self, scenes: list[Scene]) -> None:
+        for scene in scenes:
+            assert sum(item.mask.astype(int) for item in scene.objects).max() == 1
+            assert all(item.area >= 90 and item.visible_share >= 0.6 for item in scene.objects)
+            assert 120 <= min(scene.image.shape[:2]) <= max(scene.image.shape[:2]) <= 192
+
+    def test_names_in_answers_belong_to_one_object(self, scenes: list[Scene]) -> None:
+        for scene in scenes:
+            names = [short_name(item) for item in scene.objects]
+            assert len(set(names)) == len(names) >= 2
+
+    def test_objects_stand_from_left_to_right(self, scenes: list[Scene]) -> None:
+        for scene in scenes:
+            columns = [np.nonzero(item.mask)[1].mean() for item in scene.objects]
+            assert columns == sorted(columns)
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_equal_radius_covers_similar_area(self, shape: str) -> None:
+        area = coverage(shape, (100, 100), center=(50, 50), radius=25, rotation=0.2).sum()
+        assert 0.75 < area / (np.pi * 25**2) < 1.05
+
+    def test_an_object_looks_unlike_what_surrounds_it(self, scenes: list[Scene]) -> None:
+        """Would catch a mask that is shifted against the picture, or paint that never arrived."""
+        for scene in scenes:
+            free = ~np.any([item.mask for item in scene.objects], axis=0)
+            saturation = np.ptp(scene.image.astype(int), axis=2)
+            for item in scene.objects:
+                assert np.percentile(saturation[item.mask], 75) > np.median(saturation[free]) + 20
+
+
+class TestEncoding:
+    def test_both_codes_are_exact(self, scenes: list[Scene]) -> None:
+        for item in (item for scene in scenes for item in scene.objects):
+            assert np.array_equal(decode(uncompressed_rle(item.mask), *item.mask.shape), item.mask)
+            assert np.array_equal(decode(polygons(item.mask), *item.mask.shape), item.mask)
+
+    def test_a_hole_survives_polygons(self) -> None:
+        ring = coverage("ring", (80, 90), center=(40, 41), radius=25, rotation=0) >= 0.5
+        outlines = polygons(ring)
+        assert len(outlines) > 1
+        assert np.array_equal(decode(outlines, 80, 90), ring)
+
+    def test_mask_at_the_first_pixel(self) -> None:
+        mask = np.zeros((6, 5), bool)
+        mask[:4, :3] = True
+        assert uncompressed_rle(mask)["counts"][0] == 0
+        assert np.array_equal(decode(uncompressed_rle(mask), 6, 5), mask)
+        assert np.array_equal(decode(polygons(mask), 6, 5), mask)
+
+
+class TestQuestions:
+    def test_answers_name_their_targets_in_order(self) -> None:
+        for split in MUSE_SPLITS:
+            for index in range(6):
+                scene, turns = draw_muse_item(split, index, seed=1)
+                assert len({turn.targets for turn in turns}) == len(turns) >= 2
+                for turn in turns:
+                    assert list(turn.targets) == sorted(turn.targets)
+                    clauses = ", ".join(f"{short_name(scene.objects[i])} is {SEG_MARK}" for i in turn.targets)
+                    assert turn.answer.lower().removeprefix("sure, ") == f"{clauses}."
+                    assert len(turn.targets) in split.count_weights
+
+    def test_every_wording_of_a_kind_has_all_its_objects(self) -> None:
+        """The answer is worked out a second way: by reading the question."""
+        read = 0
+        for index in range(60):
+            scene, turns = draw_muse_item(MUSE_SPLITS[0], index, seed=2)
+            for turn in turns:
+                words = turn.question.rstrip(".?").split()
+                if words[:2] != ["Segment", "every"] or "and" in words or "in" in words:
+                    continue
+                wanted = set(words[2:]) - {"object"}
+                looks = [{item.size, item.texture, item.color, item.shape} for item in scene.objects]
+                assert turn.targets == tuple(i for i, look in enumerate(looks) if wanted <= look)
+                read += 1
+        assert read >= 10
+
+    def test_sides_and_extremes(self) -> None:
+        read = 0
+        for index in range(120):
+            scene, turns = draw_muse_item(MUSE_SPLITS[0], index, seed=4)
+            x, y = np.array([item.center for item in scene.objects]).T
+            extremes = {"leftmost": x, "rightmost": -x, "topmost": y, "lowest": -y}
+            for turn in turns:
+                words = turn.question.rstrip(".?").split()
+                if " is the " in turn.question and words[-1] in extremes:
+                    assert int(extremes[words[-1]].argmin()) in turn.targets
+                    read += 1
+                if "above the" in turn.question:
+                    name = turn.question.rstrip(".?").split("above the ")[1]
+                    words = set(name.split())
+                    reference = next(i for i, o in enumerate(scene.objects) if words <= looks_of(o))
+                    assert set(turn.targets) == set(np.flatnonzero(y < y[reference]))
+                    read += 1
+        assert read >= 10
+
+    def test_size_is_not_asked_where_all_are_alike(self) -> None:
+        seen = 0
+        for index in range(80):
+            scene, turns = draw_muse_item(MUSE_SPLITS[0], index, seed=6)
+            if len({item.size for item in scene.objects}) == 1:
+                seen += 1
+                assert not any(word in turn.question.split() for turn in turns for word in ("small", "large"))
+        assert seen > 0
+
+    def test_referring_phrases_fit_one_object(self, scenes: list[Scene]) -> None:
+        for scene in scenes:
+            phrases = [referring_phrases(scene, index) for index in range(len(scene.objects))]
+            assert all(set(a).isdisjoint(b) for a, b in combinations(phrases, 2))
+            for index, own in enumerate(phrases):
+                for phrase in own:
+                    if set(phrase.split()) <= looks_of(scene.objects[index]):
+                        fits = [i for i, o in enumerate(scene.objects) if set(phrase.split()) <= looks_of(o)]
+                        assert fits == [index]
+
+    def test_kind_words(self) -> None:
+        assert Kind(size="large", color="red").many == "large red objects"
+        assert Kind(texture="striped", shape="cross").many == "striped crosses"
+
+
+def looks_of(item: object) -> set[str]:
+    return {getattr(item, trait) for trait in TRAITS}
+
+
+class TestDataset:
+    def test_muse_files(self, world: Path) -> None:
+        paths = DatasetPaths(world / "dataset")
+        records = muse(world, "train")
+        assert len(records) == 7
+        assert ["text_answers" in record for record in records] == [True] * 5 + [False, True]
+        assert {"file_name" in record for record in records} == {True, False}
+        for record in (record for split in MUSE_SPLITS for record in muse(world, split.name)):
+            assert paths.muse_image(record).is_file()
+            assert len(record["questions"]) == len(record["answers"])
+            for position, answer in enumerate(record["answers"]):
+                if "text_answers" in record:
+                    assert record["text_answers"][position].count(SEG_MARK) == len(answer)
+                for item in answer:
+                    mask = decode(item["segmentation"], record["height"], record["width"])
+                    ys, xs = np.nonzero(mask)
+                    x, y, width, height = item["bbox"]
+                    assert (x, y, x + width, y + height) == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+                    assert item["area"] == mask.sum()
+                    assert {"category_name", "rephrased_name", "category_id"} <= set(item)
+
+    def test_few_and_many(self, world: Path) -> None:
+        few = [len(answer) for record in muse(world, "test_less") for answer in record["answers"]]
+        many = [len(answer) for record in muse(world, "test_many") for answer in record["answers"]]
+        assert max(few) <= 3 < min(many)
+
+    def test_both_mask_formats_occur(self, world: Path) -> None:
+        kinds = {type(item["segmentation"]) for record in muse(world, "train") for item in record["ann_list"]}
+        assert kinds == {list, dict}
+
+    def test_refcoco_files(self, world: Path) -> None:
+        folder = world / "dataset" / "refer_seg" / "refcoco"
+        refs = read_refs(folder / "refs(unc).p")  # refuses everything but plain data
+        assert (folder / "refs(unc).p").read_bytes()[:2] == b"\x80\x02"
+        assert pickle.loads((folder / "refs(unc).p").read_bytes()) == refs
+        instances = json.loads((folder / "instances.json").read_text())
+        annotations = {item["id"]: item for item in instances["annotations"]}
+        images = {item["id"]: item for item in instances["images"]}
+        assert {ref["split"] for ref in refs} == {"train", "val", "testA", "testB"}
+        for ref in refs:
+            image = images[ref["image_id"]]
+            assert (world / "dataset" / IMAGES / "train2014" / image["file_name"]).is_file()
+            assert 2 <= len(ref["sentences"]) <= 3
+            item = annotations[ref["ann_id"]]
+            assert item["area"] == decode(item["segmentation"], image["height"], image["width"]).sum()
+
+    def test_same_bytes_again_and_a_larger_world_begins_alike(self, world: Path, tmp_path: Path) -> None:
+        assert main(["--out", str(tmp_path / "again"), *SMALL]) == 0
+        assert files(tmp_path / "again") == files(world)
+        assert main(["--out", str(tmp_path / "larger"), "--num_train", "8", *SMALL[2:]]) == 0
+        assert muse(tmp_path / "larger", "train")[:7] == muse(world, "train")
+
+    def test_a_finished_world_is_left_alone(self, world: Path) -> None:
+        before = {path: path.stat().st_mtime_ns for path in world.rglob("*")}
+        assert main(["--out", str(world), *SMALL]) == 0
+        assert {path: path.stat().st_mtime_ns for path in world.rglob("*")} == before
+
+    def test_other_settings_are_refused(self, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--out", str(world), *SMALL, "--seed", "1"]) == 2
+        assert "seed 0 instead of 1" in capsys.readouterr().err
+
+    def test_foreign_data_is_never_touched(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """`--out .` in a repository meets its dataset folder."""
+        (tmp_path / "dataset").mkdir()
+        (tmp_path / "dataset" / "mine.txt").write_text("keep")
+        assert main(["--out", str(tmp_path), *SMALL]) == 2
+        assert "no world.json" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.rglob("*")] == ["dataset", "mine.txt"]
+
+    @pytest.mark.parametrize("flags", [[], ["--out", "x", "--num_val", "0"], ["--out", "x", "--seed", "-1"]])
+    def test_bad_flags(self, flags: list[str]) -> None:
+        assert main(flags) == 2
+
+
+class TestBaseWeights:
+    def test_tokenizer_knows_every_word(self, tmp_path: Path) -> None:
+        write_tokenizer(tmp_path)
+        tokenizer = load_tokenizer(tmp_path)
+        assert (tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
+        assert 600 <= len(tokenizer) <= 800
+        words = {word.strip(".,?") for line in vocabulary_text() for word in line.split() if "{" not in word}
+        assert len(words) > 80
+        assert max(len(tokenizer(word, add_special_tokens=False).input_ids) for word in words) <= 2
+        strange = "žluťoučký 画"  # falls back to bytes
+        assert tokenizer.decode(tokenizer(strange, add_special_tokens=False).input_ids).strip() == strange
+
+    def test_views_mirror_picture_and_truth_alike(self) -> None:
+        with Workers(1) as workers:
+            views = Views(4, seed=0, stream=9, image_size=112, workers=workers)
+        index = torch.arange(4)
+        plain, truth = views.batch(index, mirror=torch.zeros(4, dtype=torch.bool))
+        mirrored, mirrored_truth = views.batch(index, mirror=torch.ones(4, dtype=torch.bool))
+        for number in range(4):
+            width = int(views.valid_hw[number, 1])
+            assert torch.equal(mirrored[number, :, :, :width], plain[number, :, :, :width].flip(-1))
+            assert torch.equal(mirrored[number, :, :, width:], plain[number, :, :, width:])
+        assert truth.on_object.any()
+        x, mirrored_x = (t.centers[t.on_object][:, 2].mean() for t in (truth, mirrored_truth))
+        assert 0.9 < x + mirrored_x < 1.1
+
+    def test_tower_folder(self, tmp_path: Path) -> None:
+        training = TowerTraining(num_scenes=6, num_held_out=3, steps=2, batch_size=3)
+        with Workers(1) as workers:
+            _, measured = make_tower(tmp_path, image_size=56, seed=0, workers=workers, training=training)
+        assert set(measured) == {"deep", "shallow"}
+        state = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
+        assert state["vision_model.embeddings.position_embedding.weight"].shape == (17, 128)
+        assert "vision_model.encoder.layers.5.self_attn.out_proj.bias" in state
+        parts = {"embeddings", "pre_layrnorm", "encoder", "post_layernorm"}
+        assert {name.split(".")[1] for name in state} == parts
+        assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "clip_vision_model"
+
+    def test_language_folder(self, world: Path, tmp_path: Path) -> None:
+        measured = make_language_base(
+            tmp_path,
+            ToyTower(tower_config(56)),
+            dataset=world / "dataset",
+            tower_name="clip-toy",
+            image_size=56,
+            seed=0,
+            training=LanguageTraining(steps=2, batch_size=4),
+        )
+        assert measured["loss_per_token"] < 7
+        state = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
+        config = json.loads((tmp_path / "config.json").read_text())
+        assert config["model_type"] == "llava"
+        assert state["lm_head.weight"].shape == (config["vocab_size"], 128)
+        assert state["model.mm_projector.weight"].shape == (128, 128)
+        assert state["model.layers.3.self_attn.rotary_emb.inv_freq"].shape == (16,)
+        assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+
+    def test_dialogues_label_answers_only(self, world: Path, tmp_path: Path) -> None:
+        write_tokenizer(tmp_path)
+        tokenizer = load_tokenizer(tmp_path)
+        tower = ToyTower(tower_config(56))
+        read = read_dialogues(world / "dataset", tower, tokenizer, split="val", image_size=56, seed=0)
+        records = json.loads((world / "dataset" / "muse" / "muse_val.json").read_text())
+        assert len(read) == len(records) > 0
+        for ids, labels in zip(read.input_ids, read.labels, strict=True):
+            assert int((ids == IMAGE_TOKEN_ID).sum()) == read.features.shape[1] == 16
+            said = tokenizer.decode(labels[labels != IGNORE_INDEX])
+            assert said.strip().startswith(("The", "Sure"))
+            assert "ASSISTANT" not in said
+            assert "seg" not in tokenizer.decode(ids[ids != IMAGE_TOKEN_ID]).replace("segment", "").replace(
+                "Segment", ""
+            )

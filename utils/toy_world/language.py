@@ -1,0 +1,226 @@
+"""A small LLaVA base: a language model that can talk about toy pictures, but cannot draw masks.
+
+LLaVA learned from dialogues about pictures; so does this one, from the toy world's own training dialogues, through
+LLaVA's linear projector and over a frozen tower. Masks and their tokens come with PixelLM.
+
+Shapes: B dialogues, L tokens, P image tokens, V tower width, D language-model width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
+
+from model.conversation import IMAGE_END, IMAGE_MARK, IMAGE_START, Rendered, get_conversation
+from model.image import CLIP_MEAN, CLIP_STD, ImagePreprocessor, patch_valid_mask, read_image
+from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, encode_conversation
+from utils.chat_session import write_json
+from utils.data import prompts
+from utils.data.paths import DatasetPaths, read_json
+from utils.data.records import SEG_MARK
+from utils.toy_world.pretraining import Pretrainer
+from utils.toy_world.tower import ToyTower
+
+logger = logging.getLogger(__name__)
+
+_MASK_REQUEST_SHARE = 0.7
+_LOG_EVERY = 100
+_MEASURE_BATCH = 20
+
+
+@dataclass(frozen=True)
+class LanguageTraining:
+    """How the language model is pre-trained; the defaults take about two and a half minutes on two cores."""
+
+    steps: int = 900
+    batch_size: int = 6
+    muon_lr: float = 0.02
+    adam_lr: float = 0.004
+
+
+@dataclass
+class Dialogues:
+    """Pictures as the tower sees them, and a dialogue of several rounds about each.
+
+    Attributes:
+        features: (N, P, V) float16, the tower's deep patches.
+        visible: (N, P) bool, false where a patch is padding.
+        input_ids, labels: N tensors (L,), ``IMAGE_TOKEN_ID`` at every image token.
+    """
+
+    features: Tensor
+    visible: Tensor
+    input_ids: list[Tensor]
+    labels: list[Tensor]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class ToyLlava(nn.Module):
+    """LLaMA behind LLaVA's linear projector."""
+
+    def __init__(self, config: LlamaConfig, *, tower_width: int) -> None:
+        super().__init__()
+        self.llama = LlamaForCausalLM(config)
+        self.projector = nn.Linear(tower_width, config.hidden_size)
+
+    def loss(self, dialogues: Dialogues, index: list[int]) -> Tensor:
+        """Mean cross-entropy of the answers of B dialogues."""
+        pad = nn.utils.rnn.pad_sequence
+        ids = pad([dialogues.input_ids[i] for i in index], batch_first=True)  # (B, L)
+        labels = pad([dialogues.labels[i] for i in index], batch_first=True, padding_value=IGNORE_INDEX)
+        is_image = ids == IMAGE_TOKEN_ID
+        embeds = self.llama.model.embed_tokens(ids.masked_fill(is_image, 0))
+        pictures = self.projector(dialogues.features[index].float())  # (B, P, D)
+        embeds = embeds.masked_scatter(is_image[..., None], pictures.flatten(0, 1))
+        attended = torch.ones_like(is_image).masked_scatter(is_image, dialogues.visible[index].flatten())
+        # Text padding stands at the end, where causal attention never looks.
+        hidden = self.llama.model(inputs_embeds=embeds, attention_mask=attended, use_cache=False).last_hidden_state
+        answered = labels[:, 1:] != IGNORE_INDEX
+        return F.cross_entropy(self.llama.lm_head(hidden[:, :-1][answered]), labels[:, 1:][answered])
+
+
+def language_config(vocab_size: int) -> LlamaConfig:
+    """Four narrow layers under LLaMA's own configuration."""
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=128,
+        intermediate_size=344,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        rms_norm_eps=1e-6,
+        max_position_embeddings=1024,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=False,
+    )
+
+
+def read_dialogues(
+    root: Path, tower: ToyTower, tokenizer: LlamaTokenizer, *, split: str, image_size: int, seed: int
+) -> Dialogues:
+    """The questions and answers of a MUSE split, without mask marks; pictures without answers in words are left out."""
+    paths = DatasetPaths(root)
+    rng = np.random.default_rng(seed)
+    records = [r for r in read_json(paths.muse(split, asked_by="the toy language model")) if "text_answers" in r]
+    features, visible = _look_at([paths.muse_image(record) for record in records], tower, image_size=image_size)
+    encoded = [
+        encode_conversation(tokenizer, _render(record, rng), num_image_tokens=features.shape[1]) for record in records
+    ]
+    ids, labels = zip(*encoded, strict=True)
+    return Dialogues(features, visible, [torch.tensor(row) for row in ids], [torch.tensor(row) for row in labels])
+
+
+def _render(record: dict, rng: np.random.Generator) -> Rendered:
+    """A dialogue in LLaVA's words, the picture without PixelLM's marks around it."""
+    turns = []
+    for question, answer in zip(record["questions"], record["text_answers"], strict=True):
+        if rng.random() < _MASK_REQUEST_SHARE:
+            question = prompts.long_question(rng, question, expand=True)
+        turns.append((question, answer.replace(f" {SEG_MARK}", "")))
+    turns = [turns[index] for index in rng.permutation(len(turns))]
+    turns[0] = (f"{IMAGE_MARK}\n{turns[0][0]}", turns[0][1])
+    rendered = get_conversation("llava_v1").render(turns)
+    marked = f" {IMAGE_START}{IMAGE_MARK}{IMAGE_END}\n"
+    shift = len(marked) - len(IMAGE_MARK)
+    spans = tuple((start - shift, end - shift) for start, end in rendered.answer_spans)
+    return Rendered(rendered.text.replace(marked, IMAGE_MARK), spans)
+
+
+@torch.no_grad()
+def _look_at(images: list[Path], tower: ToyTower, *, image_size: int) -> tuple[Tensor, Tensor]:
+    """Deep patches (N, P, V) of pictures, and which of them show something (N, P)."""
+    preprocess = ImagePreprocessor(image_size, pad=True, mean=CLIP_MEAN, std=CLIP_STD)
+    features, visible = [], []
+    for start in range(0, len(images), _MEASURE_BATCH):
+        inputs = [preprocess(read_image(path)) for path in images[start : start + _MEASURE_BATCH]]
+        valid_hw = torch.tensor([item.valid_hw for item in inputs])
+        valid = patch_valid_mask(valid_hw, size=image_size, grid=tower.grid).flatten(1)
+        deep = tower.hidden_states(torch.stack([item.pixel_values for item in inputs]), valid)[-1]
+        features.append(deep.half())
+        visible.append(valid)
+    return torch.cat(features), torch.cat(visible)
+
+
+def _batches(count: int, training: LanguageTraining, *, seed: int) -> Iterator[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    for _ in range(training.steps):
+        while len(order) < training.batch_size:
+            order += torch.randperm(count, generator=generator).tolist()
+        yield order[: training.batch_size]
+        order = order[training.batch_size :]
+
+
+def train_language(llava: ToyLlava, dialogues: Dialogues, training: LanguageTraining, *, seed: int) -> None:
+    """Pre-train in place."""
+    trainer = Pretrainer(
+        llava.parameters(),
+        blocks=llava.llama.model.layers,
+        muon_lr=training.muon_lr,
+        adam_lr=training.adam_lr,
+        steps=training.steps,
+    )
+    for step, index in enumerate(_batches(len(dialogues), training, seed=seed), start=1):
+        loss = llava.loss(dialogues, index)
+        trainer.step(loss)
+        if step % _LOG_EVERY == 0:
+            logger.info("language step %d of %d: loss %.3f", step, training.steps, float(loss.detach()))
+
+
+@torch.no_grad()
+def measure_language(llava: ToyLlava, dialogues: Dialogues) -> float:
+    """Mean loss of an answer's token, in nats, over dialogues that training did not read."""
+    index = range(len(dialogues))
+    batches = [list(index[start : start + _MEASURE_BATCH]) for start in range(0, len(index), _MEASURE_BATCH)]
+    tokens = [sum(int((dialogues.labels[i] != IGNORE_INDEX).sum()) for i in batch) for batch in batches]
+    losses = [float(llava.loss(dialogues, batch)) for batch in batches]
+    return sum(loss * count for loss, count in zip(losses, tokens, strict=True)) / sum(tokens)
+
+
+def write_language(llava: ToyLlava, folder: Path, *, tower_name: str) -> None:
+    """Write a LLaVA folder with the released parameter names and flat configuration, next to its tokenizer."""
+    config = llava.llama.config
+    state = {name: tensor.contiguous() for name, tensor in llava.llama.state_dict().items()}
+    # Older libraries saved the rotary frequencies of every layer.
+    frequencies = llava.llama.model.rotary_emb.inv_freq.clone()
+    for layer in range(config.num_hidden_layers):
+        state[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = frequencies
+    state |= {f"model.mm_projector.{name}": tensor for name, tensor in llava.projector.state_dict().items()}
+    torch.save(state, folder / "pytorch_model.bin")
+    keys = (
+        *("bos_token_id", "eos_token_id", "pad_token_id", "hidden_act", "hidden_size", "initializer_range"),
+        *("intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers"),
+        *("num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "use_cache", "vocab_size"),
+    )
+    flat = {
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "model_type": "llava",
+        **{key: getattr(config, key) for key in keys},
+        "rope_scaling": None,
+        "pretraining_tp": 1,
+        "torch_dtype": "float32",
+        "mm_hidden_size": llava.projector.in_features,
+        "mm_projector_type": "linear",
+        "mm_use_im_patch_token": False,
+        "mm_use_im_start_end": True,
+        "mm_vision_select_feature": "patch",
+        "mm_vision_select_layer": -2,
+        "mm_vision_tower": tower_name,
+        "tune_mm_mlp_adapter": False,
+        "use_mm_proj": True,
+    }
+    write_json(folder / "config.json", flat)
+    generation = {key: flat[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    write_json(folder / "generation_config.json", {"_from_model_config": True, **generation})

@@ -1,0 +1,114 @@
+"""Make a whole toy world in a folder, once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from model.errors import InputError
+from utils.chat_session import write_json
+from utils.data.paths import read_json
+from utils.toy_world.export import write_dataset
+from utils.toy_world.parallel import Workers
+
+logger = logging.getLogger(__name__)
+
+# Raise it when equal settings give another world than before.
+FORMAT = 1
+DATASET, LANGUAGE_BASE, TOWER = "dataset", "llava-toy", "clip-toy"
+# RefCOCO pictures: a sixth of the MUSE training pictures, but enough for all its splits.
+_REFER_SHARE, _MIN_REFER = 6, 10
+_MAX_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """What a toy world is a function of; the flags of scripts/make_toy_world.py say what each means."""
+
+    seed: int
+    num_train: int
+    num_val: int
+    num_test: int
+    image_size: int
+    skip_base_weights: bool
+    format: int = FORMAT
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The folders of the world."""
+        return (DATASET,) if self.skip_base_weights else (DATASET, LANGUAGE_BASE, TOWER)
+
+
+def make_world(out: Path, settings: WorldSettings) -> None:
+    """Write `out`/dataset, llava-toy and clip-toy, then world.json, which says that all is there.
+
+    Everything is made in `out`/.partial first, so that a name without a dot always holds something whole.
+
+    Raises:
+        InputError: if `out` holds another world, or files of somebody else under these names.
+    """
+    if _is_finished(out, settings):
+        logger.info("%s already holds this toy world", out)
+        return
+    started = time.monotonic()
+    partial = out / ".partial"
+    if partial.exists():
+        shutil.rmtree(partial)
+    for name in settings.parts:
+        (partial / name).mkdir(parents=True)
+    measured = _write_parts(partial, settings)
+    for name in settings.parts:
+        (partial / name).rename(out / name)
+    partial.rmdir()
+    write_json(out / "world.json", {"settings": asdict(settings), "measured": measured})
+    logger.info("%s is ready after %.0f s", out, time.monotonic() - started)
+
+
+def _write_parts(folder: Path, settings: WorldSettings) -> dict[str, Any]:
+    """Fill the folders; returns what was measured on the base weights."""
+    with Workers(min(os.cpu_count() or 1, _MAX_WORKERS)) as workers:
+        write_dataset(
+            folder / DATASET,
+            seed=settings.seed,
+            num_train=settings.num_train,
+            num_val=settings.num_val,
+            num_test=settings.num_test,
+            num_refer=max(settings.num_train // _REFER_SHARE, _MIN_REFER),
+            workers=workers,
+        )
+        if settings.skip_base_weights:
+            return {}
+        # The dataset alone needs no torch.
+        from utils.toy_world.base_weights import write_base_weights
+
+        return write_base_weights(
+            folder / LANGUAGE_BASE,
+            folder / TOWER,
+            dataset=folder / DATASET,
+            image_size=settings.image_size,
+            seed=settings.seed,
+            workers=workers,
+        )
+
+
+def _is_finished(out: Path, settings: WorldSettings) -> bool:
+    marker = out / "world.json"
+    if marker.is_file():
+        found = read_json(marker)["settings"]
+        wanted = asdict(settings)
+        differing = [name for name in wanted if found.get(name) != wanted[name]]
+        if differing:
+            said = ", ".join(f"{name} {found.get(name)} instead of {wanted[name]}" for name in differing)
+            raise InputError(f"{out} holds another toy world ({said}); use another --out or delete it")
+        return True
+    taken = [name for name in settings.parts if (out / name).exists()]
+    if taken:
+        raise InputError(
+            f"{out} has {' and '.join(taken)} but no world.json: not a finished toy world; use another --out"
+        )
+    return False
