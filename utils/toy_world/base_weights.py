@@ -92,6 +92,7 @@ def make_language_base(
     logger.info("language: looked at %d pictures to talk about", len(train))
     torch.manual_seed(seed)
     llava = ToyLlava(language_config(len(tokenizer)), tower_width=train.features.shape[-1])
+    llava.whiten(train)
     train_language(llava, train, training, seed=seed)
     write_language(llava, folder, tower_name=tower_name)
     loss = measure_language(llava, held_out)

@@ -30,7 +30,7 @@ _MIXED_COUNTS = {1: 0.22, 2: 0.38, 3: 0.25, 4: 0.11, 5: 0.04}
 _FEW_COUNTS = {1: 0.34, 2: 0.38, 3: 0.28}
 _MANY_COUNTS = {4: 0.5, 5: 0.33, MAX_TARGETS: 0.17}
 _CROWDED_STYLE = SceneStyle(num_objects=(4, 6), num_colors=(2, 3), num_shapes=(2, 3), num_textures=(1, 3))
-_MIN_QUESTIONS, _MAX_QUESTIONS = 4, 5
+_MIN_QUESTIONS, _MAX_QUESTIONS = 3, 5
 _MIN_MANY_QUESTIONS = 2
 
 # As in the original set: every sixth MUSE training record has no text_answers, every third names a train2014
@@ -50,6 +50,7 @@ class MuseSplit:
 
     Attributes:
         stream: number of its random stream; image ids start after `first_id`.
+        style: of its scenes; one in `crowded_every` is crowded instead, if that is not 0.
         count_weights: number of targets -> how often a question has so many.
     """
 
@@ -59,11 +60,12 @@ class MuseSplit:
     style: SceneStyle
     count_weights: dict[int, float]
     min_questions: int = _MIN_QUESTIONS
+    crowded_every: int = 0
 
 
 MUSE_SPLITS = (
-    MuseSplit("train", 0, 0, DEFAULT_STYLE, _MIXED_COUNTS),
-    MuseSplit("val", 1, 100_000, DEFAULT_STYLE, _MIXED_COUNTS),
+    MuseSplit("train", 0, 0, DEFAULT_STYLE, _MIXED_COUNTS, crowded_every=4),
+    MuseSplit("val", 1, 100_000, DEFAULT_STYLE, _MIXED_COUNTS, crowded_every=4),
     MuseSplit("test_less", 2, 200_000, DEFAULT_STYLE, _FEW_COUNTS),
     MuseSplit("test_many", 3, 300_000, _CROWDED_STYLE, _MANY_COUNTS, _MIN_MANY_QUESTIONS),
 )
@@ -73,8 +75,10 @@ _REFCOCO_STREAM, _REFCOCO_FIRST_ID = 4, 400_000
 def draw_muse_item(split: MuseSplit, index: int, *, seed: int) -> tuple[Scene, list[Turn]]:
     """Scene number `index` of a split, and the questions about it."""
     rng = np.random.default_rng([seed, split.stream, index])
+    crowded = split.crowded_every > 0 and index % split.crowded_every == 0
+    style = _CROWDED_STYLE if crowded else split.style
     while True:
-        scene = draw_scene(rng, split.style)
+        scene = draw_scene(rng, style)
         wanted = int(rng.integers(_MIN_QUESTIONS, _MAX_QUESTIONS + 1))
         turns = ask_questions(scene, rng, num_questions=wanted, count_weights=split.count_weights)
         if len(turns) >= split.min_questions:

@@ -32,6 +32,8 @@ from utils.toy_world.tower import ToyTower
 logger = logging.getLogger(__name__)
 
 _MASK_REQUEST_SHARE = 0.7
+# Size of an image token's entries at the start, and what counts as noise among the features' directions.
+_IMAGE_TOKEN_SCALE, _QUIET_FLOOR = 0.5, 0.02
 _LOG_EVERY = 100
 _MEASURE_BATCH = 20
 
@@ -72,6 +74,19 @@ class ToyLlava(nn.Module):
         super().__init__()
         self.llama = LlamaForCausalLM(config)
         self.projector = nn.Linear(tower_width, config.hidden_size)
+
+    @torch.no_grad()
+    def whiten(self, dialogues: Dialogues) -> None:
+        """Start the projector so that it shows every direction of the features at about the same strength.
+
+        A tower's features have a large common part and a few loud directions; what tells objects apart is quiet.
+        """
+        seen = dialogues.features[dialogues.visible].float()
+        mean = seen.mean(0)
+        variance, directions = torch.linalg.eigh((seen - mean).T.cov(correction=0))
+        scale = _IMAGE_TOKEN_SCALE * (variance + _QUIET_FLOOR * variance.mean()).rsqrt()
+        self.projector.weight.copy_(directions @ torch.diag(scale) @ directions.T)
+        self.projector.bias.copy_(-self.projector.weight @ mean)
 
     def loss(self, dialogues: Dialogues, index: list[int]) -> Tensor:
         """Mean cross-entropy of the answers of B dialogues."""

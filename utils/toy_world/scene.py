@@ -30,7 +30,7 @@ class SceneStyle:
     Few kinds of colours and shapes among many objects give questions with many targets.
     """
 
-    num_objects: tuple[int, int] = (2, 5)
+    num_objects: tuple[int, int] = (2, 4)
     num_colors: tuple[int, int] = (2, 4)
     num_shapes: tuple[int, int] = (2, 4)
     num_textures: tuple[int, int] = (1, 3)
