@@ -336,6 +336,8 @@ def save_pretrained(
             if save_vision_tower or not name.startswith(TOWER_PREFIX)
         }
         save_torch_state_dict(state, partial, metadata={"format": "pt"})
+        for weights in partial.glob("*.safetensors"):
+            weights.chmod(0o644)  # written readable by their owner alone
         config.save(partial)
         save_tokenizer(tokenizer, partial, source=tokenizer_source)
         settings = {

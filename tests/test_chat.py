@@ -39,7 +39,7 @@ def test_the_released_conversation(parrot, photo, repository, tmp_path):
     assert finished.code == 0, finished.text
     assert finished.stdout.count("Please input your prompt: ") == 4, "three questions, then the input ends"
     assert finished.stdout.count("Please input the image path: ") == 3
-    assert finished.stdout.count("text_output: the thing is [1]") == 2
+    assert finished.stdout.count("text_output: the thing is [0]") == 2
     assert finished.errors == ["error: image /nowhere.jpg does not exist; check the path and --dataset_dir"]
     assert "Traceback" not in finished.text
     names = {path.name for path in (tmp_path / "vis").iterdir()}
@@ -70,7 +70,7 @@ def test_masks_in_json_and_in_pictures_are_the_same(parrot, photo, tmp_path, cap
     assert picture.shape == HW
     assert np.abs(picture.astype(int) - 100 * mask).mean() < 10, "0 and 100, up to what JPEG does"
     out = capsys.readouterr().out
-    assert "[1] the thing is: " in out
+    assert "[0] the thing is: " in out
     assert "deep/answer.json has been saved." in out
 
 

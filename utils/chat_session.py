@@ -53,9 +53,9 @@ def write_pictures(image: np.ndarray, masks: np.ndarray, *, output_dir: Path, st
 
 
 def numbered_text(predictor: PixelLMPredictor, reply: Reply) -> str:
-    """The answer with each token group replaced by the number of its target, from 1 as in the picture."""
+    """The answer with each token group replaced by the number of its target, from 0 as in file names and pictures."""
     text, group = reply.text, predictor.group_text()
-    for number in range(1, len(reply.targets) + 1):
+    for number in range(len(reply.targets)):
         text = text.replace(group, f"[{number}]", 1)
     return text
 
@@ -63,7 +63,7 @@ def numbered_text(predictor: PixelLMPredictor, reply: Reply) -> str:
 def describe(predictor: PixelLMPredictor, reply: Reply, written: list[Path]) -> str:
     """What chat prints."""
     lines = [f"text_output: {numbered_text(predictor, reply)}"]
-    for number, target in enumerate(reply.targets, start=1):
+    for number, target in enumerate(reply.targets):
         area = float(target.mask.float().mean())
         lines.append(f"  [{number}] {target.phrase or '(no words)'}: {area:.1%} of the image, score {target.score:.2f}")
     if reply.reason:
