@@ -41,7 +41,7 @@ else
     --output_dir "$RUN/evaluation"
 fi
 
-example=$(python scripts/quickstart_summary.py example "$RUN" "$WORLD/dataset")
+example=$(python scripts/quickstart_summary.py example "$WORLD/dataset")
 stage "chat" python chat.py --version "$RUN/hf_model" --precision fp32 --vis_save_path "$RUN/chat" \
   --image "${example%%|*}" --prompt "${example#*|}" --output_json "$RUN/chat/answer.json"
 

@@ -58,7 +58,7 @@ def _scores(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 def main(argv: Sequence[str]) -> int:
     if argv[0] == "example":
-        print(example(argv[2]))
+        print(example(argv[1]))
     else:
         print(table(Path(argv[1])))
     return 0

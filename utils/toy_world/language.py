@@ -9,7 +9,6 @@ Shapes: B dialogues, L tokens, P image tokens, V tower width, D language-model w
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from utils.chat_session import write_json
 from utils.data import prompts
 from utils.data.paths import DatasetPaths, read_json
 from utils.data.records import SEG_MARK
-from utils.toy_world.pretraining import Pretrainer
+from utils.toy_world.pretraining import Pretrainer, draw_batches
 from utils.toy_world.tower import ToyTower
 
 logger = logging.getLogger(__name__)
@@ -168,16 +167,6 @@ def _look_at(images: list[Path], tower: ToyTower, *, image_size: int) -> tuple[T
     return torch.cat(features), torch.cat(visible)
 
 
-def _batches(count: int, training: LanguageTraining, *, seed: int) -> Iterator[list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    order: list[int] = []
-    for _ in range(training.steps):
-        while len(order) < training.batch_size:
-            order += torch.randperm(count, generator=generator).tolist()
-        yield order[: training.batch_size]
-        order = order[training.batch_size :]
-
-
 def train_language(llava: ToyLlava, dialogues: Dialogues, training: LanguageTraining, *, seed: int) -> None:
     """Pre-train in place."""
     trainer = Pretrainer(
@@ -187,8 +176,10 @@ def train_language(llava: ToyLlava, dialogues: Dialogues, training: LanguageTrai
         adam_lr=training.adam_lr,
         steps=training.steps,
     )
-    for step, index in enumerate(_batches(len(dialogues), training, seed=seed), start=1):
-        loss = llava.loss(dialogues, index)
+    generator = torch.Generator().manual_seed(seed)
+    batches = draw_batches(len(dialogues), batch_size=training.batch_size, steps=training.steps, generator=generator)
+    for step, index in enumerate(batches, start=1):
+        loss = llava.loss(dialogues, index.tolist())
         trainer.step(loss)
         if step % _LOG_EVERY == 0:
             logger.info("language step %d of %d: loss %.3f", step, training.steps, float(loss.detach()))
