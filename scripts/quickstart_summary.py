@@ -31,12 +31,11 @@ def example(dataset_dir: str) -> str:
 
 def table(run: Path) -> str:
     """Seconds of each stage, the loss, and the scores, as aligned text."""
-    seconds: dict[str, str] = {}
+    seconds: dict[str, int] = {}
     for line in (run / "stages.tsv").read_text(encoding="utf-8").splitlines():
         name, value = line.split("\t")
-        if int(value) > 0 or name not in seconds:  # a stage that found its work done takes no time
-            seconds[name] = format_seconds(int(value))
-    rows = [(f"time of {name}", value) for name, value in seconds.items()]
+        seconds[name] = seconds.get(name, 0) + int(value)
+    rows = [(f"time of {name}, all runs together", format_seconds(value)) for name, value in seconds.items()]
     updates = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [record["total"] for record in updates if "total" in record]
     rows.append(("loss, first and last 20 updates", f"{np.mean(losses[:20]):.3f} -> {np.mean(losses[-20:]):.3f}"))
