@@ -259,4 +259,5 @@ def data_options(run: RunConfig) -> DataOptions:
         num_classes_per_sample=run.num_classes_per_sample,
         num_classes_per_question=run.num_classes_per_question,
         use_expand_question_list=run.use_expand_question_list,
+        custom_data=run.custom_data,
     )

@@ -10,7 +10,7 @@ from typing import NoReturn
 from model.errors import InputError
 
 from .paths import REFER_SPLIT_BY, DatasetPaths
-from .sources import Source, muse, refer
+from .sources import Source, custom, muse, refer
 
 # Names of the release whose loaders are still to come.
 NOT_YET = ("sem_seg", "vqa", "reason_seg")
@@ -29,6 +29,7 @@ class DataOptions:
         num_classes_per_sample: questions per photo.
         num_classes_per_question: targets per question.
         use_expand_question_list: draw from more wordings.
+        custom_data: JSON-lines files of custom, joined with ``||``; every file is as likely as the others.
     """
 
     dataset_dir: str | Path
@@ -38,6 +39,7 @@ class DataOptions:
     num_classes_per_sample: int = 3
     num_classes_per_question: int = 1
     use_expand_question_list: bool = False
+    custom_data: str = ""
 
     def __post_init__(self) -> None:
         if len(self.rates) != len(self.datasets):
@@ -74,7 +76,7 @@ def build_train_sources(options: DataOptions) -> tuple[list[Source], list[float]
     Returns:
         sources and the rate of each; the parts of a family share its rate evenly.
     """
-    builders = {"refer_seg": _refer_parts, "multi_reason_seg": _muse_parts}
+    builders = {"refer_seg": _refer_parts, "multi_reason_seg": _muse_parts, "custom": _custom_parts}
     for name in options.datasets:
         if name not in builders:
             _refuse(name, flag="--dataset", known=list(builders), not_yet=name in NOT_YET)
@@ -88,11 +90,14 @@ def build_train_sources(options: DataOptions) -> tuple[list[Source], list[float]
 
 
 def build_val_source(dataset_dir: str | Path, name: str) -> Source:
-    """Open one set of ``--val_dataset``: ``MultiReasonSeg|val``, ``refcoco|unc|val`` and their like."""
+    """Open one set of ``--val_dataset``: ``MultiReasonSeg|val``, ``refcoco|unc|val``, ``custom|FILE`` and so on."""
     name = name.strip()
+    if name.startswith("custom|"):
+        file = Path(name.removeprefix("custom|"))
+        return custom.CustomSource(file, asked_by=f"--val_dataset {name}", single_turn=True)
     dataset, split = name.split("|")[0], name.split("|")[-1]
     if name not in val_names():
-        _refuse(name, flag="--val_dataset", known=val_names(), not_yet=dataset in VAL_NOT_YET)
+        _refuse(name, flag="--val_dataset", known=[*val_names(), "custom|FILE"], not_yet=dataset in VAL_NOT_YET)
     paths = DatasetPaths(Path(dataset_dir))
     if dataset in REFER_SPLIT_BY:
         return refer.ReferVal(paths, dataset, split=split, name=name)
@@ -123,6 +128,13 @@ def _refer_parts(options: DataOptions) -> list[Source]:
 
 def _muse_parts(options: DataOptions) -> list[Source]:
     return [muse.MuseTrain(DatasetPaths(Path(options.dataset_dir)), expand=options.use_expand_question_list)]
+
+
+def _custom_parts(options: DataOptions) -> list[Source]:
+    files = [Path(name.strip()) for name in options.custom_data.split("||") if name.strip()]
+    if not files:
+        raise InputError("--dataset custom needs --custom_data FILE (several joined with ||); see docs/custom_data.md")
+    return [custom.CustomSource(file, asked_by=f"--custom_data {file}") for file in files]
 
 
 def _refuse(name: str, *, flag: str, known: Sequence[str], not_yet: bool) -> NoReturn:
