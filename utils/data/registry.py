@@ -35,7 +35,7 @@ class DataOptions:
     dataset_dir: str | Path
     dataset: str
     sample_rates: str
-    refer_seg_data: str = "||".join(REFER_SPLIT_BY)
+    refer_seg_data: str = "refcoco||refcoco+||refcocog"
     num_classes_per_sample: int = 3
     num_classes_per_question: int = 1
     use_expand_question_list: bool = False
@@ -99,21 +99,27 @@ def build_val_source(dataset_dir: str | Path, name: str) -> Source:
     if name not in val_names():
         _refuse(name, flag="--val_dataset", known=[*val_names(), "custom|FILE"], not_yet=dataset in VAL_NOT_YET)
     paths = DatasetPaths(Path(dataset_dir))
-    if dataset in REFER_SPLIT_BY:
+    if dataset in REFER_SPLIT_BY and dataset not in REFER_NOT_YET:
         return refer.ReferVal(paths, dataset, split=split, name=name)
     return muse.MuseVal(paths, split=split, name=name)
 
 
 def val_names() -> list[str]:
     """Every set that ``build_val_source`` can open; a split may still be absent from the files."""
-    referring = [f"{name}|{by}|{split}" for name, by in REFER_SPLIT_BY.items() for split in refer.SPLITS]
+    known = {name: by for name, by in REFER_SPLIT_BY.items() if name not in REFER_NOT_YET}
+    referring = [f"{name}|{by}|{split}" for name, by in known.items() for split in refer.SPLITS]
     return [f"MultiReasonSeg|{split}" for split in muse.SPLITS] + referring
 
 
 def _refer_parts(options: DataOptions) -> list[Source]:
     for name in options.refer_datasets:
-        if name not in REFER_SPLIT_BY:
-            _refuse(name, flag="--refer_seg_data", known=list(REFER_SPLIT_BY), not_yet=name in REFER_NOT_YET)
+        if name not in REFER_SPLIT_BY or name in REFER_NOT_YET:
+            _refuse(
+                name,
+                flag="--refer_seg_data",
+                known=[n for n in REFER_SPLIT_BY if n not in REFER_NOT_YET],
+                not_yet=name in REFER_NOT_YET,
+            )
     return [
         refer.ReferTrain(
             DatasetPaths(Path(options.dataset_dir)),

@@ -169,7 +169,7 @@ def _read_split(
                         f"{dataset}: ref_id {ref['ref_id']} names {key} {ref[key]}, which {instances_file} does not "
                         f"have; {refs_file.name} and instances.json belong together, download both again"
                     )
-        images = _group_by_image(chosen, infos, paths)
+        images = _group_by_image(chosen, infos, paths, dataset)
         return images, {ref["ann_id"]: segmentations[ref["ann_id"]] for ref in chosen}
     except (AttributeError, KeyError, TypeError) as err:
         raise InputError(
@@ -179,7 +179,7 @@ def _read_split(
 
 
 def _group_by_image(
-    refs: Sequence[dict[str, Any]], infos: dict[int, dict[str, Any]], paths: DatasetPaths
+    refs: Sequence[dict[str, Any]], infos: dict[int, dict[str, Any]], paths: DatasetPaths, dataset: str
 ) -> list[ReferImage]:
     expressions: dict[int, list[Expression]] = {}
     for ref in refs:
@@ -187,7 +187,9 @@ def _group_by_image(
             expression = Expression(sentence["sent"].strip().lower(), ref["ann_id"])
             expressions.setdefault(ref["image_id"], []).append(expression)
     return [
-        ReferImage(paths.refer_image(info["file_name"]), (info["height"], info["width"]), tuple(expressions[image_id]))
+        ReferImage(
+            paths.refer_image(dataset, info["file_name"]), (info["height"], info["width"]), tuple(expressions[image_id])
+        )
         for image_id, info in sorted(infos.items())
         if image_id in expressions
     ]
