@@ -25,9 +25,11 @@ def photo_hw(path: Path) -> tuple[int, int]:
             turned = "exif" in photo.info and photo.getexif().get(_ORIENTATION, 1) >= 5
             return (photo.width, photo.height) if turned else (photo.height, photo.width)
     except FileNotFoundError as err:
-        raise InputError(f"image {path} does not exist; check the path") from err
+        raise InputError(f"image {path} does not exist; check the path", reason="file missing") from err
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as err:
-        raise InputError(f"image {path} cannot be read ({err}); copy it again from its source") from err
+        raise InputError(
+            f"image {path} cannot be read ({err}); copy it again from its source", reason="photo damaged"
+        ) from err
 
 
 def read_labels(path: Path) -> np.ndarray:
@@ -42,7 +44,7 @@ def read_labels(path: Path) -> np.ndarray:
                 return np.asarray(picture)
             channels = np.asarray(picture)
     except FileNotFoundError as err:
-        raise InputError(f"mask {path} does not exist; check the path") from err
+        raise InputError(f"mask {path} does not exist; check the path", reason="file missing") from err
     except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as err:
         raise InputError(f"mask {path} cannot be read as PNG ({err}); save it again as a PNG of one channel") from err
     gray = channels[:, :, :-1] if picture.mode in _WITH_ALPHA else channels

@@ -81,11 +81,11 @@ class CustomSource:
             record = parse_record(line, self._file.parent)
             hw = photo_hw(record.image)
             masks = [
-                _draw(shapes, hw, folder=self._file.parent, where=f"target {place}")
+                draw_target(shapes, hw, folder=self._file.parent, where=f"target {place}")
                 for place, shapes in enumerate(record.targets)
             ]
         except InputError as err:
-            raise InputError(f"{where}: {err}") from err
+            raise InputError(f"{where}: {err}", reason=err.reason) from err
         stacked = np.stack(masks) if masks else np.zeros((0, *hw), dtype=bool)
         return RawSample(where, record.image, (record.turns,), stacked)
 
@@ -204,8 +204,13 @@ def _shorten(found: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-def _draw(shapes: Sequence[Mapping[str, Any]], hw: tuple[int, int], *, folder: Path, where: str) -> np.ndarray:
-    """Rasterize the shapes of a target, united: (H, W) bool."""
+def draw_target(shapes: Sequence[Mapping[str, Any]], hw: tuple[int, int], *, folder: Path, where: str) -> np.ndarray:
+    """Rasterize the shapes of a target, united: (H, W) bool, at least one pixel.
+
+    Args:
+        folder: where relative paths start.
+        where: for messages.
+    """
     mask = np.zeros(hw, dtype=bool)
     for shape in shapes:
         if "png" in shape:
@@ -214,7 +219,9 @@ def _draw(shapes: Sequence[Mapping[str, Any]], hw: tuple[int, int], *, folder: P
             segmentation = [shape["polygon"]] if "polygon" in shape else shape["rle"]
             mask |= decode_segmentation(segmentation, hw, where=where)
     if not mask.any():
-        raise InputError(f"{where} covers no pixel of the photo, which is {hw[0]} x {hw[1]} (height x width)")
+        raise InputError(
+            f"{where} covers no pixel of the photo, which is {hw[0]} x {hw[1]} (height x width)", reason="empty mask"
+        )
     return mask
 
 
@@ -222,6 +229,7 @@ def _read_png(path: Path, value: int | None, hw: tuple[int, int], *, where: str)
     labels = read_labels(path)
     if labels.shape != hw:
         raise InputError(
-            f"{where}: {path} is {labels.shape}, the photo {hw} (height, width); masks need the size of their photo"
+            f"{where}: {path} is {labels.shape}, the photo {hw} (height, width); masks need the size of their photo",
+            reason="photo and masks differ in size",
         )
     return labels != 0 if value is None else labels == value
