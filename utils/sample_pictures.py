@@ -1,0 +1,70 @@
+"""Pictures of samples exactly as the network gets them, for utils.visualize.contact_sheet.
+
+Shapes: N masks in token order, R input side, H, W size of the photo's visible region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import cv2
+import numpy as np
+import torch
+
+from model.configuration import PixelLMConfig
+from model.conversation import IMAGE_END, IMAGE_START, Conversation, get_conversation
+from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, decode_released, seg_text
+from utils.data.encode import Encoder, Sample
+from utils.visualize import overlay
+
+
+def sample_panel(sample: Sample, encoder: Encoder) -> tuple[np.ndarray, str]:
+    """The input, padding included, with its masks over it: (R, R, 3) uint8 RGB; and what is asked and answered.
+
+    A mask has the number of its ``[number]`` in the answers; equal masks share one.
+    """
+    pixels = input_pixels(sample.pixel_values, encoder.config)
+    keys = [mask.tobytes() for mask in sample.masks.numpy()]
+    first = {key: keys.index(key) for key in keys}  # different masks in reading order
+    masks = np.zeros((len(first), *pixels.shape[:2]), dtype=bool)
+    rows, columns = sample.valid_hw
+    for placed, mask in zip(masks, sample.masks.numpy()[list(first.values())], strict=True):
+        resized = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_LINEAR)
+        placed[:rows, :columns] = resized > 0.5
+    numbers = [list(first).index(key) for key in keys]
+    return overlay(pixels, masks), f"{sample.sample_id}\n{_words(sample, encoder, numbers)}"
+
+
+def input_pixels(pixel_values: torch.Tensor, config: PixelLMConfig) -> np.ndarray:
+    """Undo the normalization: (3, R, R) float -> (R, R, 3) uint8 RGB."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.image_mean, config.image_std))
+    pixels = (pixel_values * std + mean).clamp(0, 1) * 255
+    return pixels.round().byte().permute(1, 2, 0).contiguous().numpy()
+
+
+def _words(sample: Sample, encoder: Encoder, numbers: Sequence[int]) -> str:
+    """Every conversation, read back from its ids: what is supervised is an answer, what is not a question.
+
+    Args:
+        numbers: of the mask of each token group, in reading order.
+    """
+    group = seg_text(encoder.codebook.scales, encoder.codebook.tokens)
+    template = get_conversation(encoder.config.conv_type)
+    lines, remaining = [], iter(numbers)
+    for ids, labels in zip(sample.input_ids, sample.labels, strict=True):
+        pairs = zip(ids.tolist(), (labels != IGNORE_INDEX).tolist(), strict=True)
+        for is_answer, run in groupby(pairs, key=lambda pair: pair[1]):
+            text = decode_released(encoder.tokenizer, [token for token, _ in run if token != IMAGE_TOKEN_ID])
+            while group in text:
+                text = text.replace(group, f"[{next(remaining)}]", 1)
+            lines.append(f"{'A' if is_answer else 'Q'}: {_without_template(text, template)}")
+    return "\n".join(lines)
+
+
+def _without_template(text: str, template: Conversation) -> str:
+    """The words that are different in every sample."""
+    fixed = (template.head, template.before_question, template.before_answer, template.after_answer)
+    for part in ("<s>", *fixed, IMAGE_START, IMAGE_END):
+        text = " ".join(text.split()).replace(" ".join(part.split()), " ")
+    return " ".join(text.split())
