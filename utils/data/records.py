@@ -13,6 +13,7 @@ import numpy as np
 from model.errors import InputError
 
 SEG_MARK = "{seg}"  # stands in an answer for one token group
+NOTHING_TO_ASK = "nothing to ask about"  # why an intact photo gives no sample: no fault of the data
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,12 @@ class RawSample:
         targets = [target for turns in self.conversations for turn in turns for target in turn.targets]
         if targets and not 0 <= min(targets) <= max(targets) < len(self.masks):
             raise ValueError(f"{self.sample_id}: targets {targets} do not fit {len(self.masks)} masks")
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A sample that training could not use; ``reason`` is a few words, ``message`` the whole story."""
+
+    source: str
+    reason: str
+    message: str
