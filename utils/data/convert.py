@@ -25,7 +25,7 @@ from utils.rle import encode_rle
 
 from . import prompts
 from .paths import read_json
-from .pictures import photo_hw, read_labels
+from .photos import photo_hw, read_label_map
 from .sources.custom import draw_target
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def read_mask_folder(images: Path, masks: Path, classes: Mapping[int, str]) -> I
     for image in _list(images, _PHOTOS):
         of_photo = masks / f"{image.stem}.png"
         if of_photo.is_file():
-            values = np.unique(read_labels(of_photo)).tolist()
+            values = np.unique(read_label_map(of_photo)).tolist()
             left_out.update(value for value in values if value not in classes and value != 0)
             named = [(classes[value], {"png": str(of_photo), "value": value}) for value in values if value in classes]
         else:
@@ -149,7 +149,7 @@ def _labelme_shape(shape: Mapping[str, Any], hw: tuple[int, int] | None, image: 
         return {"polygon": corners.round(2).ravel().tolist()}
     # A mask is a PNG of the box around it, as text.
     cut = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"])) > 0
-    whole = np.zeros(hw or photo_hw(image), dtype=bool)
+    whole = np.zeros(hw or photo_hw(image, upright=True), dtype=bool)
     target = whole[int(y0) : int(y0) + cut.shape[0], int(x0) : int(x0) + cut.shape[1]]
     target |= cut[: target.shape[0], : target.shape[1]]
     return {"rle": encode_rle(whole)}
@@ -211,7 +211,7 @@ def _report(problems: Sequence[str]) -> None:
 def _usable_targets(photo: NamedShapes, problems: list[str]) -> dict[str, list[Shape]]:
     """Name -> shapes that can be drawn; what cannot, is added to ``problems``."""
     try:
-        hw = photo_hw(photo.image)
+        hw = photo_hw(photo.image, upright=True)
         if photo.hw not in (None, hw):
             raise InputError(f"image {photo.image} is {hw}, its annotation says {photo.hw} (height, width)")
     except InputError as err:

@@ -13,6 +13,7 @@ import numpy as np
 from model.errors import InputError
 
 SEG_MARK = "{seg}"  # stands in an answer for one token group
+NOTHING_TO_ASK = "nothing to ask about"  # why an intact photo gives no sample: no fault of the data
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class RawSample:
         conversations: each a sequence of turns about the photo, independent of the others.
         masks: (M, H, W) bool, H and W those of the photo as stored.
         ignore: (H, W) bool, pixels that neither loss nor score may look at; None when there are none.
+        upright: the photo is turned as its EXIF data ask for, and H and W are those of the turned photo.
     """
 
     sample_id: str
@@ -55,6 +57,7 @@ class RawSample:
     conversations: tuple[tuple[Turn, ...], ...]
     masks: np.ndarray
     ignore: np.ndarray | None = None
+    upright: bool = False
 
     def __post_init__(self) -> None:
         if self.masks.ndim != 3 or self.masks.dtype != bool:
@@ -69,3 +72,12 @@ class RawSample:
         targets = [target for turns in self.conversations for turn in turns for target in turn.targets]
         if targets and not 0 <= min(targets) <= max(targets) < len(self.masks):
             raise ValueError(f"{self.sample_id}: targets {targets} do not fit {len(self.masks)} masks")
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A sample that training could not use; ``reason`` is a few words, ``message`` the whole story."""
+
+    source: str
+    reason: str
+    message: str

@@ -10,7 +10,7 @@ from PIL import Image
 from model.errors import InputError
 from model.image import read_image
 from utils.data.mixture import Mixture
-from utils.data.pictures import photo_hw, read_labels
+from utils.data.photos import photo_hw, read_label_map
 from utils.data.registry import DataOptions, build_train_sources, build_val_source
 from utils.data.sources.custom import CustomSource
 from utils.rle import encode_rle
@@ -102,7 +102,7 @@ def test_a_photo_turned_by_exif_has_the_size_that_is_shown(folder):
     exif[0x0112] = 6
     for name in ("turned.jpg", "turned.png"):
         Image.new("RGB", (30, 20)).save(folder / name, exif=exif)
-        assert photo_hw(folder / name) == read_image(folder / name).shape[:2] == (30, 20)
+        assert photo_hw(folder / name, upright=True) == read_image(folder / name).shape[:2] == (30, 20)
     (sample,) = samples(write(folder, record(turn({"polygon": [0, 0, 20, 0, 20, 30, 0, 30]}), image="turned.jpg")))
     assert sample.masks.shape == (1, 30, 20)
     assert sample.masks.all()
@@ -126,6 +126,7 @@ def test_a_photo_turned_by_exif_has_the_size_that_is_shown(folder):
         (record({"question": "Q", "answer": "{seg}", "targets": SQUARE}), r'turn 0: "targets" is \{.*expected a list'),
         (record(turn([1, 2, 3])), r"turn 0: target 0 is \[1, 2, 3\]; expected .*polygon"),
         (record(turn([])), r"turn 0: target 0 is \[\]; expected"),
+        (record(turn({"png": "photo.jpg"})), r"turn 0: target 0 is .*photo.jpg.*; expected .*FILE\.png"),
         (record(turn({"png": "white.png", "label": 3})), "turn 0: target 0 is .*label.*; expected"),
         (record(turn({"png": "white.png", "value": "7"})), "turn 0: target 0 is .*value.*; expected"),
         (record(turn({"rle": {"size": 3, "counts": []}})), "turn 0: target 0 is .*size.*; expected"),
@@ -147,16 +148,14 @@ def test_a_bad_line_is_named_when_the_file_is_opened(folder, line, message):
             r"target 0: the mask's size is \[60, 40\], the photo's \[40, 60\]",
         ),
         ({"png": "small.png"}, r"target 0: .*small.png is \(4, 4\), the photo \(40, 60\)"),
-        ({"png": "color.png"}, "color.png has colors .RGB.; expected gray values or a palette"),
+        ({"png": "color.png"}, "color.png has colors .mode RGB.; expected one number per pixel"),
         ({"png": "clear.png"}, "clear.png has transparency"),
-        ({"png": "photo.jpg"}, "photo.jpg cannot be read as PNG"),
     ],
 )
 def test_a_bad_target_is_named_when_it_is_drawn(folder, target, message):
     Image.new("L", (4, 4), 1).save(folder / "small.png")
     Image.new("RGB", (W, H), (1, 2, 3)).save(folder / "color.png")
     Image.new("RGBA", (W, H), (1, 1, 1, 0)).save(folder / "clear.png")
-    Image.new("L", (W, H), 1).save(folder / "photo.jpg")
     with pytest.raises(InputError, match=message):
         samples(write(folder, record(turn(target))))
 
@@ -170,7 +169,7 @@ def test_label_values_survive_every_kind_of_png(folder):
     Image.fromarray(TRUE).save(folder / "bits.png")
     Image.fromarray(TRUE.astype(np.uint8) * 5).convert("RGB").save(folder / "gray.png")
     for name, value in (("palette.png", 2), ("deep.png", 300), ("bits.png", 1), ("gray.png", 5)):
-        assert (read_labels(folder / name) == TRUE * value).all(), name
+        assert (read_label_map(folder / name) == TRUE * value).all(), name
 
 
 def test_several_files_and_other_datasets_mix(folder, shared_dataset, encoder):

@@ -19,12 +19,12 @@ import numpy as np
 from model.errors import InputError
 
 from ..masks import decode_segmentation
-from ..pictures import photo_hw, read_labels
+from ..photos import photo_hw, read_label_map
 from ..records import SEG_MARK, RawSample, Turn
 
 logger = logging.getLogger(__name__)
 
-_SHAPES = '{"polygon": [x, y, ...]}, {"rle": {"size": [H, W], "counts": ...}}, {"png": "FILE"}, or a list of these'
+_SHAPES = '{"polygon": [x, y, ...]}, {"rle": {"size": [H, W], "counts": ...}}, {"png": "FILE.png"}, or a list of these'
 _KEYS = ({"polygon"}, {"rle"}, {"png"}, {"png", "value"})
 
 
@@ -79,7 +79,7 @@ class CustomSource:
         where = f"{self._file}, line {number}"
         try:
             record = parse_record(line, self._file.parent)
-            hw = photo_hw(record.image)
+            hw = photo_hw(record.image, upright=True)
             masks = [
                 draw_target(shapes, hw, folder=self._file.parent, where=f"target {place}")
                 for place, shapes in enumerate(record.targets)
@@ -87,7 +87,7 @@ class CustomSource:
         except InputError as err:
             raise InputError(f"{where}: {err}", reason=err.reason) from err
         stacked = np.stack(masks) if masks else np.zeros((0, *hw), dtype=bool)
-        return RawSample(where, record.image, (record.turns,), stacked)
+        return RawSample(where, record.image, (record.turns,), stacked, upright=True)
 
 
 def scan(file: Path, *, single_turn: bool) -> tuple[np.ndarray, list[str]]:
@@ -192,7 +192,8 @@ def _is_shape(shape: Any) -> bool:
     if not isinstance(shape, Mapping) or set(shape) not in _KEYS:
         return False
     if "png" in shape:
-        return isinstance(shape["png"], str) and type(shape.get("value", 0)) is int
+        file, value = shape["png"], shape.get("value", 0)
+        return isinstance(file, str) and file.lower().endswith(".png") and type(value) is int  # JPEG blurs values
     if "rle" in shape:
         code = shape["rle"]
         return isinstance(code, Mapping) and set(code) == {"size", "counts"} and isinstance(code["size"], list)
@@ -226,7 +227,7 @@ def draw_target(shapes: Sequence[Mapping[str, Any]], hw: tuple[int, int], *, fol
 
 
 def _read_png(path: Path, value: int | None, hw: tuple[int, int], *, where: str) -> np.ndarray:
-    labels = read_labels(path)
+    labels = read_label_map(path)
     if labels.shape != hw:
         raise InputError(
             f"{where}: {path} is {labels.shape}, the photo {hw} (height, width); masks need the size of their photo",
