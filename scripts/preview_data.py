@@ -48,9 +48,12 @@ def preview(config: PreviewConfig) -> None:
     mixture = Mixture(sources, rates, encoder, seed=config.seed)
     panels, captions = [], []
     for index in range(config.start, config.start + config.num):
-        panel, caption = sample_panel(mixture[index], encoder)
+        sample = mixture[index]
+        panel, caption = sample_panel(sample, encoder)
         panels.append(panel)
         captions.append(caption)
+        for skip in sample.skipped:
+            print(f"left out, {skip.reason}: {skip.message}")
     write_image(config.out, contact_sheet(panels, columns=min(config.columns, config.num), captions=captions))
     print(f"{config.out}: {config.num} samples of {', '.join(source.name for source in sources)}")
 

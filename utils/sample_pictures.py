@@ -22,18 +22,30 @@ from utils.visualize import overlay
 def sample_panel(sample: Sample, encoder: Encoder) -> tuple[np.ndarray, str]:
     """The input, padding included, with its masks over it: (R, R, 3) uint8 RGB; and what is asked and answered.
 
-    A mask has the number of its ``[number]`` in the answers; equal masks share one.
+    A mask has the number of its ``[number]`` in the answers; equal masks share one. Pixels that do not count are dark.
     """
     pixels = input_pixels(sample.pixel_values, encoder.config)
+    if sample.ignore is not None:
+        ignore = _place(sample.ignore.numpy(), sample.valid_hw, pixels.shape[:2])
+        pixels[ignore] = pixels[ignore] // 4
     keys = [mask.tobytes() for mask in sample.masks.numpy()]
     first = {key: keys.index(key) for key in keys}  # different masks in reading order
     masks = np.zeros((len(first), *pixels.shape[:2]), dtype=bool)
-    rows, columns = sample.valid_hw
-    for placed, mask in zip(masks, sample.masks.numpy()[list(first.values())], strict=True):
-        resized = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_LINEAR)
-        placed[:rows, :columns] = resized > 0.5
+    for mask, position in zip(masks, first.values(), strict=True):
+        mask[:] = _place(sample.masks[position].numpy(), sample.valid_hw, mask.shape)
     numbers = [list(first).index(key) for key in keys]
-    return overlay(pixels, masks), f"{sample.sample_id}\n{_words(sample, encoder, numbers)}"
+    names = [f"[{number}]" if masks[number].any() else f"[{number}, empty]" for number in numbers]
+    text_only = "" if any((ids == IMAGE_TOKEN_ID).any() for ids in sample.input_ids) else " (no photo)"
+    return overlay(pixels, masks), f"{sample.sample_id}{text_only}\n{_words(sample, encoder, names)}"
+
+
+def _place(mask: np.ndarray, valid_hw: tuple[int, int], input_hw: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool of the photo's visible region -> (R, R) bool of the input."""
+    rows, columns = valid_hw
+    placed = np.zeros(input_hw, dtype=bool)
+    resized = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_LINEAR)
+    placed[:rows, :columns] = resized > 0.5
+    return placed
 
 
 def input_pixels(pixel_values: torch.Tensor, config: PixelLMConfig) -> np.ndarray:
@@ -43,21 +55,21 @@ def input_pixels(pixel_values: torch.Tensor, config: PixelLMConfig) -> np.ndarra
     return pixels.round().byte().permute(1, 2, 0).contiguous().numpy()
 
 
-def _words(sample: Sample, encoder: Encoder, numbers: Sequence[int]) -> str:
+def _words(sample: Sample, encoder: Encoder, names: Sequence[str]) -> str:
     """Every conversation, read back from its ids: what is supervised is an answer, what is not a question.
 
     Args:
-        numbers: of the mask of each token group, in reading order.
+        names: what stands for each token group, in reading order.
     """
     group = seg_text(encoder.codebook.scales, encoder.codebook.tokens)
     template = get_conversation(encoder.config.conv_type)
-    lines, remaining = [], iter(numbers)
+    lines, remaining = [], iter(names)
     for ids, labels in zip(sample.input_ids, sample.labels, strict=True):
         pairs = zip(ids.tolist(), (labels != IGNORE_INDEX).tolist(), strict=True)
         for is_answer, run in groupby(pairs, key=lambda pair: pair[1]):
             text = decode_released(encoder.tokenizer, [token for token, _ in run if token != IMAGE_TOKEN_ID])
             while group in text:
-                text = text.replace(group, f"[{next(remaining)}]", 1)
+                text = text.replace(group, next(remaining), 1)
             lines.append(f"{'A' if is_answer else 'Q'}: {_without_template(text, template)}")
     return "\n".join(lines)
 

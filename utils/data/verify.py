@@ -3,6 +3,7 @@
     python -m utils.data.verify --dataset_dir ./dataset                                      # all of the release
     python -m utils.data.verify --dataset_dir ./dataset --dataset refer_seg --refer_seg_data refcoco --deep
 
+It takes the flags of training: those that name data say what is looked for.
 Without ``--deep`` only names are looked up; training does the same before it loads anything. ``--deep`` draws every
 mask and opens every photo by the sources that training uses. Exit code 2 if anything is missing or bad.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import cv2
@@ -46,36 +47,21 @@ _CHOICES = {
 
 
 @dataclass(frozen=True)
-class VerifyConfig:
-    """Flags of this tool; those of training have its meaning, and name everything by default."""
+class VerifyConfig(RunConfig):
+    """Flags of training, which name everything of the release by default, and of this tool."""
 
-    dataset_dir: str = flag("./dataset", "dataset tree")
     dataset: str = flag("sem_seg||refer_seg||vqa||reason_seg||multi_reason_seg", "datasets, joined with ||")
-    sem_seg_data: str = flag(RunConfig.sem_seg_data, "parts of sem_seg")
     refer_seg_data: str = flag(f"{RunConfig.refer_seg_data}||grefcoco", "parts of refer_seg")
-    vqa_data: str = flag(RunConfig.vqa_data, "file of vqa")
-    reason_seg_data: str = flag(RunConfig.reason_seg_data, "split of reason_seg")
-    explanatory: float = flag(RunConfig.explanatory, "-1 leaves out the explanations of reason_seg")
-    custom_data: str = flag("", "JSON-lines files of the dataset custom, joined with ||")
     val_dataset: str = flag("", "validation sets, joined with ||")
-    deep: bool = flag(False, "draw every mask and open every photo")
     workers: int = flag(2, "processes of --deep")
+    deep: bool = flag(False, "draw every mask and open every photo")
     report: str = flag("", "file for all problems that --deep finds, one per line")
 
     def options(self) -> DataOptions:
-        datasets = self.dataset.split("||")
-        return DataOptions(
-            dataset_dir=self.dataset_dir,
-            dataset=self.dataset,
-            sample_rates=",".join(["1"] * len(datasets)),
-            sem_seg_data=self.sem_seg_data,
-            refer_seg_data=self.refer_seg_data,
-            vqa_data=self.vqa_data,
-            reason_seg_data=self.reason_seg_data,
-            explanatory=self.explanatory,
-            num_classes_per_sample=_EVERYTHING,
-            custom_data=self.custom_data,
-        )
+        """What training reads with these flags, asking for everything in a photo; rates do not matter."""
+        given = {field.name: getattr(self, field.name) for field in fields(DataOptions)}
+        given["sample_rates"] = ",".join("1" for _ in self.dataset.split("||"))
+        return DataOptions(**{**given, "num_classes_per_sample": _EVERYTHING, "num_classes_per_question": 1})
 
     @property
     def val_datasets(self) -> list[str]:
@@ -129,7 +115,9 @@ def find_problems(config: VerifyConfig) -> Iterator[str]:
     for name, build in _builders(config.options(), config.val_datasets):
         try:
             (source,) = build()
-            found, what = list(_bad_samples(source, config.workers)), f"{len(source):,} samples"
+            found = [("question left out", problem) for problem in getattr(source, "left_out", ())]
+            found += _bad_samples(source, config.workers)
+            what = f"{len(source):,} samples"
         except MissingData as err:
             print(f"{name}: not opened, {err.path} {err.problem}")
             continue

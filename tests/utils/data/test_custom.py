@@ -97,7 +97,7 @@ def test_blank_lines_and_a_byte_order_mark_are_no_records(folder):
     assert found[1].conversations[0][0].question == "Wo ist das Stück?"
 
 
-def test_a_photo_turned_by_exif_has_the_size_that_is_shown(folder):
+def test_a_photo_turned_by_exif_has_the_size_that_is_shown(folder, encoder):
     exif = Image.Exif()
     exif[0x0112] = 6
     for name in ("turned.jpg", "turned.png"):
@@ -106,6 +106,7 @@ def test_a_photo_turned_by_exif_has_the_size_that_is_shown(folder):
     (sample,) = samples(write(folder, record(turn({"polygon": [0, 0, 20, 0, 20, 30, 0, 30]}), image="turned.jpg")))
     assert sample.masks.shape == (1, 30, 20)
     assert sample.masks.all()
+    assert encoder(sample).orig_hw == (30, 20), "photo and masks agree"
 
 
 @pytest.mark.parametrize(

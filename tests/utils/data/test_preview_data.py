@@ -1,5 +1,7 @@
 """The preview shows what the network gets: the padded input, every mask in its place, the words read back from ids."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,24 @@ def test_words_are_read_back_from_the_ids_and_equal_masks_share_a_number(sample,
     ]
 
 
+def test_pixels_that_do_not_count_are_dark_and_empty_masks_are_named(tmp_path, encoder):
+    Image.new("RGB", (W, H), (200, 100, 50)).save(tmp_path / "photo.png")
+    masks, ignore = np.zeros((1, H, W), dtype=bool), np.zeros((H, W), dtype=bool)
+    ignore[: H // 2] = True
+    turns = (Turn("Where?", "{seg}", (0,)),)
+    panel, caption = sample_panel(encoder(RawSample("x", tmp_path / "photo.png", (turns,), masks, ignore)), encoder)
+    assert caption.endswith("A: [0, empty]")
+    assert panel[10, 10].tolist() == [50, 25, 12]
+    assert panel[encoder.config.image_size // 2, 10].tolist() == [200, 100, 50]
+
+
+def test_a_dialogue_without_photo_says_so(encoder):
+    raw = RawSample("x", None, ((Turn("Hello?", "Hello.", ()),),), np.zeros((0, 0, 0), dtype=bool))
+    panel, caption = sample_panel(encoder(raw), encoder)
+    assert panel.shape == (448, 448, 3)
+    assert caption == "x (no photo)\nQ: Hello?\nA: Hello."
+
+
 @pytest.fixture(params=["base", "stand-in"])
 def base_flags(request, tiny_world):
     both = [f"--version={tiny_world.llava}", f"--vision-tower={tiny_world.clip}"]
@@ -85,6 +105,13 @@ def test_a_sheet_of_the_mixture(tiny_world, base_flags, tmp_path, capsys):
     height, width = read_image(out).shape[:2]
     assert width == 2 * 56 + 3 * 16
     assert height > 3 * 56
+
+
+def test_what_the_run_leaves_out_is_named(dataset_dir, tmp_path, capsys):
+    (dataset_dir / "refer_seg/images/mscoco/images/train2017/11.jpg").unlink()
+    flags = [f"--dataset_dir={dataset_dir}", "--dataset=multi_reason_seg", "--sample_rates=1", "--num=8"]
+    assert preview_data.main([*flags, f"--out={tmp_path / 'sheet.png'}"]) == 0
+    assert re.search(r"^left out, image missing: .*11\.jpg does not exist", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_another_part_of_the_stream(tiny_world, tmp_path):

@@ -83,6 +83,13 @@ def test_one_missing_place_keeps_its_own_message(dataset_dir):
         require_data(wanted, [])
 
 
+def test_the_flags_of_a_run_are_taken_as_they_are(dataset_dir, repository, capsys):
+    """What training says is missing can be looked up with the same command line."""
+    config = repository / "configs/pixellm_7b.json"
+    flags = [f"--config={config}", f"--dataset_dir={dataset_dir}", "--lr=1", "--val_dataset=refcoco|unc|val"]
+    refused(verify.main, flags, capsys, "1 of 6 downloads are missing or incomplete: refcocog annotations.")
+
+
 def test_photos_are_looked_for_too(dataset_dir):
     shutil.rmtree(dataset_dir / IMAGES / "train2014")
     (dataset_dir / IMAGES / "train2014").mkdir()
@@ -121,6 +128,20 @@ def test_deep_draws_every_expression(dataset_dir, capsys):
         annotation["segmentation"] = [[1, 1, 5, 5, 3, 3]] if annotation["id"] == 11 else box(5, 5, 9, 9)
     write_json(file, instances)
     refused(verify.main, arguments(dataset_dir, "--deep"), capsys, "1 records are bad")
+
+
+def test_deep_lists_the_questions_that_training_leaves_out(dataset_dir, capsys):
+    muse = json.loads((dataset_dir / "muse/muse_train.json").read_text(encoding="utf-8"))
+    muse[0]["text_answers"][0] = "Two {seg} {seg} for one."
+    muse[1]["text_answers"][0] = None
+    muse[1]["answers"][0] = []
+    write_json(dataset_dir / "muse/muse_train.json", muse)
+    flags = [f"--dataset_dir={dataset_dir}", "--dataset=multi_reason_seg", "--deep", "--workers=0"]
+    refused(verify.main, flags, capsys, "2 records are bad")
+    verify.main(flags)
+    text = capsys.readouterr().out
+    assert "multi_reason_seg: 2 samples, 2 bad (question left out 2)" in text
+    assert "question 0 of record 0 has 2 {seg} in its answer for 1 objects" in text
 
 
 def test_deep_lists_every_bad_line_of_custom_data(tmp_path, capsys):
