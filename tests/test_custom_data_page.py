@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from scripts import evaluate
 from tests.launch import run
 from utils.data.sources.custom import CustomSource, parse_record
 
@@ -61,6 +63,27 @@ def test_what_the_converters_wrote_can_be_read(folder):
     for file in files:
         source = CustomSource(file, asked_by="test")
         assert all(source.get(index, np.random.default_rng(0)).masks.any() for index in range(len(source)))
+
+
+def test_evaluation_takes_the_file_that_the_converter_split_off(folder, parrot, tmp_path):
+    """A photo that lies on its side is scored as viewers show it."""
+    file = folder / "train_val.jsonl"
+    records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "turned.jpg", exif=exif)
+    corner = {"polygon": [0, 30, 20, 30, 20, 40, 0, 40]}
+    turn = {"question": "Where?", "answer": "{seg}", "targets": [corner]}
+    turned = tmp_path / "turned.jsonl"
+    turned.write_text(json.dumps({"image": "turned.jpg", "turns": [turn]}), encoding="utf-8")
+    flags = [f"--version={parrot}", f"--val_dataset=custom|{file}||custom|{turned}", f"--output_dir={tmp_path / 'out'}"]
+    assert evaluate.main([*flags, "--precision=fp32", "--max_new_tokens=8"]) == 0
+    results = json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8"))["results"]
+    assert [result["name"] for result in results] == [f"custom|{file}", f"custom|{turned}"]
+    assert [question["num_true"] for question in results[0]["questions"]] == [
+        len(record["turns"][0]["targets"]) for record in records
+    ]
+    assert results[1]["questions"][0]["num_true"] == 1
 
 
 def test_the_example_is_a_record():

@@ -300,7 +300,8 @@ def look_up(options: DataOptions, val_datasets: Sequence[str]) -> list[Status]:
                 try:
                     status.found.append(find(paths, flag))
                 except MissingData as err:
-                    status.missing.append(err)
+                    if all(err.path != other.path for other in status.missing):
+                        status.missing.append(err)
         status.flags.append(flag)
     return list(statuses.values())
 
@@ -311,8 +312,17 @@ def require_data(options: DataOptions, val_datasets: Sequence[str]) -> None:
     if len(missing) == 1:
         raise missing[0]
     if missing:
-        listed = "; ".join(f"{err.path} {err.problem} ({err.asked_by})" for err in missing)
         raise InputError(
-            f"{len(missing)} places have no data: {listed}. `python -m utils.data.verify` with the same "
-            "flags says where they come from"
+            f"{len(missing)} places have no data: {_list_by_flag(missing, Path(options.dataset_dir))}. "
+            "`python -m utils.data.verify` with the same flags says where they come from"
         )
+
+
+def _list_by_flag(missing: Sequence[MissingData], root: Path) -> str:
+    """``--sem_seg_data ade20k: ade20k/images/training, ade20k/annotations/training; --vqa_data ...``."""
+    places: dict[str, list[str]] = {}
+    for err in missing:
+        place = err.path.relative_to(root) if err.path.is_relative_to(root) else err.path
+        problem = "" if err.problem == "does not exist" else f" ({err.problem})"
+        places.setdefault(err.asked_by.rpartition(" with ")[2], []).append(f"{place}{problem}")
+    return "; ".join(f"{flag}: {', '.join(of_flag)}" for flag, of_flag in places.items())

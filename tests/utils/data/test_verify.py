@@ -64,7 +64,11 @@ def test_everything_that_is_missing_is_named_at_once(shared_dataset, capsys):
 
 def test_training_names_everything_before_it_reads_a_weight(shared_dataset, capsys):
     flags = [f"--dataset_dir={shared_dataset}", "--version=/nowhere", "--dataset=vqa||reason_seg||multi_reason_seg"]
-    says = ["llava_instruct_150k.json does not exist (--dataset vqa with", "ReasonSeg/train does not exist", "verify"]
+    says = [
+        "--vqa_data llava_instruct_150k: llava_dataset/llava",
+        "--explanatory 0.1: reason_seg/",
+        "utils.data.verify",
+    ]
     refused(train_ds.main, [*flags, "--sample_rates=1,1,1", "--val_dataset=ReasonSeg|test"], capsys, *says)
 
 
