@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -78,6 +78,23 @@ def parse(config_type: type[ConfigType], argv: Sequence[str], description: str) 
     values = _read_config_file(config_type, Path(config_file)) if config_file else {}
     values |= given
     return Parsed(config_type(**values), frozenset(values))
+
+
+def parse_command(commands: Mapping[str, type], argv: Sequence[str], description: str) -> tuple[str, Any]:
+    """Read ``<command> --flag ...``, for scripts that do several things.
+
+    Args:
+        commands: the flags of each command, a dataclass.
+    Returns:
+        the command and its configuration.
+    """
+    command = argv[0] if argv else ""
+    if command in ("-h", "--help"):
+        print(description.strip())
+        raise SystemExit(0)
+    if command not in commands:
+        raise InputError(f"{command!r} is no command; expected {', '.join(commands)} (each has --help)")
+    return command, parse(commands[command], argv[1:], commands[command].__doc__).config
 
 
 def _read_config_file(config_type: type, path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from . import dist
 from .build import TrainingModel, build_for_training
 from .config import RUN_CONFIG_FILE, RunConfig
 from .data.collate import Collator
+from .data.downloads import require_data
 from .data.encode import Encoder
 from .data.mixture import Mixture, SkipTally, build_loader, describe_skips, read_batches
 from .data.registry import DataOptions, build_train_sources, build_val_source
@@ -58,6 +59,10 @@ class Trainer:
     def setup(self) -> None:
         """Read data and weights and join the process group."""
         run = self.run
+        if not run.eval_only:
+            # A validation set that nobody asked for may be absent; see _val_sources.
+            asked_for = not run.no_eval and run.val_dataset != RunConfig.val_dataset
+            require_data(data_options(run), run.val_dataset.split("||") if asked_for else [])
         sources, rates = build_train_sources(data_options(run)) if not run.eval_only else ([], [])
         self.val_sources = [] if run.no_eval and not run.eval_only else self._val_sources()
         self.device = init_distributed()
@@ -288,4 +293,5 @@ def data_options(run: RunConfig) -> DataOptions:
         num_classes_per_sample=run.num_classes_per_sample,
         num_classes_per_question=run.num_classes_per_question,
         use_expand_question_list=run.use_expand_question_list,
+        custom_data=run.custom_data,
     )

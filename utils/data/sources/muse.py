@@ -69,6 +69,9 @@ class MuseTrain:
 
     Args:
         expand: draw from more wordings of the request for masks.
+
+    Attributes:
+        left_out: the questions that cannot be used, and why.
     """
 
     name = "multi_reason_seg"
@@ -106,6 +109,7 @@ class MuseTrain:
         count = sum(len(image.questions) for image in images)
         logger.info("%s: %d images, %d questions", self.name, len(images), count)
         self._images = Packed(images)
+        self.left_out = tuple(f"{file}: {problem}" for problem in problems)
 
     def __len__(self) -> int:
         return len(self._images)
