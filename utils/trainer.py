@@ -239,12 +239,19 @@ class Trainer:
             )  # fmt: skip
 
     def _log_skips(self) -> None:
-        """Samples of all processes that could not be used so far, by source and reason."""
-        counts = sum(dist.gather_objects(self.skips.counts), Counter())
-        if dist.is_main() and counts:
-            logger.warning("samples skipped so far: %s", describe_skips(counts))
-            by_source = [{"source": source, "reason": reason, "count": n} for (source, reason), n in counts.items()]
-            self._json_log.write({"update": self.update, "skipped": by_source})
+        """What all processes have left out of the data so far: samples by source and reason, and turns."""
+        everybody = dist.gather_objects((self.skips.counts, self.skips.num_dropped_turns))
+        counts = sum((counts for counts, _ in everybody), Counter())
+        num_turns = sum(turns for _, turns in everybody)
+        if not dist.is_main() or not (counts or num_turns):
+            return
+        logger.warning(
+            "left out so far: %d turns that exceed --model_max_length; samples that cannot be used: %s",
+            num_turns,
+            describe_skips(counts) or "none",
+        )
+        by_source = [{"source": source, "reason": reason, "count": n} for (source, reason), n in counts.items()]
+        self._json_log.write({"update": self.update, "skipped": by_source, "dropped_turns": num_turns})
 
     def _validate(self) -> None:
         """Teacher-forced IoU on every validation set; the gIoU of the first one is the score of the run."""

@@ -148,6 +148,6 @@ def read_photo(raw: RawSample) -> np.ndarray:
         raise InputError(
             f"{raw.sample_id}: its masks are {raw.masks.shape[1:]}, its photo {raw.image_path} is "
             f"{photo.shape[:2]} (height, width); the annotations belong to another version of the photo",
-            reason="masks of another size",
+            reason="mask of another size",
         )
     return photo

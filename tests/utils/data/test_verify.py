@@ -90,7 +90,9 @@ def test_one_missing_place_keeps_its_own_message(dataset_dir):
 def test_the_flags_of_a_run_are_taken_as_they_are(dataset_dir, repository, capsys):
     """What training says is missing can be looked up with the same command line."""
     config = repository / "configs/pixellm_7b.json"
-    flags = [f"--config={config}", f"--dataset_dir={dataset_dir}", "--lr=1", "--val_dataset=refcoco|unc|val"]
+    some = ["--dataset=refer_seg||multi_reason_seg", "--sample_rates=9,4"]
+    some.append("--refer_seg_data=refcoco||refcoco+||refcocog")
+    flags = [f"--config={config}", *some, f"--dataset_dir={dataset_dir}", "--lr=1", "--val_dataset=refcoco|unc|val"]
     refused(verify.main, flags, capsys, "1 of 6 downloads are missing or incomplete: refcocog annotations.")
 
 
