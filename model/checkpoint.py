@@ -7,6 +7,7 @@ missing, what may be left over, and says both in words.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ from .PixelLM import PixelLMForCausalLM
 from .projector import widen_linear_projector
 from .tokens import SegCodebook, add_codebook, load_tokenizer, save_tokenizer
 from .vision_tower import resize_position_table
+
+logger = logging.getLogger(__name__)
 
 TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
 # Buffers of older transformers that carry no information.
@@ -249,20 +252,25 @@ def refuse_delta(folder: Path, state: dict[str, Tensor]) -> None:
         )
 
 
-def load_pretrained(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32, vision_tower: str | None = None
-) -> PixelLMForCausalLM:
-    """Read a merged folder; see ``load_with_report``."""
-    return load_with_report(folder, dtype=dtype, vision_tower=vision_tower)[0]
+def load_pretrained(folder: str | Path, **options: Any) -> PixelLMForCausalLM:
+    """Read a merged folder and log what was loaded; see ``load_with_report``."""
+    model, _, report = load_with_report(folder, **options)
+    logger.info("%s", report.describe())
+    return model
 
 
 def load_with_report(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32, vision_tower: str | None = None
+    folder: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    vision_tower: str | None = None,
+    conv_type: str | None = None,
 ) -> tuple[PixelLMForCausalLM, LlamaTokenizer, LoadReport]:
     """Read a merged folder, ours or a published one, strictly.
 
     Args:
         vision_tower: where to read the tower when it is not inside; default is what the folder's config says.
+        conv_type: template of a published folder, which does not record it (default llava_v1); a folder of ours does.
     """
     folder = resolve_folder(str(folder), flag="--version")
     flat = read_json(folder / "config.json")
@@ -276,7 +284,10 @@ def load_with_report(
         codebook = add_codebook(tokenizer, scales=config.image_feature_scale_num, tokens=config.seg_token_num)
         _check_codebook(codebook, config, folder)
     else:
-        config = _released_config(flat, tokenizer, folder=folder, tower=tower, tower_name=tower_name)
+        config = _released_config(
+            flat, tokenizer, folder=folder, tower=tower, tower_name=tower_name, conv_type=conv_type or "llava_v1"
+        )
+    _check_vocabulary(tokenizer, config, folder)
     if tower is not None:
         state |= read_tower(tower, config)
     model, report = build_model(config, state, dtype=dtype, source=str(folder), may_initialize=())
@@ -301,8 +312,25 @@ def _check_codebook(codebook: SegCodebook, config: PixelLMConfig, folder: Path) 
         )
 
 
+def _check_vocabulary(tokenizer: LlamaTokenizer, config: PixelLMConfig, folder: Path) -> None:
+    """Every id that the tokenizer gives must have a row in the embedding tables, the image marks' too."""
+    rows = config.llama["vocab_size"]
+    if len(tokenizer) > rows:
+        last = tokenizer.convert_ids_to_tokens(len(tokenizer) - 1)
+        raise InputError(
+            f"tokenizer {folder}: {last} has id {len(tokenizer) - 1} but config.json says vocab_size {rows}; "
+            "copy all tokenizer files (added_tokens.json too) and config.json again from their source"
+        )
+
+
 def _released_config(
-    flat: dict[str, Any], tokenizer: LlamaTokenizer, *, folder: Path, tower: Path | None, tower_name: str
+    flat: dict[str, Any],
+    tokenizer: LlamaTokenizer,
+    *,
+    folder: Path,
+    tower: Path | None,
+    tower_name: str,
+    conv_type: str,
 ) -> PixelLMConfig:
     if tower is None:
         raise InputError(f"{folder}: a released folder with a tower inside has no known layout")
@@ -315,7 +343,11 @@ def _released_config(
         )
     codebook = add_codebook(tokenizer, scales=scales, tokens=len(added) // scales)
     return PixelLMConfig.from_released(
-        flat, vision=vision_keys(read_json(tower / "config.json")), vision_tower=tower_name, seg_token_ids=codebook.ids
+        flat,
+        vision=vision_keys(read_json(tower / "config.json")),
+        vision_tower=tower_name,
+        seg_token_ids=codebook.ids,
+        conv_type=conv_type,
     )
 
 

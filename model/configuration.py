@@ -173,7 +173,13 @@ class PixelLMConfig:
 
     @classmethod
     def from_released(
-        cls, flat: dict[str, Any], *, vision: dict[str, Any], vision_tower: str, seg_token_ids: tuple[int, ...]
+        cls,
+        flat: dict[str, Any],
+        *,
+        vision: dict[str, Any],
+        vision_tower: str,
+        seg_token_ids: tuple[int, ...],
+        conv_type: str = "llava_v1",
     ) -> PixelLMConfig:
         """Read a published folder (``model_type: llava`` with the PixelLM keys): released behaviour throughout.
 
@@ -181,6 +187,7 @@ class PixelLMConfig:
             flat: its config.json.
             vision: the config.json of its tower.
             seg_token_ids: ids of ``[SEG*]`` in its tokenizer, from which K follows.
+            conv_type: the release does not record it.
         """
         scales = flat.get("image_feature_scale_num", 1)
         resized = flat.get("resize_vision_tower", False)
@@ -202,6 +209,7 @@ class PixelLMConfig:
             separate_mm_projector=flat.get("separate_mm_projector", False),
             mm_projector_hidden_dim=flat.get("mm_projector_hidden_dim", 2),
             out_dim=flat.get("out_dim", 256),
+            conv_type=conv_type,
             **normalization,
         )
 

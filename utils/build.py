@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import torch
 from torch import nn
 from transformers import LlamaTokenizer, PreTrainedModel
 
-from model.checkpoint import build_model, read_base, read_json, read_tower, resolve_folder
+from model.checkpoint import TOWER_PREFIX, build_model, read_base, read_json, read_tower, resolve_folder
 from model.configuration import PixelLMConfig, feature_layers, llama_keys, vision_keys
 from model.errors import InputError
-from model.image import CLIP_MEAN, CLIP_STD
+from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.lora import set_trained, wrap_lora
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PRECISIONS
@@ -119,6 +120,68 @@ def make_config(
         out_dim=run.out_dim,
         conv_type=run.conv_type,
         model_max_length=run.model_max_length,
+    )
+
+
+def config_of_weights(
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    flat: dict[str, Any],
+    vision: dict[str, Any],
+    vision_tower: str,
+    tokenizer: LlamaTokenizer,
+    pad: bool,
+    conv_type: str,
+    model_max_length: int,
+    source: str,
+) -> PixelLMConfig:
+    """The architecture of a released training checkpoint: counts and sizes are read off its tensors.
+
+    What tensors do not show is released behaviour throughout. The codebook is added to ``tokenizer``.
+
+    Args:
+        shapes: of the plain model's weights, under released names.
+        flat: config.json of the LLaVA base; vision: that of the tower.
+        pad: the run padded its images; a resized tower says so too.
+        source: names the weights in messages.
+    """
+    try:
+        scales, out_dim = shapes["model.mask_decoder.level_embed.weight"]
+        rows = shapes["model.embed_tokens.weight"][0]
+        hidden = shapes["model.mm_projector.0.weight"][0]
+    except KeyError as err:
+        raise InputError(f"{source} lacks {err}; expected the weights of a PixelLM run") from err
+    positions = shapes.get(TOWER_PREFIX + "embeddings.position_embedding.weight")
+    grid = round((positions[0] - 1) ** 0.5) if positions is not None else vision["image_size"] // vision["patch_size"]
+    added = rows - len(tokenizer) - 2  # the two image marks
+    if added < 1 or added % scales:
+        raise InputError(
+            f"{source} has {rows} vocabulary rows and {scales} scales, but --version {tokenizer.name_or_path} has "
+            f"{len(tokenizer)} tokens: {added} codebook tokens cannot be. Give the LLaVA base of the run as --version."
+        )
+    codebook = add_codebook(tokenizer, scales=scales, tokens=added // scales)
+    # The release pads whenever it resizes the tower (its constructor overrides the flag).
+    pad = pad or grid * vision["patch_size"] != vision["image_size"]
+    return PixelLMConfig(
+        llama={**llama_keys(flat), "vocab_size": rows},
+        vision=vision,
+        vision_tower=vision_tower,
+        seg_token_num=codebook.tokens,
+        image_feature_scale_num=scales,
+        seg_token_ids=codebook.ids,
+        image_size=grid * vision["patch_size"],
+        vision_feature_layers=feature_layers(
+            scales, depth=vision["num_hidden_layers"], first=flat.get("mm_vision_select_layer", -2)
+        ),
+        pad_train_clip_images=pad,
+        image_mean=RELEASED_MEAN if pad else CLIP_MEAN,
+        image_std=RELEASED_STD if pad else CLIP_STD,
+        vision_position_resize="released",
+        separate_mm_projector="model.out_mm_projector.0.weight" in shapes,
+        mm_projector_hidden_dim=hidden // flat["hidden_size"],
+        out_dim=out_dim,
+        conv_type=conv_type,
+        model_max_length=model_max_length,
     )
 
 

@@ -159,7 +159,9 @@ class ChatConfig:
     vision_tower_for_mask: bool = flag(False, "masks from tower features", unused=_FROM_FOLDER)
     separate_mm_projector: bool = flag(False, "decoder projector", unused=_FROM_FOLDER)
     image_feature_scale_num: int = flag(1, "scales", unused=_FROM_FOLDER)
-    conv_type: str = flag("llava_v1", "conversation template", choices=_CONVERSATIONS, unused=_FROM_FOLDER)
+    conv_type: str = flag(
+        "llava_v1", "template of a published model; a folder of ours records its own", choices=_CONVERSATIONS
+    )
     # Ours.
     image: str = flag("", "answer about this image and stop")
     prompt: str = flag("", "the question, with --image")
