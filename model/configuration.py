@@ -7,7 +7,7 @@ read by the same function.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,8 @@ _VISION_KEYS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "image_size",
     "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout", "projection_dim",
 )  # fmt: skip
+# How every published model was trained, as far as config.json has no other key for it.
+RELEASED_RECIPE = {"refine_alpha": 1.0, "trained_set": "released", "projector_init": "fresh"}
 Config = TypeVar("Config", LlamaConfig, CLIPVisionConfig)
 _REQUIRED_LLAMA = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
@@ -56,6 +58,7 @@ class PixelLMConfig:
         decoder_depth, decoder_heads, decoder_mlp_ratio: its two-way attention blocks.
         conv_type: conversation template.
         model_max_length: token budget of a conversation, image included.
+        recipe: how the weights were trained where paper and release differ; a record, the network does not read it.
     """
 
     llama: dict[str, Any]
@@ -79,12 +82,13 @@ class PixelLMConfig:
     decoder_mlp_ratio: int = 8
     conv_type: str = "llava_v1"
     model_max_length: int = 512
+    recipe: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # JSON has lists; the dataclass is immutable throughout
-            value = getattr(self, field.name)
+        for attribute in fields(self):  # JSON has lists; the dataclass is immutable throughout
+            value = getattr(self, attribute.name)
             if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
+                object.__setattr__(self, attribute.name, tuple(value))
         get_conversation(self.conv_type)
         if not 1 <= self.image_feature_scale_num <= 3:
             raise InputError(f"--image_feature_scale_num is {self.image_feature_scale_num}; expected 1, 2 or 3")
@@ -133,6 +137,11 @@ class PixelLMConfig:
         return self.llm_grid**2
 
     @property
+    def has_released_normalization(self) -> bool:
+        """What the release does to padded images, whatever its preprocessor file says."""
+        return (self.image_mean, self.image_std) == (RELEASED_MEAN, RELEASED_STD)
+
+    @property
     def preprocessor(self) -> ImagePreprocessor:
         return ImagePreprocessor(self.image_size, self.pad_train_clip_images, self.image_mean, self.image_std)
 
@@ -167,7 +176,7 @@ class PixelLMConfig:
     @classmethod
     def from_dict(cls, flat: dict[str, Any], **overrides: Any) -> PixelLMConfig:
         """Read a folder that we wrote; ``overrides`` win."""
-        values = {field.name: flat[field.name] for field in fields(cls) if field.name in flat}
+        values = {attribute.name: flat[attribute.name] for attribute in fields(cls) if attribute.name in flat}
         values |= {"llama": llama_keys(flat), "vision": vision_keys(flat["vision_config"])}
         return cls(**values | overrides)
 
@@ -210,6 +219,7 @@ class PixelLMConfig:
             mm_projector_hidden_dim=flat.get("mm_projector_hidden_dim", 2),
             out_dim=flat.get("out_dim", 256),
             conv_type=conv_type,
+            recipe=RELEASED_RECIPE,
             **normalization,
         )
 

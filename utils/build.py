@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,18 @@ import torch
 from torch import nn
 from transformers import LlamaTokenizer, PreTrainedModel
 
-from model.checkpoint import TOWER_PREFIX, build_model, read_base, read_json, read_tower, resolve_folder
-from model.configuration import PixelLMConfig, feature_layers, llama_keys, vision_keys
+from model.checkpoint import (
+    TOWER_PREFIX,
+    LoadReport,
+    build_model,
+    load_with_report,
+    read_architecture,
+    read_base,
+    read_json,
+    read_tower,
+    resolve_folder,
+)
+from model.configuration import RELEASED_RECIPE, PixelLMConfig, feature_layers, llama_keys, vision_keys
 from model.errors import InputError
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.lora import set_trained, wrap_lora
@@ -22,6 +32,7 @@ from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PRECISIONS
 from model.tokens import SegCodebook, add_codebook, load_tokenizer
 
+from .args import Parsed
 from .config import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -44,7 +55,7 @@ class TrainingModel:
     Attributes:
         wrapped: the network with LoRA; its parameters carry the ``base_model.model.`` prefix.
         network: the same network, unwrapped.
-        base_folder: where the LLaVA base and its tokenizer files are.
+        base_folder: where what the run started from and its tokenizer files are.
     """
 
     wrapped: nn.Module
@@ -54,21 +65,50 @@ class TrainingModel:
     base_folder: Path
 
 
+def settle_flags(parsed: Parsed[RunConfig]) -> RunConfig:
+    """The flags of a run, whole: with ``--init_from``, the model that it names says what flags leave open.
+
+    Raises:
+        InputError: if a given flag contradicts the model.
+    """
+    run = parsed.config
+    if not run.init_from:
+        return run
+    folder = resolve_folder(run.init_from, flag="--init_from")
+    tower, conv_type = (getattr(run, name) if name in parsed.given else None for name in ("vision_tower", "conv_type"))
+    config, _ = read_architecture(folder, vision_tower=tower, conv_type=conv_type)
+    recorded = {
+        "seg_token_num": config.seg_token_num,
+        "image_feature_scale_num": config.image_feature_scale_num,
+        "resize_vision_tower_size": config.image_size,
+        "pad_train_clip_images": config.pad_train_clip_images,
+        "separate_mm_projector": config.separate_mm_projector,
+        "out_dim": config.out_dim,
+        "image_token_grid": config.image_token_grid,
+        "conv_type": config.conv_type,
+        "vision_position_resize": config.vision_position_resize,
+        "image_normalization": "released" if config.has_released_normalization else "file",
+        "projector_init": config.recipe.get("projector_init", run.projector_init),
+    }
+    for name, value in recorded.items():
+        if name in parsed.given and getattr(run, name) != value:
+            raise InputError(
+                f"--{name}={getattr(run, name)} contradicts --init_from {run.init_from}, which was trained with "
+                f"{name} {value}; leave the flag out, or start from another model"
+            )
+    for name in ("version", "preprocessor_config"):
+        if name in parsed.given:
+            logger.info("--%s has no effect here: --init_from brings its own", name)
+    if tower is None:
+        beside = folder.parent / config.vision_tower
+        recorded["vision_tower"] = str(beside) if beside.is_dir() else config.vision_tower
+    return replace(run, resize_vision_tower=True, **recorded)
+
+
 def build_for_training(run: RunConfig) -> TrainingModel:
-    """Read the base and the tower, add the codebook, and wrap with LoRA; the same on every process."""
+    """Read what the run starts from and wrap it with LoRA; the same on every process."""
     torch.manual_seed(run.seed)
-    base_folder = resolve_folder(run.version, flag="--version")
-    tower_folder = resolve_folder(run.vision_tower, flag="--vision-tower")
-    base = read_json(base_folder / "config.json")
-    tokenizer = load_tokenizer(base_folder, model_max_length=run.model_max_length)
-    codebook = add_codebook(tokenizer, scales=run.image_feature_scale_num, tokens=run.seg_token_num)
-    config = make_config(run, base, codebook, len(tokenizer), tower_folder)
-    state, unused = read_base(base_folder, config)
-    state |= read_tower(tower_folder, config)
-    network, report = build_model(
-        config, state, dtype=PRECISIONS[run.precision], source=f"--version {run.version}", may_initialize=FRESH_MODULES
-    )
-    report.ignored += unused
+    network, tokenizer, folder, report = _from_merged_model(run) if run.init_from else _from_base(run)
     logger.info("%s", report.describe())
     if run.gradient_checkpointing:
         _enable_checkpointing(network.model)
@@ -79,9 +119,45 @@ def build_for_training(run: RunConfig) -> TrainingModel:
         dropout=run.lora_dropout,
         names=[name.strip() for name in run.lora_target_modules.split(",")],
     )
-    counts = set_trained(wrapped, train_mask_decoder=run.train_mask_decoder)
+    counts = set_trained(wrapped, train_mask_decoder=run.train_mask_decoder, released_set=run.trained_set == "released")
     logger.info("trained parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items()))
-    return TrainingModel(wrapped, network, tokenizer, config, base_folder)
+    return TrainingModel(wrapped, network, tokenizer, network.pixellm_config, folder)
+
+
+def _from_base(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path, LoadReport]:
+    """A LLaVA base and a CLIP tower; the codebook is added and everything about masks is new."""
+    folder = resolve_folder(run.version, flag="--version")
+    tower_folder = resolve_folder(run.vision_tower, flag="--vision-tower")
+    tokenizer = load_tokenizer(folder, model_max_length=run.model_max_length)
+    codebook = add_codebook(tokenizer, scales=run.image_feature_scale_num, tokens=run.seg_token_num)
+    config = make_config(run, read_json(folder / "config.json"), codebook, len(tokenizer), tower_folder)
+    state, unused = read_base(folder, config, keep_projector=run.projector_init == "llava")
+    state |= read_tower(tower_folder, config)
+    network, report = build_model(
+        config, state, dtype=PRECISIONS[run.precision], source=f"--version {run.version}", may_initialize=FRESH_MODULES
+    )
+    report.ignored += unused
+    return network, tokenizer, folder, report
+
+
+def _from_merged_model(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path, LoadReport]:
+    """Everything as it was trained, tokens included; only LoRA will be new. See ``settle_flags``."""
+    network, tokenizer, report = load_with_report(
+        run.init_from, dtype=PRECISIONS[run.precision], vision_tower=run.vision_tower, conv_type=run.conv_type
+    )
+    tokenizer.model_max_length = run.model_max_length
+    network.pixellm_config = replace(
+        network.pixellm_config,
+        vision_tower=portable_path(run.vision_tower),
+        model_max_length=run.model_max_length,
+        recipe=recipe_of(run),
+    )
+    return network, tokenizer, resolve_folder(run.init_from, flag="--init_from"), report
+
+
+def recipe_of(run: RunConfig) -> dict[str, Any]:
+    """The choices between paper and release that config.json has no other key for."""
+    return {name: getattr(run, name) for name in ("release_recipe", "refine_alpha", "trained_set", "projector_init")}
 
 
 def _enable_checkpointing(llama: PreTrainedModel) -> None:
@@ -97,6 +173,8 @@ def make_config(
     vision = vision_keys(read_json(tower_folder / "config.json"))
     image_size = run.resize_vision_tower_size if run.resize_vision_tower else vision["image_size"]
     mean, std = read_normalization(run.preprocessor_config, image_size=image_size)
+    if run.image_normalization == "released" and run.pad_train_clip_images:
+        mean, std = RELEASED_MEAN, RELEASED_STD
     llama = llama_keys(base)
     llama["vocab_size"] = max(llama["vocab_size"], vocab_size)
     return PixelLMConfig(
@@ -116,10 +194,12 @@ def make_config(
         pad_train_clip_images=run.pad_train_clip_images,
         image_mean=mean,
         image_std=std,
+        vision_position_resize=run.vision_position_resize,
         separate_mm_projector=run.separate_mm_projector,
         out_dim=run.out_dim,
         conv_type=run.conv_type,
         model_max_length=run.model_max_length,
+        recipe=recipe_of(run),
     )
 
 
@@ -182,6 +262,7 @@ def config_of_weights(
         out_dim=out_dim,
         conv_type=conv_type,
         model_max_length=model_max_length,
+        recipe=RELEASED_RECIPE,
     )
 
 
