@@ -23,16 +23,25 @@ RELEASED_MEAN = tuple(value / 255 for value in (123.675, 116.28, 103.53))
 RELEASED_STD = tuple(value / 255 for value in (58.395, 57.12, 57.375))
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, rotated as the photo's EXIF says."""
+def read_image(path: str | Path, *, as_stored: bool = False) -> np.ndarray:
+    """(H, W, 3) uint8 RGB; grey, CMYK and 16-bit photos are converted, transparency is left out.
+
+    Args:
+        as_stored: leave out the rotation that the photo's EXIF data ask for. Annotation files of datasets speak of
+            the stored rows and columns; a user speaks of what a viewer shows.
+    """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"image {path} does not exist; check the path and --dataset_dir")
+        raise InputError(f"image {path} does not exist; check the path and --dataset_dir", reason="image missing")
     data = np.fromfile(path, dtype=np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    flags = cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
+    image = cv2.imdecode(data, flags) if data.size else None
     if image is None:
-        raise InputError(f"image {path} cannot be decoded ({data.size} bytes); copy it again from its source")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        raise InputError(
+            f"image {path} cannot be decoded ({data.size} bytes); copy it again from its source",
+            reason="image unreadable",
+        )
+    return image
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,8 @@ def pixellm_loss(
     masks: Sequence[Tensor],
     question: Tensor,
     weights: LossWeights,
+    *,
+    ignore: Sequence[Tensor | None] = (),
 ) -> LossTerms:
     """Combine the parts; mask terms are means over the masks of the local batch.
 
@@ -82,6 +84,7 @@ def pixellm_loss(
         mask_logits: B tensors (N_b, H_b, W_b).
         masks: ground truth of the same shapes, bool.
         question: (N,) the conversation of each mask, images in order.
+        ignore: per image (H_b, W_b) bool, pixels that do not count, or None; empty when no image has any.
     Raises:
         ValueError: if an image has another number of predictions than of masks.
     """
@@ -97,6 +100,9 @@ def pixellm_loss(
         if len(target) == 0:
             bce = bce + logits.sum()  # zero, but keeps the decoder in the graph
             continue
+        if ignore and ignore[index] is not None:
+            counts = ~ignore[index]
+            logits, target = logits[:, None, counts], target[:, None, counts]  # (N_b, 1, pixels that count)
         plain, extra = bce_per_mask(logits, target, group, refine_alpha=weights.refine_alpha)
         bce, refine = bce + plain.sum(), refine + extra.sum()
         dice = dice + dice_per_mask(logits, target).sum()

@@ -7,7 +7,7 @@ Legend used in every file:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class Batch:
         masks: B tensors (N_b, H_b, W_b) bool, in the order of the token groups of that image.
         orig_hw: B pairs (height, width): the size at which masks are compared.
         sample_ids: B names, for error messages.
+        ignore: B maps (H_b, W_b) bool of pixels that neither loss nor score may look at, None where there are none;
+            an empty list stands for none at all.
     """
 
     pixel_values: Tensor
@@ -39,26 +41,29 @@ class Batch:
     masks: list[Tensor]
     orig_hw: list[tuple[int, int]]
     sample_ids: list[str]
+    ignore: list[Tensor | None] = field(default_factory=list)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
         """Move every tensor to ``device``; only ``pixel_values`` takes ``dtype``."""
         moved = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for member in fields(self):
+            value = getattr(self, member.name)
             if isinstance(value, Tensor):
-                moved[field.name] = value.to(device, non_blocking=True)
+                moved[member.name] = value.to(device, non_blocking=True)
         moved["pixel_values"] = moved["pixel_values"].to(dtype or self.pixel_values.dtype)
         masks = [mask.to(device, non_blocking=True) for mask in self.masks]
-        return replace(self, masks=masks, **moved)
+        ignore = [None if pixels is None else pixels.to(device, non_blocking=True) for pixels in self.ignore]
+        return replace(self, masks=masks, ignore=ignore, **moved)
 
     def pin_memory(self) -> Batch:
         """Called by the data loader when it pins."""
         pinned = {
-            field.name: getattr(self, field.name).pin_memory()
-            for field in fields(self)
-            if isinstance(getattr(self, field.name), Tensor)
+            member.name: getattr(self, member.name).pin_memory()
+            for member in fields(self)
+            if isinstance(getattr(self, member.name), Tensor)
         }
-        return replace(self, masks=[mask.pin_memory() for mask in self.masks], **pinned)
+        ignore = [None if pixels is None else pixels.pin_memory() for pixels in self.ignore]
+        return replace(self, masks=[mask.pin_memory() for mask in self.masks], ignore=ignore, **pinned)
 
 
 @dataclass

@@ -109,6 +109,14 @@ class RunConfig:
     warmup_steps: int = flag(100, "updates of linear warm-up, at most a tenth of the run")
     image_token_grid: int = flag(16, "image tokens per side for the language model, at most")
     seed: int = flag(0, "seed of weights, data and dropout")
+    epoch_mode: str = flag(
+        "rates",
+        "what an epoch is: --steps_per_epoch updates drawn by --sample_rates, or every sample once",
+        choices=("rates", "all"),
+    )
+    max_bad_share: float = flag(
+        0.01, "stop when more than this share of the samples (counted as 1000 at least) cannot be used"
+    )
     deepspeed_config: str = flag("configs/ds_zero2.json", "ZeRO settings", aliases=("--deepspeed_config_file",))
 
     def __post_init__(self) -> None:
@@ -119,6 +127,8 @@ class RunConfig:
                 raise InputError(f"--{name} is {getattr(self, name)}; expected 1 or more")
         if self.workers < 0:
             raise InputError(f"--workers is {self.workers}; expected 0 or more")
+        if not 0 <= self.max_bad_share <= 1:
+            raise InputError(f"--max_bad_share is {self.max_bad_share}; expected a share from 0 to 1")
         if self.refine_alpha < 1.0:
             raise InputError(f"--refine_alpha is {self.refine_alpha}; expected 1.0 (plain BCE) or more")
         if self.lr <= 0:

@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import TypeVar
 
 import torch
 import torch.distributed
 
 from model.errors import InputError
+
+Item = TypeVar("Item")
 
 
 class StoppedByPeer(InputError):
@@ -56,6 +59,15 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     if torch.distributed.is_initialized() and world_size() > 1:
         torch.distributed.all_reduce(values)
     return values
+
+
+def gather_objects(item: Item) -> list[Item]:
+    """The plain objects of all processes, on every process."""
+    if not torch.distributed.is_initialized() or world_size() == 1:
+        return [item]
+    items: list[Item] = [item] * world_size()
+    torch.distributed.all_gather_object(items, item, group=_cpu_group())
+    return items
 
 
 def barrier() -> None:

@@ -218,7 +218,7 @@ def _evaluate_image(predictor: Predictor, source: Source, *, index: int, max_new
     try:
         sample = get_sample(source, index)
         name = sample.sample_id
-        image = read_image(sample.image_path)
+        image = read_image(sample.image_path, as_stored=True)
         if sample.masks.shape[1:] != image.shape[:2]:
             raise InputError(
                 f"its masks are (height, width) = {sample.masks.shape[1:]} but its photo {sample.image_path} is "
@@ -245,6 +245,7 @@ def _record(sample: RawSample, turn: Turn, reply: Reply, *, index: int, conversa
     predicted = np.zeros((len(reply.targets), *sample.masks.shape[1:]), dtype=bool)
     for row, target in zip(predicted, reply.targets, strict=True):
         row[:] = target.mask.cpu().numpy()
+    counts = True if sample.ignore is None else ~sample.ignore
     return QuestionRecord(
         index=index,
         conversation=conversation,
@@ -252,6 +253,6 @@ def _record(sample: RawSample, turn: Turn, reply: Reply, *, index: int, conversa
         question=turn.question,
         answer=reply.text,
         reason=reply.reason,
-        pairs=match_masks(predicted, true),
+        pairs=match_masks(predicted & counts, true & counts),
         predictions=tuple(encode_rle(mask) for mask in predicted),
     )

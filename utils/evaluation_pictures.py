@@ -30,7 +30,7 @@ def picture_panels(result: EvaluationResult, source: Source, *, num_questions: i
     for record in (result.records[position] for position in chosen):
         sample = get_sample(source, record.index)
         turn = sample.conversations[record.conversation][0]
-        image = read_image(sample.image_path)
+        image = read_image(sample.image_path, as_stored=True)
         true, predicted = sample.masks[list(turn.targets)], decode_rles(record.predictions, hw=image.shape[:2])
         for masks, colors, caption in (
             (true, PALETTE, record.question),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from .build import TrainingModel, build_for_training
 from .config import RUN_CONFIG_FILE, RunConfig
 from .data.collate import Collator
 from .data.encode import Encoder
-from .data.mixture import Mixture, build_loader, raise_input_errors
+from .data.mixture import Mixture, SkipTally, build_loader, describe_skips, read_batches
 from .data.registry import DataOptions, build_train_sources, build_val_source
 from .data.sources import Source
 from .engine import build_engine, init_distributed, load_checkpoint, save_checkpoint
@@ -49,19 +51,24 @@ class Trainer:
         self.update = 0  # updates done
         self.best_giou = 0.0
         self.weights = LossWeights(run.ce_loss_weight, run.bce_loss_weight, run.dice_loss_weight, run.refine_alpha)
+        self.skips = SkipTally(run.max_bad_share)
         self._json_log: JsonLines | None = None
         self._board: SummaryWriter | None = None
 
     def setup(self) -> None:
         """Read data and weights and join the process group."""
         run = self.run
-        self.sources, rates = build_train_sources(data_options(run)) if not run.eval_only else ([], [])
+        sources, rates = build_train_sources(data_options(run)) if not run.eval_only else ([], [])
         self.val_sources = [] if run.no_eval and not run.eval_only else self._val_sources()
         self.device = init_distributed()
         training = build_for_training(run)
         self.encoder = Encoder(training.tokenizer, training.network.codebook, training.config)
         self.collator = Collator(training.network.codebook, pad_token_id=training.tokenizer.pad_token_id)
-        self.mixture = Mixture(self.sources, rates, self.encoder, seed=run.seed) if self.sources else None
+        if sources:
+            self.mixture = Mixture(sources, rates, self.encoder, seed=run.seed, once_per_epoch=run.epoch_mode == "all")
+            if run.epoch_mode == "all":
+                steps = -(-self.mixture.num_items // self.images_per_update)
+                run = self.run = dataclasses.replace(run, steps_per_epoch=steps)
         self.engine = build_engine(run, training)
         self._resume()
         if dist.is_main():
@@ -75,7 +82,7 @@ class Trainer:
             run.precision,
             self.images_per_update,
             run.total_updates,
-            ", ".join(f"{source.name} ({len(source):,})" for source in self.sources) or "validation only",
+            ", ".join(f"{source.name} ({len(source):,})" for source in sources) or "validation only",
         )
 
     @property
@@ -102,6 +109,7 @@ class Trainer:
             remaining = (time.time() - started) / (self.update - first) * (run.total_updates - self.update)
             self._log_update(bar, terms, num_masks, rate=rate, seconds=seconds, remaining=remaining)
             if self.update % run.steps_per_epoch == 0:
+                self._log_skips()
                 self._validate()
                 self._save()
         bar.close()
@@ -169,7 +177,7 @@ class Trainer:
             num_workers=self.run.workers,
             pin_memory=self.device.type == "cuda",
         )
-        return iter(raise_input_errors(loader))
+        return read_batches(loader, self.skips)
 
     def _one_update(self, batches: Any) -> tuple[dict[str, float], int]:
         """Forward and backward ``grad_accumulation_steps`` times; returns mean loss parts over all processes."""
@@ -200,7 +208,9 @@ class Trainer:
 
     def _losses(self, batch: Batch) -> LossTerms:
         output = self.engine(batch)
-        return pixellm_loss(output.lm_loss, output.mask_logits, batch.masks, output.query_index, self.weights)
+        return pixellm_loss(
+            output.lm_loss, output.mask_logits, batch.masks, output.query_index, self.weights, ignore=batch.ignore
+        )
 
     def _log_update(
         self, bar: tqdm, terms: dict[str, float], num_masks: int, *, rate: float, seconds: float, remaining: float
@@ -222,6 +232,14 @@ class Trainer:
                 self.update, self.run.total_updates, terms["total"], parts, num_masks, rate, seconds,
                 format_seconds(remaining),
             )  # fmt: skip
+
+    def _log_skips(self) -> None:
+        """Samples of all processes that could not be used so far, by source and reason."""
+        counts = sum(dist.gather_objects(self.skips.counts), Counter())
+        if dist.is_main() and counts:
+            logger.warning("samples skipped so far: %s", describe_skips(counts))
+            by_source = [{"source": source, "reason": reason, "count": n} for (source, reason), n in counts.items()]
+            self._json_log.write({"update": self.update, "skipped": by_source})
 
     def _validate(self) -> None:
         """Teacher-forced IoU on every validation set; the gIoU of the first one is the score of the run."""
@@ -255,7 +273,11 @@ def data_options(run: RunConfig) -> DataOptions:
         dataset_dir=run.dataset_dir,
         dataset=run.dataset,
         sample_rates=run.sample_rates,
+        sem_seg_data=run.sem_seg_data,
         refer_seg_data=run.refer_seg_data,
+        vqa_data=run.vqa_data,
+        reason_seg_data=run.reason_seg_data,
+        explanatory=run.explanatory,
         num_classes_per_sample=run.num_classes_per_sample,
         num_classes_per_question=run.num_classes_per_question,
         use_expand_question_list=run.use_expand_question_list,

@@ -53,4 +53,5 @@ def collate(samples: Sequence[Sample], codebook: SegCodebook, pad_token_id: int)
         masks=[sample.masks for sample in samples],
         orig_hw=[sample.orig_hw for sample in samples],
         sample_ids=[sample.sample_id for sample in samples],
+        ignore=[sample.ignore for sample in samples],
     )

@@ -16,10 +16,10 @@ from transformers import LlamaTokenizer
 from model.configuration import PixelLMConfig
 from model.conversation import IMAGE_MARK, get_conversation
 from model.errors import InputError
-from model.image import read_image
+from model.image import ImageInput, read_image
 from model.tokens import SegCodebook, encode_conversation, seg_text
 
-from .records import SEG_MARK, RawSample, Turn
+from .records import SEG_MARK, RawSample, Skip, Turn
 
 
 @dataclass(eq=False)
@@ -32,7 +32,9 @@ class Sample:
         orig_hw: (H, W) of the masks.
         input_ids, labels: one long tensor each per conversation.
         masks: (N, H, W) bool, one per complete token group, in reading order.
+        ignore: (H, W) bool, pixels that neither loss nor score may look at; None when there are none.
         num_dropped_turns: turns left out because they exceed the token budget.
+        skipped: samples that were drawn before this one and could not be used.
     """
 
     pixel_values: Tensor
@@ -41,8 +43,10 @@ class Sample:
     input_ids: list[Tensor]
     labels: list[Tensor]
     masks: Tensor
+    ignore: Tensor | None
     sample_id: str
     num_dropped_turns: int
+    skipped: tuple[Skip, ...] = ()
 
 
 class Encoder:
@@ -65,17 +69,11 @@ class Encoder:
         Raises:
             InputError: if photo and masks disagree, the words hold a token of the model, or nothing fits.
         """
-        photo = read_image(raw.image_path)
-        if raw.masks.shape[1:] != photo.shape[:2]:
-            raise InputError(
-                f"{raw.sample_id}: its masks are {raw.masks.shape[1:]}, its photo {raw.image_path} is "
-                f"{photo.shape[:2]} (height, width); the annotations belong to another version of the photo"
-            )
         self._check_words(raw)
         kept: list[Turn] = []
         input_ids, labels = [], []
         for turns in raw.conversations:
-            fitting, ids, targets = self._fit(turns, truncate=truncate)
+            fitting, ids, targets = self._fit(turns, truncate=truncate, shows_photo=raw.image_path is not None)
             if fitting:
                 kept += fitting
                 input_ids.append(torch.tensor(ids))
@@ -83,9 +81,10 @@ class Encoder:
         if not kept:
             raise InputError(
                 f"{raw.sample_id}: none of its {len(raw.conversations)} conversations fits into --model_max_length "
-                f"{self.config.model_max_length}, {self.config.num_image_tokens} of which go to the image; raise it"
+                f"{self.config.model_max_length}, {self.config.num_image_tokens} of which go to the image; raise it",
+                reason="too long",
             )
-        image = self.config.preprocessor(photo)
+        image = self._prepare_photo(raw)
         order = [target for turn in kept for target in turn.targets]
         masks = np.ascontiguousarray(image.crop_masks(raw.masks)[order])
         return Sample(
@@ -95,9 +94,24 @@ class Encoder:
             input_ids=input_ids,
             labels=labels,
             masks=torch.from_numpy(masks),
+            ignore=None if raw.ignore is None else torch.from_numpy(image.crop_masks(raw.ignore[None])[0]),
             sample_id=raw.sample_id,
             num_dropped_turns=sum(map(len, raw.conversations)) - len(kept),
         )
+
+    def _prepare_photo(self, raw: RawSample) -> ImageInput:
+        """The photo as the network reads it; a blank one, which no conversation shows, where there is none."""
+        if raw.image_path is None:
+            size = self.config.image_size
+            return ImageInput(torch.zeros(3, size, size), (size, size), (0, 0, 0, 0), (0, 0))
+        photo = read_image(raw.image_path, as_stored=True)
+        if raw.masks.shape[1:] != photo.shape[:2]:
+            raise InputError(
+                f"{raw.sample_id}: its masks are {raw.masks.shape[1:]}, its photo {raw.image_path} is "
+                f"{photo.shape[:2]} (height, width); the annotations belong to another version of the photo",
+                reason="masks of another size",
+            )
+        return self.config.preprocessor(photo)
 
     def _check_words(self, raw: RawSample) -> None:
         """Words that spell a token of ours would become that token, and counts would no longer agree."""
@@ -108,19 +122,23 @@ class Encoder:
                     if found:
                         raise InputError(
                             f"{raw.sample_id}: {text[:80]!r} holds {found[0]}, which is a token of the model; "
-                            "expected plain words. Correct the annotation"
+                            "expected plain words. Correct the annotation",
+                            reason="words spell a token",
                         )
 
-    def _fit(self, turns: Sequence[Turn], *, truncate: bool) -> tuple[Sequence[Turn], list[int], list[int]]:
+    def _fit(
+        self, turns: Sequence[Turn], *, truncate: bool, shows_photo: bool
+    ) -> tuple[Sequence[Turn], list[int], list[int]]:
         """As many first turns as the budget holds, with their ids and labels; none if the first is too long."""
         for count in range(len(turns), 0, -1):
-            ids, labels = self._encode(turns[:count])
+            ids, labels = self._encode(turns[:count], shows_photo=shows_photo)
             if not truncate or len(ids) <= self.config.model_max_length:
                 return turns[:count], ids, labels
         return (), [], []
 
-    def _encode(self, turns: Sequence[Turn]) -> tuple[list[int], list[int]]:
+    def _encode(self, turns: Sequence[Turn], *, shows_photo: bool) -> tuple[list[int], list[int]]:
         pairs = [(turn.question, turn.answer.replace(SEG_MARK, self._group)) for turn in turns]
-        pairs[0] = (f"{IMAGE_MARK}\n{pairs[0][0]}", pairs[0][1])
+        if shows_photo:
+            pairs[0] = (f"{IMAGE_MARK}\n{pairs[0][0]}", pairs[0][1])
         rendered = self._conversation.render(pairs)
         return encode_conversation(self.tokenizer, rendered, num_image_tokens=self.config.num_image_tokens)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,19 +16,38 @@ from model.errors import InputError
 from model.structures import Batch
 
 from .encode import Encoder, Sample
+from .records import NOTHING_TO_ASK, Skip
 from .sources import Source
 
+logger = logging.getLogger(__name__)
+
 Collate = Callable[[Sequence[Sample]], Batch]
+# Draws for one place in the stream. So many bad samples in a row mean that the data, not single files, are wrong.
+_MAX_DRAWS = 10
+# Shares are taken of so many samples at least, so that one bad sample at the start of a run is no large share.
+_MIN_DRAWN = 1000
 
 
 class Mixture(Dataset):
     """Sample ``index`` is a function of (seed, index): the same for any number of workers, processes or restarts.
 
+    Released meaning (``once_per_epoch=False``): draw a source by its rate, then any of its items. Otherwise each
+    stretch of ``num_items`` samples has every item of every source once, in an order of its own, and rates are not
+    used. An item that cannot be used is replaced by another one, drawn by rate from the same random numbers.
+
     Args:
         rates: relative weight of each source.
     """
 
-    def __init__(self, sources: Sequence[Source], rates: Sequence[float], encoder: Encoder, seed: int) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        rates: Sequence[float],
+        encoder: Encoder,
+        seed: int,
+        *,
+        once_per_epoch: bool = False,
+    ) -> None:
         if len(sources) != len(rates) or not sources:
             raise ValueError(f"{len(sources)} sources with {len(rates)} rates; expected one rate for each source")
         if seed < 0:
@@ -35,15 +56,84 @@ class Mixture(Dataset):
         self.shares = np.asarray(rates, dtype=float) / sum(rates)
         self.encoder = encoder
         self.seed = seed
+        self._ends = np.cumsum([len(source) for source in sources])
+        self._once_per_epoch = once_per_epoch
+        self._order: tuple[int, np.ndarray] | None = None  # an epoch and its order of items
+
+    @property
+    def num_items(self) -> int:
+        return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([self.seed, index])
+        source, item = self._item_of_epoch(index) if self._once_per_epoch else self._draw(rng)
+        skipped: list[Skip] = []
+        while len(skipped) < _MAX_DRAWS:
+            try:
+                sample = self.encoder(source.get(item, rng))
+            except InputError as err:
+                skipped.append(Skip(source.name, err.reason, str(err)))
+                source, item = self._draw(rng)
+            else:
+                sample.skipped = tuple(skipped)
+                return sample
+        raise InputError(f"{_MAX_DRAWS} samples in a row cannot be used. The last of them: {skipped[-1].message}")
+
+    def _draw(self, rng: np.random.Generator) -> tuple[Source, int]:
         source = self.sources[rng.choice(len(self.sources), p=self.shares)]
-        return self.encoder(source.get(int(rng.integers(len(source))), rng))
+        return source, int(rng.integers(len(source)))
+
+    def _item_of_epoch(self, index: int) -> tuple[Source, int]:
+        epoch, place = divmod(index, self.num_items)
+        if self._order is None or self._order[0] != epoch:
+            rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch], spawn_key=(1,)))
+            self._order = epoch, rng.permutation(self.num_items)
+        item = int(self._order[1][place])
+        number = int(np.searchsorted(self._ends, item, side="right"))
+        return self.sources[number], item - (int(self._ends[number - 1]) if number else 0)
+
+
+class SkipTally:
+    """Counts what could not be used, by (source, reason), and stops when that is too much.
+
+    Args:
+        max_bad_share: of the samples drawn, which are counted as 1000 at least.
+    """
+
+    def __init__(self, max_bad_share: float) -> None:
+        self.max_bad_share = max_bad_share
+        self.num_used = 0
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, num_used: int, skipped: Sequence[Skip]) -> None:
+        """Count the samples of a batch and what was drawn in vain for it.
+
+        Raises:
+            InputError: if more than the allowed share is bad.
+        """
+        self.num_used += num_used
+        for skip in skipped:
+            if (skip.source, skip.reason) not in self.counts:
+                logger.warning("skipped a sample of %s (%s), more of the kind are only counted: %s",
+                               skip.source, skip.reason, skip.message)  # fmt: skip
+            self.counts[skip.source, skip.reason] += 1
+        num_drawn = self.num_used + sum(self.counts.values())
+        bad = Counter({key: count for key, count in self.counts.items() if key[1] != NOTHING_TO_ASK})
+        num_bad = sum(bad.values())
+        if skipped and num_bad > self.max_bad_share * max(num_drawn, _MIN_DRAWN):
+            raise InputError(
+                f"{num_bad} of {num_drawn} samples cannot be used, more than --max_bad_share {self.max_bad_share} "
+                f"allows: {describe_skips(bad)}. The last of them: {skipped[-1].message}"
+            )
+
+
+def describe_skips(counts: Mapping[tuple[str, str], int]) -> str:
+    """``refcoco: image missing 3; ade20k: label map unreadable 1``."""
+    return "; ".join(f"{source}: {reason} {count}" for (source, reason), count in sorted(counts.items()))
 
 
 class ValDataset(Dataset):
-    """Every sample of a validation source once, unshortened."""
+    """Every sample of a validation source once, unshortened; a bad one is an error that names it."""
 
     def __init__(self, source: Source, encoder: Encoder) -> None:
         self.source = source
@@ -53,7 +143,10 @@ class ValDataset(Dataset):
         return len(self.source)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.encoder(self.source.get(index, np.random.default_rng(index)), truncate=False)
+        try:
+            return self.encoder(self.source.get(index, np.random.default_rng(index)), truncate=False)
+        except InputError as err:
+            raise InputError(f"{self.source.name}, sample {index}: {err}") from err
 
 
 class RankSampler(Sampler[int]):
@@ -96,7 +189,7 @@ def build_loader(
     num_workers: int,
     pin_memory: bool,
 ) -> DataLoader:
-    """Batches of one process; read them through ``raise_input_errors``.
+    """Batches of one process; read them through ``read_batches``.
 
     Args:
         start, count, rank, world_size, batch_size: as in ``RankSampler``.
@@ -112,15 +205,28 @@ def build_loader(
     )
 
 
-def raise_input_errors(loader: Iterable[Batch | InputError]) -> Iterator[Batch]:
+def read_batches(loader: Iterable[Loaded | InputError], tally: SkipTally) -> Iterator[Batch]:
     """Batches of a loader of ours; an InputError of a worker is raised here, in the main process.
 
     Raised inside a worker, torch would wrap it into a message with a traceback.
     """
-    for batch in loader:
-        if isinstance(batch, InputError):
-            raise batch
-        yield batch
+    for loaded in loader:
+        if isinstance(loaded, InputError):
+            raise loaded
+        tally.add(len(loaded.batch.orig_hw), loaded.skipped)
+        yield loaded.batch
+
+
+@dataclass
+class Loaded:
+    """A batch and what was drawn in vain for it, on the way from a worker."""
+
+    batch: Batch
+    skipped: list[Skip]
+
+    def pin_memory(self) -> Loaded:
+        """Called by the data loader when it pins."""
+        return Loaded(self.batch.pin_memory(), self.skipped)
 
 
 @dataclass(frozen=True)
@@ -142,11 +248,11 @@ class _CaughtCollate:
 
     collate: Collate
 
-    def __call__(self, samples: Sequence[Sample | InputError]) -> Batch | InputError:
+    def __call__(self, samples: Sequence[Sample | InputError]) -> Loaded | InputError:
         for sample in samples:
             if isinstance(sample, InputError):
                 return sample
-        return self.collate(samples)
+        return Loaded(self.collate(samples), [skip for sample in samples for skip in sample.skipped])
 
 
 def _init_worker(worker: int) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 from model.errors import InputError
 
 # RefCOCO's name -> who split it, which is part of the name of its refs file.
-REFER_SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
+REFER_SPLIT_BY = {"refclef": "unc", "refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "grefcoco": "unc"}
 
 _COCO_IMAGES = "refer_seg/images/mscoco/images"
+_VOC_IMAGES = "vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages"
 _GET_GOING = (
     "dataset/README.md says what to download, and `python scripts/make_toy_world.py` draws a small set without "
     "any download"
@@ -24,7 +25,8 @@ _GET_GOING = (
 class DatasetPaths:
     """Files of the released layout.
 
-    ``asked_by`` is the flag that makes a file necessary; errors name it.
+    ``asked_by`` is the flag that makes a file necessary; errors name it. Methods without it give a place and do not
+    look whether anything is there.
     """
 
     root: Path
@@ -32,8 +34,87 @@ class DatasetPaths:
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root))
 
+    # sem_seg: label maps
+
+    def ade20k_images(self, *, asked_by: str) -> list[Path]:
+        """Photos of ADE20K's scene-parsing edition (ADEChallengeData2016)."""
+        return self._files("ade20k/images/training", "*.jpg", asked_by)
+
+    def ade20k_label(self, image: Path) -> Path:
+        return self.root / "ade20k/annotations/training" / f"{image.stem}.png"
+
+    def cocostuff_labels(self, *, asked_by: str) -> list[Path]:
+        """Label maps of COCO-Stuff (stuffthingmaps)."""
+        return self._files("cocostuff/train2017", "*.png", asked_by)
+
+    def mapillary_config(self, *, asked_by: str) -> Path:
+        """Label names of Mapillary Vistas 2.0."""
+        return self._existing("mapillary/config_v2.0.json", asked_by)
+
+    def mapillary_labels(self, *, asked_by: str) -> list[Path]:
+        return self._files("mapillary/training/v2.0/labels", "*.png", asked_by)
+
+    def mapillary_image(self, label: Path) -> Path:
+        return self.root / "mapillary/training/images" / f"{label.stem}.jpg"
+
+    # sem_seg: objects and their parts
+
+    def paco(self, *, asked_by: str) -> Path:
+        """Annotations of PACO-LVIS; its ``file_name`` is ``train2017/<name>.jpg``."""
+        return self._existing("vlpart/paco/annotations/paco_lvis_v1_train.json", asked_by)
+
+    def pascal_part(self, *, asked_by: str) -> Path:
+        """Annotations of PASCAL-Part, as VLPart writes them."""
+        return self._existing("vlpart/pascal_part/train.json", asked_by)
+
+    def pascal_part_image(self, file_name: str) -> Path:
+        return self.root / _VOC_IMAGES / file_name
+
+    # refer_seg
+
+    def refer_instances(self, dataset: str, *, asked_by: str) -> Path:
+        """Photos and masks of a referring dataset."""
+        return self._existing(f"refer_seg/{dataset}/instances.json", asked_by)
+
+    def refer_refs(self, dataset: str, *, asked_by: str) -> Path:
+        """Expressions of a referring dataset: a pickle; gRefCOCO has either that or JSON."""
+        if dataset != "grefcoco":
+            return self._existing(f"refer_seg/{dataset}/refs({REFER_SPLIT_BY[dataset]}).p", asked_by)
+        pickled = self.root / "refer_seg/grefcoco/grefs(unc).p"
+        return pickled if pickled.is_file() else self._existing("refer_seg/grefcoco/grefs(unc).json", asked_by)
+
+    def refer_image(self, dataset: str, file_name: str) -> Path:
+        folder = "refer_seg/images/saiapr_tc-12" if dataset == "refclef" else f"{_COCO_IMAGES}/train2014"
+        return self.root / folder / file_name
+
+    # vqa
+
+    def llava(self, name: str, *, asked_by: str) -> Path:
+        """Dialogues; ``name`` is that of ``--vqa_data``."""
+        return self._existing(f"llava_dataset/{name}.json", asked_by)
+
+    def llava_image(self, name: str) -> Path:
+        return self.coco_image(f"train2017/{name}")
+
+    # reason_seg
+
+    def reason_seg_images(self, split: str, *, asked_by: str) -> list[Path]:
+        """Photos of a split; the annotation of each is the JSON file of the same name beside it."""
+        return self._files(f"reason_seg/ReasonSeg/{split}", "*.jpg", asked_by)
+
+    def reason_seg_explanations(self, *, asked_by: str) -> Path:
+        return self._existing("reason_seg/ReasonSeg/explanatory/train.json", asked_by)
+
+    # multi_reason_seg
+
     def muse(self, split: str, *, asked_by: str) -> Path:
-        """Annotations of MUSE; ``split`` is train, val, test_less or test_many."""
+        """Annotations of MUSE; ``split`` is train, val, test_less or test_many.
+
+        The release's README puts them into muse/, its code reads them beside it: both places serve.
+        """
+        inside, beside = self.root / f"muse/muse_{split}.json", self.root / f"muse_{split}.json"
+        if beside.is_file() and not inside.is_file():
+            return beside
         return self._existing(f"muse/muse_{split}.json", asked_by)
 
     def muse_image(self, record: Mapping[str, Any]) -> Path:
@@ -45,33 +126,40 @@ class DatasetPaths:
         if "file_name" in record:
             return self.root / _COCO_IMAGES / "train2014" / record["file_name"]
         url = record["coco_url"]
-        return self._coco_2017("train2017" if "train2017" in url else "val2017") / url.rsplit("/", 1)[-1]
+        folder = "train2017" if "train2017" in url else "val2017"
+        return self._coco_2017(f"{_COCO_IMAGES}/{folder}", f"coco/{folder}") / url.rsplit("/", 1)[-1]
 
-    def refer_instances(self, dataset: str, *, asked_by: str) -> Path:
-        """Photos and masks of a referring dataset."""
-        return self._existing(f"refer_seg/{dataset}/instances.json", asked_by)
+    # COCO 2017: the release wants it in coco/ and once more (a copy or a link) below refer_seg/; either one serves.
 
-    def refer_refs(self, dataset: str, *, asked_by: str) -> Path:
-        """Expressions of a referring dataset."""
-        return self._existing(f"refer_seg/{dataset}/refs({REFER_SPLIT_BY[dataset]}).p", asked_by)
+    def coco_image(self, file_name: str) -> Path:
+        """Photo of COCO 2017; ``file_name`` is ``train2017/<name>.jpg`` or ``val2017/<name>.jpg``."""
+        folder, name = Path(file_name).parent, Path(file_name).name
+        return self._coco_2017(f"coco/{folder}", f"{_COCO_IMAGES}/{folder}") / name
 
-    def refer_image(self, file_name: str) -> Path:
-        return self.root / _COCO_IMAGES / "train2014" / file_name
-
-    def _coco_2017(self, name: str) -> Path:
-        """The release wants a second copy of COCO 2017 here, or a link; without it, the one in coco/ is read."""
-        folder, original = self.root / _COCO_IMAGES / name, self.root / "coco" / name
-        return original if original.is_dir() and not folder.is_dir() else folder
+    def _coco_2017(self, wanted: str, other: str) -> Path:
+        folder, copy = self.root / wanted, self.root / other
+        return copy if copy.is_dir() and not folder.is_dir() else folder
 
     def _existing(self, name: str, asked_by: str) -> Path:
+        path = self._below_root(name, asked_by)
+        if not path.is_file():
+            raise InputError(f"{path} does not exist, but {asked_by} needs it. {_GET_GOING}")
+        return path
+
+    def _files(self, folder: str, pattern: str, asked_by: str) -> list[Path]:
+        path = self._below_root(folder, asked_by)
+        files = sorted(path.glob(pattern))
+        if not files:
+            found = f"has no {pattern}" if path.is_dir() else "does not exist"
+            raise InputError(f"{path} {found}, but {asked_by} needs it. {_GET_GOING}")
+        return files
+
+    def _below_root(self, name: str, asked_by: str) -> Path:
         if not self.root.is_dir():
             raise InputError(
                 f"--dataset_dir {self.root} is not a folder, but {asked_by} reads {name} there. {_GET_GOING}"
             )
-        path = self.root / name
-        if not path.is_file():
-            raise InputError(f"{path} does not exist, but {asked_by} needs it. {_GET_GOING}")
-        return path
+        return self.root / name
 
 
 def read_json(path: Path) -> Any:

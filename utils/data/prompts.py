@@ -64,8 +64,15 @@ NAMED_JOINT_ANSWERS = (
     "The masks of {phrase} are {groups}, in this order.",
 )
 BARE_JOINT_ANSWERS = ("{groups}.", "They are {groups}.", "Here they are: {groups}.")
+EXPLANATION_REQUESTS = (
+    "Explain your answer.",
+    "Tell me how you know.",
+    "Give the reason as well.",
+    "Why is it this one?",
+    "Say in words what led you there.",
+)
+PART_NAMES = ("the {part} of the {whole}", "{whole} {part}")
 
-REFERRING_EVAL_ANSWER = f"{SEG_MARK}."
 NO_TARGET_ANSWER = "There is no such thing in the image."
 
 
@@ -89,6 +96,21 @@ def long_question(rng: np.random.Generator, sentence: str, *, expand: bool) -> s
     return f"{sentence} {_draw(rng, MASK_REQUESTS + EXPANDED_MASK_REQUESTS if expand else MASK_REQUESTS)}"
 
 
+def explanation_request(rng: np.random.Generator) -> str:
+    """Follows a question whose answer gives masks and reasons."""
+    return _draw(rng, EXPLANATION_REQUESTS)
+
+
+def part_name(rng: np.random.Generator, whole: str, part: str) -> str:
+    """ "the handle of the cup", "cup handle"."""
+    return _draw(rng, PART_NAMES).replace("{part}", part).replace("{whole}", whole)
+
+
+def bare_answer(rng: np.random.Generator) -> str:
+    """One ``{seg}`` for a question that has no phrase to name."""
+    return _draw(rng, BARE_ANSWERS).replace(_GROUPS, SEG_MARK)
+
+
 def answer(rng: np.random.Generator, phrases: Sequence[str], *, named: bool) -> str:
     """Answer with one ``{seg}`` per phrase, several of them each in a clause of its own or all together.
 
@@ -106,6 +128,16 @@ def answer(rng: np.random.Generator, phrases: Sequence[str], *, named: bool) -> 
 def referring_eval_question(phrase: str) -> str:
     """The release's form, leading space included."""
     return f" What is {phrase} in this image? Please output segmentation mask."
+
+
+def referring_eval_answer(count: int) -> str:
+    """``{seg}, {seg} and {seg}.``"""
+    return f"{join_words([SEG_MARK] * count)}."
+
+
+def reasoning_eval_question(sentence: str) -> str:
+    """The release's form for a question that is a sentence, leading space included."""
+    return f" {sentence} {MASK_REQUESTS[0]}"
 
 
 def muse_eval_question(sentence: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from model.errors import InputError
 
 SEG_MARK = "{seg}"  # stands in an answer for one token group
+NOTHING_TO_ASK = "nothing to ask about"  # why an intact photo gives no sample: no fault of the data
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Turn:
     """A question and its answer.
 
     Attributes:
-        question: without image mark.
+        question: without image mark; the encoder puts one before the first question of a photo.
         answer: one ``{seg}`` per target, in order.
         targets: the mask of each ``{seg}``, as indices into ``RawSample.masks``.
     """
@@ -33,7 +34,8 @@ class Turn:
         marks = self.answer.count(SEG_MARK)
         if marks != len(self.targets):
             raise InputError(
-                f"the answer has {marks} {SEG_MARK} for {len(self.targets)} targets; expected one for each"
+                f"the answer has {marks} {SEG_MARK} for {len(self.targets)} targets; expected one for each",
+                reason="marks and masks disagree",
             )
 
 
@@ -43,20 +45,37 @@ class RawSample:
 
     Attributes:
         sample_id: names dataset and photo, for messages.
+        image_path: None for a dialogue without photo, whose masks are (0, 0, 0).
         conversations: each a sequence of turns about the photo, independent of the others.
-        masks: (M, H, W) bool.
+        masks: (M, H, W) bool, H and W those of the photo as stored.
+        ignore: (H, W) bool, pixels that neither loss nor score may look at; None when there are none.
     """
 
     sample_id: str
-    image_path: Path
+    image_path: Path | None
     conversations: tuple[tuple[Turn, ...], ...]
     masks: np.ndarray
+    ignore: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.masks.ndim != 3 or self.masks.dtype != bool:
             raise ValueError(
                 f"{self.sample_id}: masks are {self.masks.dtype} {self.masks.shape}; expected bool (M, H, W)"
             )
+        if self.ignore is not None and (self.ignore.shape != self.masks.shape[1:] or self.ignore.dtype != bool):
+            raise ValueError(
+                f"{self.sample_id}: ignore is {self.ignore.dtype} {self.ignore.shape}; expected bool "
+                f"{self.masks.shape[1:]}, as its masks"
+            )
         targets = [target for turns in self.conversations for turn in turns for target in turn.targets]
         if targets and not 0 <= min(targets) <= max(targets) < len(self.masks):
             raise ValueError(f"{self.sample_id}: targets {targets} do not fit {len(self.masks)} masks")
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A sample that training could not use; ``reason`` is a few words, ``message`` the whole story."""
+
+    source: str
+    reason: str
+    message: str

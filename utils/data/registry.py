@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from model.errors import InputError
 
+from .asking import Asking
 from .paths import REFER_SPLIT_BY, DatasetPaths
-from .sources import Source, muse, refer
+from .sources import Source, muse, reason_seg, refer
+from .sources.label_maps import LABEL_MAPS
+from .sources.parts import PARTS
+from .sources.vqa import Vqa
 
-# Names of the release whose loaders are still to come.
-NOT_YET = ("sem_seg", "vqa", "reason_seg")
-REFER_NOT_YET = ("refclef", "grefcoco")
-VAL_NOT_YET = ("ReasonSeg", "refclef", "grefcoco", "multirefcoco", "multirefcoco+", "multirefcocog")
+SEM_SEG = {**LABEL_MAPS, **PARTS}
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The flags that decide what is trained on, under their released names.
+    """The flags that decide what is trained on, under their released names and with their released defaults.
 
     Attributes:
         dataset: dataset families, joined with ``||``.
         sample_rates: relative weight of each, joined with commas.
-        refer_seg_data: parts of refer_seg, joined with ``||``; every part is as likely as the others.
+        sem_seg_data, refer_seg_data, vqa_data, reason_seg_data: parts of a family, joined with ``||``; each part is as
+            likely as the others. A part of reason_seg is ``ReasonSeg|train``; splits are joined with ``_``.
+        explanatory: share of reasoning samples that explain the answer in words alone; -1 for no explanation at all.
         num_classes_per_sample: questions per photo.
         num_classes_per_question: targets per question.
         use_expand_question_list: draw from more wordings.
@@ -34,7 +37,11 @@ class DataOptions:
     dataset_dir: str | Path
     dataset: str
     sample_rates: str
-    refer_seg_data: str = "||".join(REFER_SPLIT_BY)
+    sem_seg_data: str = "ade20k||cocostuff||pascal_part||paco_lvis||mapillary"
+    refer_seg_data: str = "refclef||refcoco||refcoco+||refcocog"
+    vqa_data: str = "llava_instruct_150k"
+    reason_seg_data: str = "ReasonSeg|train"
+    explanatory: float = 0.1
     num_classes_per_sample: int = 3
     num_classes_per_question: int = 1
     use_expand_question_list: bool = False
@@ -48,14 +55,20 @@ class DataOptions:
         for name in ("num_classes_per_sample", "num_classes_per_question"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} is {getattr(self, name)}; expected 1 or more")
+        if self.explanatory != -1 and not 0 <= self.explanatory <= 1:
+            raise InputError(f"--explanatory is {self.explanatory}; expected a share from 0 to 1, or -1 for none")
 
     @property
     def datasets(self) -> list[str]:
-        return [name.strip() for name in self.dataset.split("||")]
+        return _names(self.dataset)
 
     @property
-    def refer_datasets(self) -> list[str]:
-        return [name.strip() for name in self.refer_seg_data.split("||")]
+    def paths(self) -> DatasetPaths:
+        return DatasetPaths(Path(self.dataset_dir))
+
+    @property
+    def asking(self) -> Asking:
+        return Asking(self.num_classes_per_sample, self.num_classes_per_question, self.use_expand_question_list)
 
     @property
     def rates(self) -> list[float]:
@@ -74,14 +87,13 @@ def build_train_sources(options: DataOptions) -> tuple[list[Source], list[float]
     Returns:
         sources and the rate of each; the parts of a family share its rate evenly.
     """
-    builders = {"refer_seg": _refer_parts, "multi_reason_seg": _muse_parts}
     for name in options.datasets:
-        if name not in builders:
-            _refuse(name, flag="--dataset", known=list(builders), not_yet=name in NOT_YET)
+        if name not in FAMILIES:
+            _refuse(name, flag="--dataset", known=list(FAMILIES))
     sources: list[Source] = []
     rates: list[float] = []
     for name, rate in zip(options.datasets, options.rates, strict=True):
-        parts = builders[name](options)
+        parts = FAMILIES[name](options)
         sources += parts
         rates += [rate / len(parts)] * len(parts)
     return sources, rates
@@ -90,41 +102,81 @@ def build_train_sources(options: DataOptions) -> tuple[list[Source], list[float]
 def build_val_source(dataset_dir: str | Path, name: str) -> Source:
     """Open one set of ``--val_dataset``: ``MultiReasonSeg|val``, ``refcoco|unc|val`` and their like."""
     name = name.strip()
-    dataset, split = name.split("|")[0], name.split("|")[-1]
     if name not in val_names():
-        _refuse(name, flag="--val_dataset", known=val_names(), not_yet=dataset in VAL_NOT_YET)
+        _refuse(name, flag="--val_dataset", known=val_names())
     paths = DatasetPaths(Path(dataset_dir))
-    if dataset in REFER_SPLIT_BY:
-        return refer.ReferVal(paths, dataset, split=split, name=name)
-    return muse.MuseVal(paths, split=split, name=name)
+    dataset, split = name.split("|")[0], name.split("|")[-1]
+    if dataset == "ReasonSeg":
+        return reason_seg.ReasonSegVal(paths, split=split, name=name)
+    if dataset == "MultiReasonSeg":
+        return muse.MuseVal(paths, split=split, name=name)
+    sizes = refer.MULTI_GROUP_SIZES if dataset.startswith("multi") else (1,)
+    return refer.ReferVal(paths, dataset.removeprefix("multi"), split=split, name=name, group_sizes=sizes)
 
 
 def val_names() -> list[str]:
     """Every set that ``build_val_source`` can open; a split may still be absent from the files."""
+    reasoning = [f"ReasonSeg|{split}" for split in reason_seg.VAL_SPLITS]
+    reasoning += [f"MultiReasonSeg|{split}" for split in muse.SPLITS]
     referring = [f"{name}|{by}|{split}" for name, by in REFER_SPLIT_BY.items() for split in refer.SPLITS]
-    return [f"MultiReasonSeg|{split}" for split in muse.SPLITS] + referring
+    return [*reasoning, *referring, *(f"multi{name}" for name in referring)]
 
 
-def _refer_parts(options: DataOptions) -> list[Source]:
-    for name in options.refer_datasets:
+def _sem_seg(options: DataOptions) -> list[Source]:
+    sources = []
+    for name in _names(options.sem_seg_data):
+        if name not in SEM_SEG:
+            _refuse(name, flag="--sem_seg_data", known=list(SEM_SEG))
+        asked_by = f"--dataset sem_seg with --sem_seg_data {name}"
+        sources.append(SEM_SEG[name](options.paths, asked_by=asked_by, asking=options.asking))
+    return sources
+
+
+def _refer_seg(options: DataOptions) -> list[Source]:
+    names = _names(options.refer_seg_data)
+    for name in names:
         if name not in REFER_SPLIT_BY:
-            _refuse(name, flag="--refer_seg_data", known=list(REFER_SPLIT_BY), not_yet=name in REFER_NOT_YET)
-    return [
-        refer.ReferTrain(
-            DatasetPaths(Path(options.dataset_dir)),
-            name,
-            num_classes_per_sample=options.num_classes_per_sample,
-            num_classes_per_question=options.num_classes_per_question,
+            _refuse(name, flag="--refer_seg_data", known=list(REFER_SPLIT_BY))
+    return [refer.ReferTrain(options.paths, name, asking=options.asking) for name in names]
+
+
+def _vqa(options: DataOptions) -> list[Source]:
+    return [Vqa(options.paths, name) for name in _names(options.vqa_data)]
+
+
+def _reason_seg(options: DataOptions) -> list[Source]:
+    sources = []
+    for name in _names(options.reason_seg_data):
+        dataset, _, splits = name.partition("|")
+        if dataset != "ReasonSeg" or not splits:
+            _refuse(name, flag="--reason_seg_data", known=["ReasonSeg|train", "ReasonSeg|train_val"])
+        source = reason_seg.ReasonSegTrain(
+            options.paths,
+            splits=splits,
+            num_questions=options.num_classes_per_sample,
+            explanatory=options.explanatory,
             expand=options.use_expand_question_list,
         )
-        for name in options.refer_datasets
-    ]
+        sources.append(source)
+    return sources
 
 
-def _muse_parts(options: DataOptions) -> list[Source]:
-    return [muse.MuseTrain(DatasetPaths(Path(options.dataset_dir)), expand=options.use_expand_question_list)]
+def _multi_reason_seg(options: DataOptions) -> list[Source]:
+    return [muse.MuseTrain(options.paths, expand=options.use_expand_question_list)]
 
 
-def _refuse(name: str, *, flag: str, known: Sequence[str], not_yet: bool) -> NoReturn:
-    problem = "is not available yet" if not_yet else "is unknown"
-    raise InputError(f"{flag}: {name!r} {problem}; available are {', '.join(known)} (several are joined with ||)")
+FAMILIES: dict[str, Callable[[DataOptions], list[Source]]] = {
+    "sem_seg": _sem_seg,
+    "refer_seg": _refer_seg,
+    "vqa": _vqa,
+    "reason_seg": _reason_seg,
+    "multi_reason_seg": _multi_reason_seg,
+}
+
+
+def _names(joined: str) -> list[str]:
+    return [name.strip() for name in joined.split("||")]
+
+
+def _refuse(name: str, *, flag: str, known: Sequence[str]) -> NoReturn:
+    raise InputError(f"{flag}: {name!r} is unknown; available are {', '.join(known)} (several are joined with ||)")

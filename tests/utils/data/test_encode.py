@@ -82,7 +82,7 @@ def _kept(encoder, conversations):
     for turns in conversations:
         for count in range(len(turns), 0, -1):
             raw = (tuple(turns[:count]),)
-            if len(encoder._encode(raw[0])[0]) <= encoder.config.model_max_length:
+            if len(encoder._encode(raw[0], shows_photo=True)[0]) <= encoder.config.model_max_length:
                 yield turns[:count]
                 break
 

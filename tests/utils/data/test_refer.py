@@ -10,21 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import InputError
+from utils.data.asking import Asking, deal
 from utils.data.paths import DatasetPaths
 from utils.data.registry import build_val_source
-from utils.data.sources.refer import ReferTrain, deal, in_split, read_refs
+from utils.data.sources.refer import ReferTrain, in_split, read_refs
 
 from .tiny_data import make_ref, write_refer
 
 
 def train_source(root: Path, *, questions: int = 3, per_question: int = 1) -> ReferTrain:
-    return ReferTrain(
-        DatasetPaths(root),
-        "refcoco",
-        num_classes_per_sample=questions,
-        num_classes_per_question=per_question,
-        expand=True,
-    )
+    return ReferTrain(DatasetPaths(root), "refcoco", asking=Asking(questions, per_question, expand=True))
 
 
 @given(st.integers(1, 30), st.integers(1, 5), st.integers(1, 4), st.integers(0, 999))
@@ -60,7 +55,7 @@ def test_training_sample(shared_dataset):
     assert sample.image_path.name == "1.jpg"
     assert [len(turns) for turns in sample.conversations] == [1, 1]
     assert [len(turns[0].targets) for turns in sample.conversations] == [2, 2]
-    assert 1 <= len(sample.masks) <= 2, "four expressions, two objects: each has one mask"
+    assert len(sample.masks) == 4, "one for each expression"
     assert sample.masks.any(axis=(1, 2)).all()
 
 
@@ -88,7 +83,7 @@ def test_validation_asks_every_expression(shared_dataset):
         " What is dark thing in this image? Please output segmentation mask.",
     ]
     assert {turn.answer for (turn,) in sample.conversations} == {"{seg}."}
-    assert [turn.targets for (turn,) in sample.conversations] == [(0,), (0,)]
+    assert [turn.targets for (turn,) in sample.conversations] == [(0,), (1,)]
     assert [len(build_val_source(shared_dataset, f"refcoco|unc|{split}")) for split in ("testA", "testB", "test")] == [
         1,
         2,

@@ -1,4 +1,4 @@
-"""Flags -> sources: what is available, what is not yet, and what is wrong."""
+"""Flags -> sources: what is available, what is missing, and what is wrong."""
 
 import subprocess
 import sys
@@ -31,6 +31,7 @@ def test_parts_share_the_rate_of_their_family(shared_dataset):
         ({"rates": "4,nan"}, "above 0"),
         ({"num_classes_per_sample": 0}, "--num_classes_per_sample is 0"),
         ({"num_classes_per_question": 0}, "--num_classes_per_question is 0"),
+        ({"explanatory": 1.5}, "--explanatory is 1.5; expected a share from 0 to 1, or -1"),
     ],
 )
 def test_wrong_options(shared_dataset, changes, message):
@@ -38,24 +39,34 @@ def test_wrong_options(shared_dataset, changes, message):
         options(shared_dataset, **changes)
 
 
-@pytest.mark.parametrize("name", ["sem_seg", "vqa", "reason_seg"])
-def test_families_still_to_come(shared_dataset, name):
-    expected = f"--dataset: '{name}' is not available yet; available are refer_seg, multi_reason_seg"
-    with pytest.raises(InputError, match=expected):
-        build_train_sources(options(shared_dataset, dataset=f"{name}||refer_seg"))
+@pytest.mark.parametrize(
+    ("family", "file"),
+    [
+        ("sem_seg", "ade20k/images/training"),
+        ("refer_seg", r"refer_seg/refclef/refs\(unc\).p"),
+        ("vqa", "llava_dataset/llava_instruct_150k.json"),
+        ("reason_seg", "reason_seg/ReasonSeg/train"),
+    ],
+)
+def test_a_missing_dataset_is_named_with_the_flag_that_wants_it(shared_dataset, family, file):
+    released = DataOptions(shared_dataset, family, "1")
+    with pytest.raises(InputError, match=rf"{file} does not exist, but --dataset {family} with --{family}"[:-2]):
+        build_train_sources(released)
 
 
-@pytest.mark.parametrize("name", ["refclef", "grefcoco"])
-def test_referring_sets_still_to_come(shared_dataset, name):
-    expected = f"--refer_seg_data: '{name}' is not available yet; available are refcoco, "
-    with pytest.raises(InputError, match=expected):
-        build_train_sources(options(shared_dataset, refer_seg_data=f"refcoco||{name}"))
-
-
-@pytest.mark.parametrize("name", ["ReasonSeg|val", "refclef|unc|val", "multirefcoco|unc|val"])
-def test_validation_sets_still_to_come(shared_dataset, name):
-    with pytest.raises(InputError, match=r"--val_dataset: .* not available yet; available are MultiReasonSeg\|"):
-        build_val_source(shared_dataset, name)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sem_seg_data": "ade"}, "--sem_seg_data: 'ade' is unknown; available are ade20k, cocostuff, mapillary"),
+        ({"refer_seg_data": "refcoco||x"}, "--refer_seg_data: 'x' is unknown; available are refclef, refcoco"),
+        ({"reason_seg_data": "train"}, "--reason_seg_data: 'train' is unknown; available are ReasonSeg|train"),
+        ({"vqa_data": "x"}, "llava_dataset/x.json does not exist"),
+    ],
+)
+def test_unknown_parts(shared_dataset, changes, message):
+    (family,) = (name.removesuffix("_data") for name in changes)
+    with pytest.raises(InputError, match=message.replace("|", "[|]")):
+        build_train_sources(options(shared_dataset, dataset=family, rates="1", **changes))
 
 
 @pytest.mark.parametrize("name", ["", "refcoco", "refcoco|val", "refcocog|unc|val", "refcoco|unc|dev", "muse|val"])
@@ -80,7 +91,11 @@ def test_missing_folder_and_files_are_named(tmp_path):
 
 
 def test_names_of_validation_sets():
-    assert {"MultiReasonSeg|val", "refcoco|unc|testA", "refcocog|umd|test"} <= set(val_names())
+    expected = {
+        "ReasonSeg|val", "ReasonSeg|test", "MultiReasonSeg|val", "MultiReasonSeg|test_less", "MultiReasonSeg|test_many",
+        "refcoco|unc|testA", "refcocog|umd|test", "grefcoco|unc|val", "multirefcoco|unc|val", "multirefcocog|umd|test",
+    }  # fmt: skip
+    assert expected <= set(val_names())
 
 
 def test_turns_and_samples_check_their_counts():

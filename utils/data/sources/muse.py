@@ -17,6 +17,7 @@ from model.errors import InputError
 
 from .. import prompts
 from ..masks import decode_segmentation
+from ..packed import Packed
 from ..paths import DatasetPaths, read_json
 from ..records import SEG_MARK, RawSample, Turn
 
@@ -74,7 +75,7 @@ class MuseTrain:
     def __init__(self, paths: DatasetPaths, *, expand: bool) -> None:
         self._expand = expand
         file = paths.muse("train", asked_by=f"--dataset {self.name}")
-        self._images, problems = [], []
+        images, problems = [], []
         records = _records(file)
         for number, record in enumerate(records):
             image = _parse_record(record, number, paths, file=file)
@@ -86,17 +87,18 @@ class MuseTrain:
                 else:
                     problems.append(f"question {position} of record {number} {problem}")
             if usable:
-                self._images.append(replace(image, questions=tuple(usable)))
-        if not self._images:
+                images.append(replace(image, questions=tuple(usable)))
+        if not images:
             raise InputError(f"{file} has no usable question in {len(records)} records; download it again")
         if problems:
-            dropped = len(records) - len(self._images)
+            dropped = len(records) - len(images)
             logger.warning(
                 "%s: %d questions left out, and %d of %d photos with them; the first: %s",
                 file, len(problems), dropped, len(records), problems[0],
             )  # fmt: skip
-        count = sum(len(image.questions) for image in self._images)
-        logger.info("%s: %d images, %d questions", self.name, len(self._images), count)
+        count = sum(len(image.questions) for image in images)
+        logger.info("%s: %d images, %d questions", self.name, len(images), count)
+        self._images = Packed(images)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -119,7 +121,8 @@ class MuseVal:
     def __init__(self, paths: DatasetPaths, *, split: str, name: str) -> None:
         self.name = name
         file = paths.muse(split, asked_by=f"--val_dataset {name}")
-        self._images = [_parse_record(record, number, paths, file=file) for number, record in enumerate(_records(file))]
+        records = _records(file)
+        self._images = Packed(_parse_record(record, number, paths, file=file) for number, record in enumerate(records))
         count = sum(len(image.questions) for image in self._images)
         logger.info("%s: %d images, %d questions", name, len(self._images), count)
 

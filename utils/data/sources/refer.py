@@ -1,4 +1,4 @@
-"""Referring expressions: RefCOCO, RefCOCO+ and RefCOCOg.
+"""Referring expressions: RefCLEF, RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO.
 
 Shapes: M masks of one sample, H, W size of its photo.
 """
@@ -10,6 +10,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,30 @@ import numpy as np
 from model.errors import InputError
 
 from .. import prompts
+from ..asking import Asking, Conversations
 from ..masks import decode_segmentation
+from ..packed import Packed
 from ..paths import DatasetPaths, read_json
 from ..records import RawSample, Turn
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test", "testA", "testB")
+# Expressions per question of the multi-referring sets, in turn, as the release groups them.
+MULTI_GROUP_SIZES = (6, 5, 4)
 
 
 @dataclass(frozen=True)
 class Expression:
-    """What somebody calls an object."""
+    """What somebody calls one thing.
+
+    Attributes:
+        targets: indices into ``ReferImage.segmentations``: one; several in gRefCOCO, whose mask is their union; or
+            none, when the photo shows no such thing.
+    """
 
     text: str
-    ann_id: int
+    targets: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -41,11 +51,15 @@ class ReferImage:
 
     Attributes:
         hw: (H, W) as recorded in instances.json.
+        segmentations: what the expressions speak of, as stored there.
+        ann_ids: of each segmentation, for messages.
     """
 
-    path: Path
+    path: str
     hw: tuple[int, int]
     expressions: tuple[Expression, ...]
+    segmentations: tuple[Any, ...]
+    ann_ids: tuple[int, ...]
 
 
 class ReferSource:
@@ -54,91 +68,69 @@ class ReferSource:
     def __init__(self, paths: DatasetPaths, dataset: str, *, split: str, name: str, asked_by: str) -> None:
         self.name = name
         self._dataset = dataset
-        self._images, self._segmentations = _read_split(paths, dataset, split=split, asked_by=asked_by)
-        count = sum(len(image.expressions) for image in self._images)
-        logger.info("%s: %d images, %d expressions", name, len(self._images), count)
+        self._images = Packed(_read_split(paths, dataset, split=split, asked_by=asked_by))
+        logger.info("%s: %d images", name, len(self._images))
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def _sample(
-        self, image: ReferImage, groups: Sequence[Sequence[Expression]], words: Sequence[tuple[str, str]]
-    ) -> RawSample:
-        """One conversation per group of expressions; an object named twice has one mask."""
-        ann_ids = list(dict.fromkeys(expression.ann_id for group in groups for expression in group))
-        masks = [
-            decode_segmentation(self._segmentations[ann_id], image.hw, where=f"{self._dataset} ann_id {ann_id}")
-            for ann_id in ann_ids
-        ]
-        conversations = tuple(
-            (Turn(question, answer, tuple(ann_ids.index(expression.ann_id) for expression in group)),)
-            for group, (question, answer) in zip(groups, words, strict=True)
-        )
-        return RawSample(f"{self.name}/{image.path.name}", image.path, conversations, np.stack(masks))
+    def _sample(self, image: ReferImage, expressions: Sequence[Expression], conversations: Conversations) -> RawSample:
+        """The masks of some expressions, in this order."""
+        path = Path(image.path)
+        sample_id = f"{self.name}/{path.name}"
+        decoded = {
+            target: decode_segmentation(
+                image.segmentations[target],
+                image.hw,
+                where=f"{sample_id} ({self._dataset} ann_id {image.ann_ids[target]})",
+            )
+            for target in dict.fromkeys(target for expression in expressions for target in expression.targets)
+        }
+        masks = np.zeros((len(expressions), *image.hw), dtype=bool)
+        for mask, expression in zip(masks, expressions, strict=True):
+            for target in expression.targets:
+                mask |= decoded[target]
+        return RawSample(sample_id, path, conversations, masks)
 
 
 class ReferTrain(ReferSource):
-    """The train split: one sample is one photo with some of its expressions, dealt to a few questions.
+    """The train split: one sample is one photo with some of its expressions, dealt to a few questions."""
 
-    Args:
-        num_classes_per_sample: questions per photo, at most.
-        num_classes_per_question: expressions per question, at most.
-        expand: draw from more question wordings.
-    """
-
-    def __init__(
-        self,
-        paths: DatasetPaths,
-        dataset: str,
-        *,
-        num_classes_per_sample: int,
-        num_classes_per_question: int,
-        expand: bool,
-    ) -> None:
+    def __init__(self, paths: DatasetPaths, dataset: str, *, asking: Asking) -> None:
         asked_by = f"--dataset refer_seg with --refer_seg_data {dataset}"
         super().__init__(paths, dataset, split="train", name=dataset, asked_by=asked_by)
-        self._num_questions = num_classes_per_sample
-        self._per_question = num_classes_per_question
-        self._expand = expand
+        self._asking = asking
 
     def get(self, index: int, rng: np.random.Generator) -> RawSample:
         image = self._images[index]
-        groups, words = [], []
-        for chosen in deal(rng, len(image.expressions), num_groups=self._num_questions, group_size=self._per_question):
-            group = [image.expressions[position] for position in chosen]
-            phrases = [expression.text for expression in group]
-            groups.append(group)
-            question = prompts.short_question(rng, phrases, expand=self._expand)
-            words.append((question, prompts.answer(rng, phrases, named=False)))
-        return self._sample(image, groups, words)
+        drawn, conversations = self._asking.ask(rng, [expression.text for expression in image.expressions])
+        return self._sample(image, [image.expressions[position] for position in drawn], conversations)
 
 
 class ReferVal(ReferSource):
-    """A split for evaluation: every expression is a conversation in the released wording; ``rng`` is not used."""
+    """A split for evaluation: all expressions of a photo in the released wording; ``rng`` is not used.
 
-    def __init__(self, paths: DatasetPaths, dataset: str, *, split: str, name: str) -> None:
+    Args:
+        group_sizes: expressions per question, used in turn; the last question of a photo takes what is left.
+    """
+
+    def __init__(
+        self, paths: DatasetPaths, dataset: str, *, split: str, name: str, group_sizes: Sequence[int] = (1,)
+    ) -> None:
         super().__init__(paths, dataset, split=split, name=name, asked_by=f"--val_dataset {name}")
+        self._group_sizes = tuple(group_sizes)
 
     def get(self, index: int, rng: np.random.Generator) -> RawSample:
         image = self._images[index]
-        words = [
-            (prompts.referring_eval_question(expression.text), prompts.REFERRING_EVAL_ANSWER)
-            for expression in image.expressions
-        ]
-        return self._sample(image, [[expression] for expression in image.expressions], words)
-
-
-def deal(rng: np.random.Generator, count: int, *, num_groups: int, group_size: int) -> list[list[int]]:
-    """Draw at most ``num_groups * group_size`` of ``count`` items and deal them to groups, as the release does.
-
-    Every group gets one first; each further item goes to a random group that has room.
-    """
-    order = rng.permutation(count)[: num_groups * group_size].tolist()
-    groups = [[item] for item in order[:num_groups]]
-    for item in order[num_groups:]:
-        with_room = [group for group in groups if len(group) < group_size]
-        with_room[rng.integers(len(with_room))].append(item)
-    return groups
+        conversations = []
+        sizes, first = cycle(self._group_sizes), 0
+        while first < len(image.expressions):
+            group = image.expressions[first : first + next(sizes)]
+            question = prompts.referring_eval_question(prompts.join_words([expression.text for expression in group]))
+            answer = prompts.referring_eval_answer(len(group))
+            conversations.append((Turn(question, answer, tuple(range(first, first + len(group)))),))
+            first += len(group)
+        return self._sample(image, image.expressions, tuple(conversations))
 
 
 def in_split(of_ref: str, wanted: str) -> bool:
@@ -148,13 +140,12 @@ def in_split(of_ref: str, wanted: str) -> bool:
     return "test" in of_ref if wanted == "test" else wanted[-1] in of_ref
 
 
-def _read_split(
-    paths: DatasetPaths, dataset: str, *, split: str, asked_by: str
-) -> tuple[list[ReferImage], dict[int, Any]]:
-    """The photos of a split in the order of their ids, and the segmentation of every ann_id in it."""
+def _read_split(paths: DatasetPaths, dataset: str, *, split: str, asked_by: str) -> list[ReferImage]:
+    """The photos of a split with their expressions and masks, in the order of their ids."""
     refs_file = paths.refer_refs(dataset, asked_by=asked_by)
     instances_file = paths.refer_instances(dataset, asked_by=asked_by)
-    refs, instances = read_refs(refs_file), read_json(instances_file)
+    refs = read_refs(refs_file) if refs_file.suffix == ".p" else read_json(refs_file)
+    instances = read_json(instances_file)
     try:
         chosen = [ref for ref in refs if in_split(ref["split"], split)]
         if not chosen:
@@ -162,15 +153,20 @@ def _read_split(
             raise InputError(f"{asked_by}: {refs_file} has no expression of split {split}; its splits: {found}")
         infos = {info["id"]: info for info in instances["images"]}
         segmentations = {annotation["id"]: annotation["segmentation"] for annotation in instances["annotations"]}
+        of_image: dict[int, list[dict[str, Any]]] = {}
         for ref in chosen:
-            for table, key in ((segmentations, "ann_id"), (infos, "image_id")):
-                if ref[key] not in table:
-                    raise InputError(
-                        f"{dataset}: ref_id {ref['ref_id']} names {key} {ref[key]}, which {instances_file} does not "
-                        f"have; {refs_file.name} and instances.json belong together, download both again"
-                    )
-        images = _group_by_image(chosen, infos, paths)
-        return images, {ref["ann_id"]: segmentations[ref["ann_id"]] for ref in chosen}
+            missing = [f"ann_id {ann_id}" for ann_id in _ann_ids(ref, dataset) if ann_id not in segmentations]
+            missing += [f"image_id {ref['image_id']}"] if ref["image_id"] not in infos else []
+            if missing:
+                raise InputError(
+                    f"{dataset}: ref_id {ref['ref_id']} names {missing[0]}, which {instances_file} does not "
+                    f"have; {refs_file.name} and instances.json belong together, download both again"
+                )
+            of_image.setdefault(ref["image_id"], []).append(ref)
+        return [
+            _make_image(infos[image_id], of_image[image_id], segmentations, paths, dataset)
+            for image_id in sorted(of_image)
+        ]
     except (AttributeError, KeyError, TypeError) as err:
         raise InputError(
             f"{refs_file} or {instances_file} is not in RefCOCO's format ({type(err).__name__}: {err}); "
@@ -178,19 +174,34 @@ def _read_split(
         ) from err
 
 
-def _group_by_image(
-    refs: Sequence[dict[str, Any]], infos: dict[int, dict[str, Any]], paths: DatasetPaths
-) -> list[ReferImage]:
-    expressions: dict[int, list[Expression]] = {}
-    for ref in refs:
-        for sentence in ref["sentences"]:
-            expression = Expression(sentence["sent"].strip().lower(), ref["ann_id"])
-            expressions.setdefault(ref["image_id"], []).append(expression)
-    return [
-        ReferImage(paths.refer_image(info["file_name"]), (info["height"], info["width"]), tuple(expressions[image_id]))
-        for image_id, info in sorted(infos.items())
-        if image_id in expressions
-    ]
+def _ann_ids(ref: dict[str, Any], dataset: str) -> list[int]:
+    """The annotations that a ref speaks of; in gRefCOCO -1 says that there is none."""
+    if dataset != "grefcoco":
+        return [ref["ann_id"]]
+    ann_ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
+    return [ann_id for ann_id in ann_ids if ann_id != -1]
+
+
+def _make_image(
+    info: dict[str, Any],
+    refs: Sequence[dict[str, Any]],
+    segmentations: dict[int, Any],
+    paths: DatasetPaths,
+    dataset: str,
+) -> ReferImage:
+    ann_ids = list(dict.fromkeys(ann_id for ref in refs for ann_id in _ann_ids(ref, dataset)))
+    expressions = tuple(
+        Expression(sentence["sent"].strip().lower(), tuple(map(ann_ids.index, _ann_ids(ref, dataset))))
+        for ref in refs
+        for sentence in ref["sentences"]
+    )
+    return ReferImage(
+        str(paths.refer_image(dataset, info["file_name"])),
+        (info["height"], info["width"]),
+        expressions,
+        tuple(segmentations[ann_id] for ann_id in ann_ids),
+        tuple(ann_ids),
+    )
 
 
 def read_refs(path: Path) -> list[dict[str, Any]]:

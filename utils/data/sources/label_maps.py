@@ -1,0 +1,94 @@
+"""Datasets with one class per pixel: ADE20K, COCO-Stuff and Mapillary Vistas.
+
+Shapes: M masks of one sample, H, W size of its photo.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from model.errors import InputError
+
+from ..asking import Asking
+from ..packed import Packed
+from ..paths import DatasetPaths, read_json
+from ..photos import read_label_map
+from ..records import NOTHING_TO_ASK, RawSample
+
+logger = logging.getLogger(__name__)
+
+_ASSETS = Path(__file__).resolve().parents[1] / "assets"
+
+
+class LabelMaps:
+    """One sample is one photo with some of its classes; a class is everything of it in the photo.
+
+    Pixels without a class are never asked about, and are background for every other class, as in the release.
+
+    Args:
+        pairs: photo and label map of each sample.
+        classes: value in the label map -> name; all other values are no class.
+    """
+
+    def __init__(
+        self, name: str, pairs: Sequence[tuple[Path, Path]], classes: Mapping[int, str], *, asking: Asking
+    ) -> None:
+        self.name = name
+        self._pairs = Packed((str(photo), str(label)) for photo, label in pairs)
+        self._classes = dict(classes)
+        self._asking = asking
+        logger.info("%s: %d images, %d classes", name, len(self._pairs), len(self._classes))
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def get(self, index: int, rng: np.random.Generator) -> RawSample:
+        photo, label = map(Path, self._pairs[index])
+        sample_id = f"{self.name}/{photo.name}"
+        values = read_label_map(label)
+        present = [int(value) for value in np.flatnonzero(np.bincount(values.ravel())) if value in self._classes]
+        if not present:
+            raise InputError(f"{sample_id}: {label} shows no class that has a name", reason=NOTHING_TO_ASK)
+        drawn, conversations = self._asking.ask(rng, [self._classes[value] for value in present])
+        masks = np.stack([values == present[position] for position in drawn])
+        return RawSample(sample_id, photo, conversations, masks)
+
+
+def ade20k(paths: DatasetPaths, *, asked_by: str, asking: Asking) -> LabelMaps:
+    """Value 0 is "other"."""
+    pairs = [(photo, paths.ade20k_label(photo)) for photo in paths.ade20k_images(asked_by=asked_by)]
+    return LabelMaps("ade20k", pairs, dict(enumerate(_names("ade20k.txt"), start=1)), asking=asking)
+
+
+def cocostuff(paths: DatasetPaths, *, asked_by: str, asking: Asking) -> LabelMaps:
+    """Names with a hyphen ("wall-brick") are no plain words; the release leaves these 28 classes out."""
+    labels = paths.cocostuff_labels(asked_by=asked_by)
+    pairs = [(paths.coco_image(f"train2017/{label.stem}.jpg"), label) for label in labels]
+    classes = {value: name for value, name in enumerate(_names("cocostuff.txt")) if "-" not in name}
+    return LabelMaps("cocostuff", pairs, classes, asking=asking)
+
+
+def mapillary(paths: DatasetPaths, *, asked_by: str, asking: Asking) -> LabelMaps:
+    """Names stand in the dataset's own configuration."""
+    file = paths.mapillary_config(asked_by=asked_by)
+    pairs = [(paths.mapillary_image(label), label) for label in paths.mapillary_labels(asked_by=asked_by)]
+    try:
+        names = [label["readable"].strip().lower() for label in read_json(file)["labels"]]
+    except (AttributeError, KeyError, TypeError) as err:
+        raise InputError(
+            f"{file} is not the configuration of Mapillary Vistas 2.0 ({type(err).__name__}: {err}); "
+            "download the dataset again"
+        ) from err
+    classes = {value: name for value, name in enumerate(names) if name != "unlabeled"}
+    return LabelMaps("mapillary", pairs, classes, asking=asking)
+
+
+def _names(asset: str) -> list[str]:
+    return (_ASSETS / asset).read_text(encoding="utf-8").splitlines()
+
+
+LABEL_MAPS: Mapping[str, Callable[..., LabelMaps]] = {"ade20k": ade20k, "cocostuff": cocostuff, "mapillary": mapillary}

@@ -1,0 +1,118 @@
+"""Objects and their parts in COCO's format: PACO-LVIS and PASCAL-Part.
+
+Shapes: M masks of one sample, H, W size of its photo.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.errors import InputError
+
+from .. import prompts
+from ..asking import Asking
+from ..masks import decode_segmentation
+from ..packed import Packed
+from ..paths import DatasetPaths, read_json
+from ..records import RawSample
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PartsImage:
+    """A photo and everything that is marked in it.
+
+    Attributes:
+        hw: (H, W) as recorded.
+        things: (object, part or "") -> segmentations of all that bear this name in the photo.
+    """
+
+    path: str
+    hw: tuple[int, int]
+    things: dict[tuple[str, str], list[Any]]
+
+
+class Parts:
+    """One sample is one photo with some of its classes; a class is everything of it in the photo.
+
+    Args:
+        file: COCO annotations with categories ``object`` or ``object:part``.
+        find_image: ``file_name`` -> where the photo is.
+    """
+
+    def __init__(self, name: str, file: Path, find_image: Callable[[str], Path], *, asking: Asking) -> None:
+        self.name = name
+        self._asking = asking
+        content = read_json(file)
+        try:
+            self._images = Packed(_group_by_image(content, find_image))
+        except (AttributeError, KeyError, TypeError) as err:
+            raise InputError(
+                f"{file} is not in COCO's format ({type(err).__name__}: {err}); download it again"
+            ) from err
+        if not len(self._images):
+            raise InputError(f"{file} has no annotation of any of its images; download it again")
+        logger.info("%s: %d images", name, len(self._images))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def get(self, index: int, rng: np.random.Generator) -> RawSample:
+        image = self._images[index]
+        path = Path(image.path)
+        sample_id = f"{self.name}/{path.name}"
+        things = list(image.things)
+        phrases = [prompts.part_name(rng, whole, part) if part else whole for whole, part in things]
+        drawn, conversations = self._asking.ask(rng, phrases)
+        masks = [
+            np.logical_or.reduce(
+                [
+                    decode_segmentation(segmentation, image.hw, where=f"{sample_id} ({phrases[position]})")
+                    for segmentation in image.things[things[position]]
+                ]
+            )
+            for position in drawn
+        ]
+        return RawSample(sample_id, path, conversations, np.stack(masks))
+
+
+def paco_lvis(paths: DatasetPaths, *, asked_by: str, asking: Asking) -> Parts:
+    return Parts("paco_lvis", paths.paco(asked_by=asked_by), paths.coco_image, asking=asking)
+
+
+def pascal_part(paths: DatasetPaths, *, asked_by: str, asking: Asking) -> Parts:
+    return Parts("pascal_part", paths.pascal_part(asked_by=asked_by), paths.pascal_part_image, asking=asking)
+
+
+def split_category(name: str) -> tuple[str, str]:
+    """``bicycle_(object):top`` -> ("bicycle", "top"); what follows ``_(`` only tells homonyms apart."""
+    whole, _, part = name.strip().partition(":")
+    return _plain(whole), _plain(part)
+
+
+def _plain(name: str) -> str:
+    return name.split("_(")[0].replace("_", " ").strip()
+
+
+def _group_by_image(content: Mapping[str, Any], find_image: Callable[[str], Path]) -> Iterator[PartsImage]:
+    """Photos with annotations, in the order of their ids."""
+    names = {category["id"]: split_category(category["name"]) for category in content["categories"]}
+    of_image: dict[int, list[Mapping[str, Any]]] = {}
+    for annotation in content["annotations"]:
+        of_image.setdefault(annotation["image_id"], []).append(annotation)
+    for info in sorted(content["images"], key=lambda info: info["id"]):
+        things: dict[tuple[str, str], list[Any]] = {}
+        for annotation in of_image.get(info["id"], ()):
+            things.setdefault(names[annotation["category_id"]], []).append(annotation["segmentation"])
+        if things:
+            yield PartsImage(str(find_image(info["file_name"])), (info["height"], info["width"]), things)
+
+
+PARTS: Mapping[str, Callable[..., Parts]] = {"pascal_part": pascal_part, "paco_lvis": paco_lvis}

@@ -1,0 +1,168 @@
+"""ReasonSeg: a question or phrase about one region, with pixels that do not count.
+
+Shapes: H, W size of the photo.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.errors import InputError
+
+from .. import prompts
+from ..masks import paint_polygons
+from ..packed import Packed
+from ..paths import DatasetPaths, read_json
+from ..photos import photo_hw
+from ..records import SEG_MARK, RawSample, Turn
+
+logger = logging.getLogger(__name__)
+
+VAL_SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True)
+class ReasonRecord:
+    """What is said about a photo.
+
+    Attributes:
+        texts: several ways to ask for the one region.
+        is_sentence: the texts are sentences; otherwise they are phrases.
+        target: (H, W) bool.
+        ignore: (H, W) bool, or None when every pixel counts.
+    """
+
+    texts: tuple[str, ...]
+    is_sentence: bool
+    target: np.ndarray
+    ignore: np.ndarray | None
+
+
+class ReasonSegTrain:
+    """One sample is one photo with some of its texts, each a conversation of its own.
+
+    Where the dataset explains an answer, the explanation replaces the mask in a share ``explanatory`` of the samples;
+    in half of the others it follows the mask, on request. This is the released rule.
+
+    Args:
+        splits: folders, joined with ``_``.
+        num_questions: texts per photo, at most.
+        explanatory: -1 needs no explanations and gives none.
+        expand: draw from more wordings.
+    """
+
+    def __init__(
+        self, paths: DatasetPaths, *, splits: str, num_questions: int, explanatory: float, expand: bool
+    ) -> None:
+        self.name = f"ReasonSeg|{splits}"
+        asked_by = f"--dataset reason_seg with --reason_seg_data {self.name}"
+        photos = [photo for split in splits.split("_") for photo in paths.reason_seg_images(split, asked_by=asked_by)]
+        self._photos = Packed(map(str, photos))
+        self._num_questions, self._explanatory, self._expand = num_questions, explanatory, expand
+        self._explanations = {} if explanatory == -1 else _read_explanations(paths, asked_by=asked_by)
+        logger.info("%s: %d images, %d of them explained", self.name, len(photos), len(self._explanations))
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def get(self, index: int, rng: np.random.Generator) -> RawSample:
+        photo = Path(self._photos[index])
+        sample_id = f"{self.name}/{photo.name}"
+        record = read_record(photo, sample_id=sample_id)
+        explanation = self._explanations.get(photo.name)
+        text_only = explanation is not None and rng.random() < self._explanatory
+        explained = explanation is not None and not text_only and rng.random() < 0.5
+        conversations = []
+        for position in rng.permutation(len(record.texts))[: self._num_questions]:
+            text = record.texts[position]
+            if text_only:
+                conversations.append((Turn(text, explanation, ()),))
+                continue
+            if record.is_sentence:
+                question = prompts.long_question(rng, text, expand=self._expand)
+            else:
+                question = prompts.short_question(rng, [text], expand=self._expand)
+            answer = prompts.answer(rng, [text], named=False) if not record.is_sentence else prompts.bare_answer(rng)
+            if explained:
+                question, answer = f"{question} {prompts.explanation_request(rng)}", f"{answer} {explanation}"
+            conversations.append((Turn(question, answer, (0,)),))
+        return RawSample(sample_id, photo, tuple(conversations), record.target[None], record.ignore)
+
+
+class ReasonSegVal:
+    """A split for evaluation: the first text of every photo in the released wording; ``rng`` is not used."""
+
+    def __init__(self, paths: DatasetPaths, *, split: str, name: str) -> None:
+        self.name = name
+        self._photos = Packed(map(str, paths.reason_seg_images(split, asked_by=f"--val_dataset {name}")))
+        logger.info("%s: %d images", name, len(self._photos))
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def get(self, index: int, rng: np.random.Generator) -> RawSample:
+        photo = Path(self._photos[index])
+        sample_id = f"{self.name}/{photo.name}"
+        record = read_record(photo, sample_id=sample_id)
+        wording = prompts.reasoning_eval_question if record.is_sentence else prompts.referring_eval_question
+        turn = Turn(wording(record.texts[0]), prompts.referring_eval_answer(1), (0,))
+        return RawSample(sample_id, photo, ((turn,),), record.target[None], record.ignore)
+
+
+def read_record(photo: Path, *, sample_id: str) -> ReasonRecord:
+    """Read the annotation beside a photo: UTF-8, or Windows-1252 as some of the originals are.
+
+    Larger regions are painted first, so that smaller ones lie on top.
+    """
+    file = photo.with_suffix(".json")
+    if not file.is_file():
+        raise InputError(f"{sample_id}: {file} does not exist; download the split again", reason="annotation missing")
+    data = file.read_bytes()
+    try:
+        content = json.loads(_decode(data))
+        texts = tuple(text.strip() for text in content["text"])
+        shapes = [(shape["label"].lower(), shape["points"]) for shape in content["shapes"]]
+        if not texts or not all(texts):
+            raise ValueError("it has no text, or an empty one")
+        is_sentence = bool(content["is_sentence"])
+        shapes = [shape for shape in shapes if shape[0] != "flag"]
+        values = [2 if "ignore" in label else 1 for label, _ in shapes]
+        painted = paint_polygons([points for _, points in shapes], values, photo_hw(photo))
+    except InputError:  # of the photo
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
+        raise InputError(
+            f"{sample_id}: {file} is not in ReasonSeg's format ({type(err).__name__}: {err}); correct it, or download "
+            "the split again",
+            reason="bad record",
+        ) from err
+    if (painted == 2).all():
+        raise InputError(f"{sample_id}: {file} marks every pixel as not counting; remove it", reason="no pixel counts")
+    return ReasonRecord(texts, is_sentence, painted == 1, painted == 2 if (painted == 2).any() else None)
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("cp1252")
+
+
+def _read_explanations(paths: DatasetPaths, *, asked_by: str) -> dict[str, str]:
+    """File name of a photo -> why its answer is what it is."""
+    file = paths.reason_seg_explanations(asked_by=f"{asked_by} and --explanatory")
+    records: Sequence[Mapping[str, Any]] = read_json(file)
+    try:
+        return {record["image"]: record["outputs"].replace(SEG_MARK, "").strip() for record in records}
+    except (AttributeError, KeyError, TypeError) as err:
+        raise InputError(
+            f"{file} is not in ReasonSeg's format ({type(err).__name__}: {err}); download it again, or give "
+            "--explanatory=-1"
+        ) from err

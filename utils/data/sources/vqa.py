@@ -1,0 +1,70 @@
+"""Dialogues about a photo, or about nothing to be seen: LLaVA-Instruct-150k. They have no masks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from model.errors import InputError
+
+from ..packed import Packed
+from ..paths import DatasetPaths, read_json
+from ..photos import photo_hw
+from ..records import RawSample, Turn
+
+logger = logging.getLogger(__name__)
+
+_IMAGE_MARK = "<image>"
+
+
+class Vqa:
+    """One sample is one dialogue, all of its rounds."""
+
+    def __init__(self, paths: DatasetPaths, name: str) -> None:
+        self.name = name
+        self._paths = paths
+        file = paths.llava(name, asked_by=f"--dataset vqa with --vqa_data {name}")
+        items = read_json(file)
+        if not isinstance(items, list) or not items:
+            raise InputError(f"{file} is not in LLaVA's format: expected a list of dialogues; download it again")
+        self._items = Packed(items)
+        logger.info("%s: %d dialogues", name, len(self._items))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def get(self, index: int, rng: np.random.Generator) -> RawSample:
+        item = self._items[index]
+        sample_id = f"{self.name}/{index}"
+        try:
+            turns = tuple(_turns(item["conversations"]))
+            photo = self._paths.llava_image(item["image"]) if item.get("image") else None
+        except (AttributeError, KeyError, TypeError, ValueError) as err:
+            raise InputError(
+                f"{sample_id}: the dialogue is not in LLaVA's format ({type(err).__name__}: {err}); expected "
+                '{"image", "conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}, ...]}',
+                reason="bad record",
+            ) from err
+        hw = photo_hw(photo) if photo else (0, 0)
+        return RawSample(sample_id, photo, (turns,), np.zeros((0, *hw), dtype=bool))
+
+
+def _turns(parts: Sequence[Mapping[str, str]]) -> list[Turn]:
+    """Questions and answers in turn; a greeting of the model and a last question without answer are left out.
+
+    Raises:
+        ValueError: if the two do not take turns, or say nothing.
+    """
+    if parts and parts[0]["from"] != "human":
+        parts = parts[1:]
+    speakers = [part["from"] for part in parts]
+    if speakers != (["human", "gpt"] * len(parts))[: len(parts)]:
+        raise ValueError(f"the speakers are {', '.join(speakers)}")
+    # The mark of the photo may stand anywhere; the encoder puts it before the first question.
+    said = [part["value"].replace(_IMAGE_MARK, "").strip() for part in parts]
+    turns = [Turn(question, answer, ()) for question, answer in zip(said[::2], said[1::2], strict=False)]
+    if not turns or not all(turn.answer for turn in turns):
+        raise ValueError(f"{len(turns)} questions have an answer, or one of the answers is empty")
+    return turns
