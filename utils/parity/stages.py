@@ -372,7 +372,7 @@ def compare_validation_sets(case: Case, dataset_dir: Path) -> Iterator[Measure]:
         samples = [source.get(index, np.random.default_rng(0)) for index in range(len(source))]
         yield Measure(f"{name}: number of samples", abs(len(samples) - len(entries)), 0)
         for entry in entries:
-            # The order of a set is nobody's business; the samples of one photo stand in the order of the file.
+            # The release goes through a set in no fixed order; the samples of one photo keep that of the file.
             raw = next((raw for raw in samples if _names_photo(entry["image"], raw.image_path)), None)
             if raw is None:
                 yield Measure(f"{name}: no sample of {entry['image']}", float("inf"), 0)
@@ -382,9 +382,9 @@ def compare_validation_sets(case: Case, dataset_dir: Path) -> Iterator[Measure]:
                 yield Measure(f"{name}, {raw.image_path.name}: {measure.what}", measure.difference, measure.limit)
 
 
-def _names_photo(recorded: str, path: Path) -> bool:
+def _names_photo(recorded: str, path: Path | None) -> bool:
     """The last folder and the file name: a tree may serve one folder through another."""
-    return recorded.split("/")[-2:] == [path.parent.name, path.name]
+    return path is not None and recorded.split("/")[-2:] == [path.parent.name, path.name]
 
 
 def _compare_validation_sample(case: Case, raw: RawSample, entry: dict[str, Any]) -> Iterator[Measure]:
@@ -396,6 +396,8 @@ def _compare_validation_sample(case: Case, raw: RawSample, entry: dict[str, Any]
     yield Measure("size of the masks", same(list(sample.masks.shape[1:]), entry["mask_size"]), 0)
     pixels = sample.masks.sum(dim=(1, 2)).tolist()
     yield Measure("pixels of the masks", same(pixels, entry["target_pixels"]), 0)
+    ignored = 0 if sample.ignore is None else int(sample.ignore.sum())
+    yield Measure("ignored pixels", same([ignored] * len(pixels), entry["ignore_pixels"]), 0)
     if len(pixels) == len(entry["target_centroids"]):
         for mask, expected in zip(sample.masks, entry["target_centroids"], strict=True):
             found = mask.nonzero().double().mean(0).tolist() if mask.any() else expected
