@@ -105,9 +105,9 @@ class PixelLMConfig:
                 f"the codebook has id {max(self.seg_token_ids)} but the vocabulary has {vocab_size} rows; "
                 "take the tokenizer and config.json from the same folder"
             )
-        if self.image_size % self.vision["patch_size"]:
+        if self.image_size < self.vision["patch_size"]:
             raise InputError(
-                f"--resize_vision_tower_size is {self.image_size}; expected a multiple of the tower's patch size "
+                f"--resize_vision_tower_size is {self.image_size}; expected at least the tower's patch size "
                 f"{self.vision['patch_size']}"
             )
         if self.out_dim % (2 * self.decoder_heads):
@@ -125,6 +125,11 @@ class PixelLMConfig:
     def patch_grid(self) -> int:
         """Patches per side of the tower."""
         return self.image_size // self.vision["patch_size"]
+
+    @property
+    def covered_size(self) -> int:
+        """Pixels per side that patches cover, from the top left; CLIP leaves a remainder unseen (512 px: 504)."""
+        return self.patch_grid * self.vision["patch_size"]
 
     @property
     def llm_grid(self) -> int:
