@@ -85,3 +85,13 @@ def test_the_second_run_keeps_the_tokens(first, second):
     (_, tokens, _), (_, again, report) = (load_with_report(stage.merged) for stage in (first, second))
     assert tokens.get_vocab() == again.get_vocab()
     assert report.initialized == report.constant == []
+
+
+def test_a_merged_model_is_validated_as_it_is(first, tiny_world, repository, tmp_path):
+    """Teacher-forced, by the flags of training; nothing is trained and no checkpoint is needed."""
+    start = [f"--init_from={first.merged}", f"--dataset_dir={tiny_world.dataset}", "--precision=fp32", "--eval_only"]
+    sets = ["--val_dataset=refcoco|unc|val", f"--log_base_dir={tmp_path}", "--exp_name=x"]
+    finished = python("train_ds.py", *start, *sets, cwd=repository)
+    assert finished.code == 0, finished.text
+    assert "refcoco|unc|val (teacher-forced): gIoU 0." in finished.text
+    assert not (tmp_path / "x/ckpt_model").exists()

@@ -129,9 +129,13 @@ def run_stages(
 
 
 def _recorded_for(stage: str, cases: Sequence[Case]) -> list[Case]:
-    """The cases that have something to compare. The validation sets belong to all cases: one of them reads them."""
+    """The cases that have something to compare. Validation sets belong to none: the first of their size reads them."""
     if stage == "val_datasets":
-        return [cases[0]] if (cases[0].golden / "val_datasets.json").is_file() else []
+        file = cases[0].golden / "val_datasets.json"
+        recorded = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        sizes = {max(entry["resize"]) for entries in recorded.values() for entry in entries}
+        fitting = [case for case in cases if sizes == {case.config.image_size}]
+        return (fitting or list(cases))[:1] if recorded else []
     needed = {"merge": ("pytorch_model.bin", "hf_model"), "chat": ("chat.json", "hf_model")}
     computed = {"images": "images_clip", "vision": "clip_last", "train_step": "hidden"}
     return [
