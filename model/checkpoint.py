@@ -323,14 +323,19 @@ def read_architecture(
 
 
 def locate_tower(name: str | None, folder: Path) -> Path:
-    """The tower that a merged folder speaks of: beside it, where it says, or on the hub."""
+    """The tower that a merged folder speaks of: beside it or one folder up, where it says, or on the hub."""
     if not name:
         raise InputError(f"{folder} has no vision tower and does not say where it is; give --vision-tower")
-    beside = folder.parent / name
     try:
-        return beside if beside.is_dir() else resolve_folder(name, flag="--vision-tower")
+        return tower_beside(name, folder) or resolve_folder(name, flag="--vision-tower")
     except InputError as err:
         raise InputError(f"{folder} was made with another folder for its tower: {err}") from err
+
+
+def tower_beside(name: str, folder: Path) -> Path | None:
+    """The tower of that name next to a merged folder, or one folder up."""
+    places = [parent / name for parent in list(folder.absolute().parents)[:2]]
+    return next((place for place in places if place.is_dir()), None)
 
 
 def _check_codebook(codebook: SegCodebook, config: PixelLMConfig, folder: Path) -> None:

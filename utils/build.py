@@ -23,6 +23,7 @@ from model.checkpoint import (
     read_json,
     read_tower,
     resolve_folder,
+    tower_beside,
 )
 from model.configuration import RELEASED_RECIPE, PixelLMConfig, feature_layers, llama_keys, vision_keys
 from model.errors import InputError
@@ -100,8 +101,7 @@ def settle_flags(parsed: Parsed[RunConfig]) -> RunConfig:
         if name in parsed.given:
             logger.info("--%s has no effect here: --init_from brings its own", name)
     if tower is None:
-        beside = folder.parent / config.vision_tower
-        recorded["vision_tower"] = str(beside) if beside.is_dir() else config.vision_tower
+        recorded["vision_tower"] = str(tower_beside(config.vision_tower, folder) or config.vision_tower)
     return replace(run, resize_vision_tower=True, **recorded)
 
 

@@ -26,9 +26,8 @@ def cases(golden) -> list[Case]:
 
 
 def test_the_folder_is_understood(golden):
-    """It names its tower and does not hold it; it lies beside pixellm-tiny."""
-    tower = str(golden / "clip-vit-tiny-patch14-336")
-    model, tokenizer, report = load_with_report(golden / "pixellm-tiny/hf_model", vision_tower=tower)
+    """It names its tower and does not hold it; it lies one folder up."""
+    model, tokenizer, report = load_with_report(golden / "pixellm-tiny/hf_model")
     config = model.pixellm_config
     assert (config.image_feature_scale_num, config.seg_token_num, config.image_size) == (2, 3, 448)
     assert config.seg_token_ids == tuple(range(1200, 1206))

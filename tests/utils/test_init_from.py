@@ -84,8 +84,10 @@ def test_flags_that_contradict_the_model(parrot, given, message):
         settle(parrot, given)
 
 
-def test_a_tower_beside_the_folder_is_found(parrot, tmp_path):
-    folder = Path(shutil.copytree(parrot, tmp_path / "model"))
+@pytest.mark.parametrize("place", ["model", "run/model"])
+def test_a_tower_beside_the_folder_is_found(parrot, tmp_path, place):
+    """Next to it, or one folder up."""
+    folder = Path(shutil.copytree(parrot, tmp_path / place))
     flat = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**flat, "vision_tower": "clip", "mm_vision_tower": "clip"}))
     (tmp_path / "clip").mkdir()

@@ -112,6 +112,11 @@ class Case:
     def json(self, name: str) -> Any:
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
+    def npz(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of a file; no file can run code."""
+        with np.load(self.folder / name, allow_pickle=False) as arrays:
+            return dict(arrays)
+
     @cached_property
     def talks(self) -> dict[str, Any]:
         """batch.json: per image its file name, questions and answers; the rendered conversations in one list."""
@@ -121,7 +126,7 @@ class Case:
     def arrays(self) -> dict[str, np.ndarray]:
         """What was recorded, under the names of a trained case; see ``thin``."""
         files = ("expected.npz",) if self.is_seeded else ("batch.npz", "vision.npz", "train_step.npz")
-        arrays = {name: array for file in files if self.has(file) for name, array in self._npz(file).items()}
+        arrays = {name: array for file in files if self.has(file) for name, array in self.npz(file).items()}
         return {re.sub(r"^multi(\d)", r"multi_\1", name.removesuffix("_sub")): a for name, a in arrays.items()}
 
     def thin(self, name: str, found: Tensor) -> np.ndarray:
@@ -133,7 +138,7 @@ class Case:
     def masks(self) -> list[np.ndarray]:
         """(N, H, W) bool of each image."""
         if self.is_seeded:
-            arrays = self._npz("masks.npz")
+            arrays = self.npz("masks.npz")
             return [arrays[f"masks_{index}"] for index in range(len(arrays))]
         shapes, flat = self.arrays["mask_shapes"], self.arrays["masks"]
         ends = np.cumsum(np.prod(shapes, axis=1))[:-1]
@@ -244,10 +249,6 @@ class Case:
             used += count
         name = self.talks["images"][index]
         return RawSample(name, self.photo(name), tuple(conversations), self.masks[index])
-
-    def _npz(self, name: str) -> dict[str, np.ndarray]:
-        with np.load(self.folder / name, allow_pickle=False) as arrays:
-            return dict(arrays)
 
     def _neighbors(self) -> list[Path]:
         return [path.parent for path in sorted(self.golden.glob("*/config.json")) if path.parent != self.folder]

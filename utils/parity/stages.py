@@ -152,6 +152,8 @@ def _run_stage(stage: str, case: Case, dataset_dir: Path) -> StageResult:
         return StageResult(case.name, stage, tuple(measures))
     except InputError as err:
         return StageResult(case.name, stage, (), str(err))
+    except (KeyError, OSError, json.JSONDecodeError) as err:
+        return StageResult(case.name, stage, (), f"the recording is incomplete: {err!r}")
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
@@ -216,8 +218,9 @@ def _compare_templates(case: Case) -> Iterator[Measure]:
     """conversations.json: the ids of the image marks tell how many tokens its codebook had."""
     recorded = json.loads((case.golden / "conversations.json").read_text(encoding="utf-8"))
     tokenizer = load_tokenizer(case.base)
-    first_mark = recorded[0]["input_ids"][recorded[0]["input_ids"].index(IMAGE_TOKEN_ID) - 1]
-    add_codebook(tokenizer, scales=1, tokens=max(1, first_mark - len(tokenizer)))
+    rows = [entry["input_ids"] for entry in recorded if IMAGE_TOKEN_ID in entry["input_ids"]]
+    first_marks = {row[row.index(IMAGE_TOKEN_ID) - 1] for row in rows} or {len(tokenizer) + case.codebook.size}
+    add_codebook(tokenizer, scales=1, tokens=max(1, min(first_marks) - len(tokenizer)))
     for number, entry in enumerate(recorded):
         name = f"{entry['conv_type']} {number}"
         rendered = get_conversation(entry["conv_type"]).render(entry["turns"])
@@ -330,7 +333,7 @@ def compare_merge(case: Case) -> Iterator[Measure]:
 
 def compare_chat(case: Case) -> Iterator[Measure]:
     """Greedy answers of the published folder: ids, text, masks, their logits and scores."""
-    arrays = case._npz("chat.npz")
+    arrays = case.npz("chat.npz")
     predictors: dict[str, PixelLMPredictor] = {}
     for number, chat in enumerate(case.json("chat.json")):
         conv_type = template_of(chat["prompt"])
