@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaTokenizer
 
-from model.checkpoint import build_model, read_json, read_weights
+from model.checkpoint import TOWER_PREFIX, build_model, read_json, read_weights
 from model.configuration import PixelLMConfig, vision_keys
 from model.conversation import CONVERSATIONS
 from model.errors import InputError
@@ -146,15 +146,16 @@ class Case:
 
     @cached_property
     def tower(self) -> Path:
-        """The tower that the case's own config names, or the only one there is."""
+        """The tower that the case's own config names, or the only one of the weights' width."""
         flat = read_json(self.published / "config.json") if self.published.is_dir() else {}
         named = self.golden / str(flat.get("mm_vision_tower", "")).rsplit("/", 1)[-1]
-        towers = [
-            path
-            for path in self._neighbors()
-            if "clip" in str(read_json(path / "config.json").get("model_type")) and path != named
-        ]
-        return _only([named] if named in self._neighbors() else towers, "CLIP tower", self.golden)
+        if named in self._neighbors():
+            return named
+        (width,) = self.shapes[f"{TOWER_PREFIX}embeddings.class_embedding"]
+        configs = {path: read_json(path / "config.json") for path in self._neighbors()}
+        towers = [path for path, config in configs.items() if "clip" in str(config.get("model_type"))]
+        fitting = [path for path in towers if vision_keys(configs[path])["hidden_size"] == width]
+        return _only(fitting, f"CLIP tower of width {width}", self.golden)
 
     @cached_property
     def base(self) -> Path:
@@ -207,7 +208,7 @@ class Case:
 
     @cached_property
     def network(self) -> PixelLMForCausalLM:
-        """The recorded weights; LoRA, where there is some, inside the language model. See ``trained_names``."""
+        """The recorded weights; LoRA, where there is some, inside the language model."""
         plain, lora = split_training_state(self.state)
         network, _ = build_model(self.config, plain, dtype=torch.float32, source=str(self.folder), may_initialize=())
         if lora:
