@@ -98,10 +98,7 @@ class ImagePreprocessor:
         scale = self.size / max(height, width)
         valid_hw = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
         resized = Image.fromarray(image).resize((valid_hw[1], valid_hw[0]), Image.Resampling.BILINEAR)
-        pixels = self._normalize(np.asarray(resized))
-        # Zero is the mean color here: padding comes after normalization, at the bottom and the right.
-        pixels = F.pad(pixels, (0, self.size - valid_hw[1], 0, self.size - valid_hw[0]))
-        return ImageInput(pixels, valid_hw, (0, 0, height, width), (height, width))
+        return ImageInput(self._normalize(np.asarray(resized)), valid_hw, (0, 0, height, width), (height, width))
 
     def _cropped(self, image: np.ndarray) -> ImageInput:
         height, width = image.shape[:2]
@@ -115,10 +112,13 @@ class ImagePreprocessor:
         return ImageInput(self._normalize(crop), (self.size, self.size), region, (height, width))
 
     def _normalize(self, image: np.ndarray) -> Tensor:
-        pixels = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)
-        mean = torch.tensor(self.mean).view(3, 1, 1) * 255
-        std = torch.tensor(self.std).view(3, 1, 1) * 255
-        return (pixels - mean) / std
+        """(h, w, 3) uint8 -> (3, R, R), zero at the bottom and the right. Zero is the mean color."""
+        pixels = np.zeros((3, self.size, self.size), dtype=np.float32)
+        shown = pixels[:, : image.shape[0], : image.shape[1]]
+        np.copyto(shown, image.transpose(2, 0, 1))
+        shown -= np.asarray(self.mean, dtype=np.float32)[:, None, None] * 255
+        shown /= np.asarray(self.std, dtype=np.float32)[:, None, None] * 255
+        return torch.from_numpy(pixels)
 
 
 def patch_valid_mask(valid_hw: Tensor, *, size: int, grid: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -22,15 +23,32 @@ def test_through_the_launcher_the_message_appears_once(tiny_world, repository, t
 
 
 @pytest.mark.skipif(NUM_PROCESSES < 2, reason="two processes or more")
-def test_a_sample_that_one_process_meets_stops_all(world, repository, tmp_path):
+def test_too_many_bad_samples_on_one_process_stop_all(world, repository, tmp_path):
     """The others would wait for it, or die of a broken connection with a traceback."""
     missing = world.dataset / IMAGES / "train2017/11.jpg"
     missing.unlink()
     flags = [*world.arguments, *TRAIN_FLAGS, f"--log_base_dir={tmp_path / 'runs'}", "--epochs=50", "--no_eval"]
-    finished = deepspeed("train_ds.py", *flags, cwd=repository)
+    finished = deepspeed("train_ds.py", *flags, "--max_bad_share=0.002", cwd=repository)
     assert finished.code == 2, finished.text
-    assert finished.errors == [f"error: image {missing} does not exist; check the path and --dataset_dir"]
+    (error,) = finished.errors
+    assert re.search(r"3 of \d+ samples cannot be used, more than --max_bad_share 0.002 allows", error)
+    assert f"multi_reason_seg: image missing 3. The last of them: image {missing} does not exist" in error
     assert "Traceback" not in finished.text
+
+
+@pytest.mark.skipif(NUM_PROCESSES < 2, reason="two processes or more")
+def test_a_few_bad_samples_are_skipped_and_counted(world, repository, tmp_path):
+    """Loader workers of every process meet them; the log has the sum."""
+    (world.dataset / IMAGES / "train2017/11.jpg").unlink()
+    flags = [*world.arguments, *TRAIN_FLAGS, f"--log_base_dir={tmp_path}", "--exp_name=run", "--no_eval"]
+    longer = ["--epochs=1", "--steps_per_epoch=6", "--workers=2"]
+    finished = deepspeed("train_ds.py", *flags, *longer, cwd=repository)
+    assert finished.code == 0, finished.text
+    assert "samples skipped so far: multi_reason_seg: image missing" in finished.text
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    (skipped,) = [record["skipped"] for record in log if "skipped" in record]
+    assert [(entry["source"], entry["reason"]) for entry in skipped] == [("multi_reason_seg", "image missing")]
+    assert 1 <= skipped[0]["count"] < 24
 
 
 def test_a_polygon_without_area_is_named_by_its_sample(world, repository, tmp_path):

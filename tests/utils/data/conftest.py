@@ -12,6 +12,7 @@ from model.tokens import SegCodebook, add_codebook, load_tokenizer
 from utils.data.encode import Encoder
 
 from .tiny_data import tiny_config, write_dataset
+from .whole_tree import write_whole_tree
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +47,9 @@ def shared_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset_dir(tmp_path: Path) -> Path:
     """A ``--dataset_dir`` of one's own, to damage."""
     return write_dataset(tmp_path / "dataset")
+
+
+@pytest.fixture(scope="session")
+def whole_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``--dataset_dir`` with every dataset in it, for tests that only read."""
+    return write_whole_tree(tmp_path_factory.mktemp("whole_tree"))

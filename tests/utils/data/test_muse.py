@@ -55,6 +55,15 @@ def test_coco_2017_is_found_in_coco(dataset_dir):
     assert train_source(dataset_dir).get(0, np.random.default_rng(0)).image_path.is_file()
 
 
+def test_both_places_of_the_file_serve(dataset_dir):
+    """The README of the release puts it into muse/, its code reads it beside that folder; the first one wins."""
+    write_muse(dataset_dir, "train", [make_record(1, [("What?", [CUP], None)])])
+    (dataset_dir / "muse/muse_train.json").rename(dataset_dir / "muse_train.json")
+    assert len(train_source(dataset_dir)) == 1
+    write_muse(dataset_dir, "train", [make_record(number, [("What?", [CUP], None)]) for number in (1, 2)])
+    assert len(train_source(dataset_dir)) == 2
+
+
 def test_composed_answers_use_both_names(dataset_dir):
     write_muse(dataset_dir, "train", [make_record(1, [("What?", [CUP, PLATE], None)])])
     source = train_source(dataset_dir)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,48 @@ def test_validation_asks_every_expression(shared_dataset):
         2,
         2,
     ]
+
+
+def test_grefcoco_has_several_targets_or_none(whole_tree):
+    """One mask per expression, as in the release: the union of its objects, or an empty one."""
+    source = ReferTrain(DatasetPaths(whole_tree), "grefcoco", asking=Asking(3, 1))
+    sample = source.get(0, np.random.default_rng(0))
+    masks = {turn.question: sample.masks[turn.targets[0]] for (turn,) in sample.conversations}
+    (both,) = [mask for question, mask in masks.items() if "both of them" in question]
+    (none,) = [mask for question, mask in masks.items() if "a purple elephant" in question]
+    first = build_val_source(whole_tree, "grefcoco|unc|train").get(1, np.random.default_rng(0)).masks[0]
+    assert both.sum() > first.sum() > 0
+    assert not none.any()
+
+
+def test_grefcoco_may_be_pickled(whole_tree, tmp_path):
+    folder = tmp_path / "refer_seg/grefcoco"
+    shutil.copytree(whole_tree / "refer_seg/grefcoco", folder)
+    refs = json.loads((folder / "grefs(unc).json").read_text())
+    (folder / "grefs(unc).json").unlink()
+    (folder / "grefs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    assert len(ReferTrain(DatasetPaths(tmp_path), "grefcoco", asking=Asking())) == 2
+
+
+def test_refclef_has_photos_in_folders_and_masks_in_lists(whole_tree):
+    sample = ReferTrain(DatasetPaths(whole_tree), "refclef", asking=Asking()).get(0, np.random.default_rng(0))
+    assert sample.image_path == whole_tree / "refer_seg/images/saiapr_tc-12/00/images/1.jpg"
+    assert sample.image_path.is_file()
+    assert sample.masks[0].sum() == 15 * 22
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (6, [6]), (7, [6, 1]), (16, [6, 5, 4, 1]), (21, [6, 5, 4, 6])])
+def test_several_expressions_share_an_evaluation_question(tmp_path, count, sizes):
+    write_refer(tmp_path, [make_ref(0, 1, [f"thing {number}" for number in range(count)], split="val")])
+    sample = build_val_source(tmp_path, "multirefcoco|unc|val").get(0, np.random.default_rng(0))
+    assert [len(turn.targets) for (turn,) in sample.conversations] == sizes
+    targets = [target for (turn,) in sample.conversations for target in turn.targets]
+    assert targets == list(range(count))
+    (turn,) = sample.conversations[0]
+    assert turn.answer == {1: "{seg}.", 6: "{seg}, {seg}, {seg}, {seg}, {seg} and {seg}."}[sizes[0]]
+    if count == 6:
+        phrases = "thing 0, thing 1, thing 2, thing 3, thing 4 and thing 5"
+        assert turn.question == f" What is {phrases} in this image? Please output segmentation mask."
 
 
 def test_missing_annotation_is_named(dataset_dir):

@@ -1,0 +1,104 @@
+"""Photos of every kind: what a size means, how colors are converted, what is refused and how it is counted."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.errors import InputError
+from model.image import read_image
+from utils.data.photos import photo_hw, read_label_map
+from utils.data.records import RawSample, Turn
+
+GREY = (np.arange(20 * 30) % 200).reshape(20, 30).astype(np.uint8)
+
+
+def save(path: Path, image: Image.Image, **options) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def one_turn(path: Path, hw: tuple[int, int]) -> RawSample:
+    mask = np.zeros((1, *hw), dtype=bool)
+    mask[0, : max(1, hw[0] // 2)] = True
+    return RawSample("sample", path, ((Turn("What?", "{seg}.", (0,)),),), mask)
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("grey.png", Image.fromarray(GREY)),
+        ("grey.jpg", Image.fromarray(GREY)),
+        ("cmyk.jpg", Image.fromarray(GREY).convert("CMYK")),
+        ("sixteen.png", Image.fromarray(GREY.astype(np.uint16) * 256)),
+        ("palette.png", Image.fromarray(GREY).convert("P")),
+        ("alpha.png", Image.fromarray(GREY).convert("RGBA")),
+        ("bit.png", Image.fromarray(GREY).convert("1")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_photos_of_every_kind_become_rgb(tmp_path, encoder, name, image):
+    path = save(tmp_path / name, image)
+    photo = read_image(path, as_stored=True)
+    assert (photo.shape, photo.dtype) == ((20, 30, 3), np.uint8)
+    assert photo_hw(path) == (20, 30)
+    if name != "bit.png":
+        assert np.abs(photo.mean(axis=2) - GREY).mean() < 8, "CMYK and JPEG are near, the others exact"
+    assert encoder(one_turn(path, (20, 30))).pixel_values.isfinite().all()
+
+
+def test_annotations_speak_of_stored_rows_and_viewers_of_shown_ones(tmp_path, encoder):
+    """A photo with an EXIF rotation: datasets leave it out, chat follows it."""
+    rotated = Image.fromarray(np.dstack([GREY] * 3))
+    exif = rotated.getexif()
+    exif[0x0112] = 6  # orientation: turn by 90 degrees
+    path = save(tmp_path / "turned.jpg", rotated, exif=exif)
+    assert photo_hw(path) == (20, 30)
+    assert read_image(path, as_stored=True).shape[:2] == (20, 30)
+    assert read_image(path).shape[:2] == (30, 20)
+    assert encoder(one_turn(path, (20, 30))).orig_hw == (20, 30)
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (1, 500), (500, 1), (6000, 8000)])
+@pytest.mark.parametrize("pad", [True, False])
+def test_photos_of_every_size(tmp_path, make_encoder, hw, pad):
+    encoder = make_encoder(pad_train_clip_images=pad)
+    path = save(tmp_path / "photo.png", Image.new("RGB", hw[::-1], (200, 10, 10)), compress_level=1)
+    sample = encoder(one_turn(path, hw))
+    assert tuple(sample.pixel_values.shape) == (3, 56, 56)
+    assert min(sample.valid_hw) >= 1
+    assert tuple(sample.masks.shape[1:]) == sample.orig_hw == (hw if pad else (min(hw),) * 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "image missing"),
+        (b"", "image unreadable"),
+        (b"no picture", "image unreadable"),
+        ("cut", "image unreadable"),
+    ],
+)
+def test_damaged_photos_are_named_and_counted(tmp_path, content, reason):
+    path = tmp_path / "photo.jpg"
+    if content == "cut":
+        buffer = BytesIO()
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(buffer, "JPEG")
+        content = buffer.getvalue()[:40]
+    if content is not None:
+        path.write_bytes(content)
+    for read in (read_image, photo_hw):
+        with pytest.raises(InputError, match=r"photo.jpg") as caught:
+            read(path)
+        assert caught.value.reason == reason
+
+
+def test_a_label_map_keeps_its_numbers(tmp_path):
+    palette = Image.fromarray(GREY).convert("P")
+    palette.putpalette([255 - index % 256 for index in range(768)])
+    palette.putdata(GREY.ravel().tolist())
+    assert np.array_equal(read_label_map(save(tmp_path / "p.png", palette)), GREY)
+    wide = GREY.astype(np.uint16) * 300
+    assert np.array_equal(read_label_map(save(tmp_path / "w.png", Image.fromarray(wide))), wide)
