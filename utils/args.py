@@ -86,22 +86,6 @@ def parse(config_type: type[ConfigType], argv: Sequence[str], description: str) 
     return Parsed(config_type(**values), frozenset(values))
 
 
-def _implied(config_type: type, values: dict[str, Any]) -> dict[str, Any]:
-    """What the switches that are on stand for."""
-    implied: dict[str, Any] = {}
-    for field in dataclasses.fields(config_type):
-        if not values.get(field.name):
-            continue
-        for name, value in field.metadata["implies"].items():
-            if values.get(name, value) != value:
-                raise InputError(
-                    f"--{field.name} means --{name}={value}, but --{name}={values[name]} was given; leave one of the "
-                    "two out"
-                )
-            implied[name] = value
-    return implied
-
-
 def _read_config_file(config_type: type, path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -123,3 +107,19 @@ def _read_config_file(config_type: type, path: Path) -> dict[str, Any]:
         if choices and value not in choices:
             raise InputError(f"--config {path}: {name} is {value!r}; expected one of {', '.join(choices)}")
     return values
+
+
+def _implied(config_type: type, values: dict[str, Any]) -> dict[str, Any]:
+    """What the switches that are on stand for."""
+    implied: dict[str, Any] = {}
+    for field in dataclasses.fields(config_type):
+        if not values.get(field.name):
+            continue
+        for name, value in field.metadata["implies"].items():
+            if values.get(name, value) != value:
+                raise InputError(
+                    f"--{field.name} means --{name}={value}, but --{name}={values[name]} was given; leave one of the "
+                    "two out"
+                )
+            implied[name] = value
+    return implied

@@ -93,6 +93,9 @@ class RunConfig:
     image_feature_scale_num: int = flag(1, "scales (paper: L)")
     conv_type: str = flag("llava_v1", "conversation template", choices=_CONVERSATIONS)
     # Ours.
+    refine_alpha: float = flag(2.0, "alpha of the target refinement loss; 1.0 is plain BCE")
+    warmup_steps: int = flag(100, "updates of linear warm-up, at most a tenth of the run")
+    image_token_grid: int = flag(16, "image tokens per side for the language model, at most")
     init_from: str = flag("", "merged model, published or ours, to start from in place of --version")
     release_recipe: bool = flag(False, "train as the release does, not as the paper says", implies=RELEASE_RECIPE)
     trained_set: str = flag(
@@ -105,9 +108,6 @@ class RunConfig:
         "file", "of padded images: --preprocessor_config, or ImageNet's in any case", choices=("file", "released")
     )
     projector_init: str = flag("llava", "keep LLaVA's linear projector, or start afresh", choices=("llava", "fresh"))
-    refine_alpha: float = flag(2.0, "alpha of the target refinement loss; 1.0 is plain BCE")
-    warmup_steps: int = flag(100, "updates of linear warm-up, at most a tenth of the run")
-    image_token_grid: int = flag(16, "image tokens per side for the language model, at most")
     seed: int = flag(0, "seed of weights, data and dropout")
     epoch_mode: str = flag(
         "rates",
