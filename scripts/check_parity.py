@@ -26,11 +26,18 @@ class ParityConfig:
     golden: str = flag("", "folder of recordings")
     case: str = flag("", "one case of it; default all")
     stage: str = flag("", f"one of {', '.join(STAGES)}; default all")
-    dataset_dir: str = flag("", "dataset tree of val_datasets.json; default real_mini beside --golden")
+    dataset_dir: str = flag("", "tree of val_datasets.json; default real_mini beside --golden, else in ../shared")
 
     def __post_init__(self) -> None:
         if not self.golden:
             raise InputError("--golden is missing; give a folder of recordings of the release")
+
+
+def default_tree(golden: Path) -> Path:
+    """The real_mini that was recorded with a folder, or the one beside this checkout."""
+    beside = golden.parent / "real_mini"
+    shared = Path(__file__).resolve().parents[2] / "shared/real_mini"
+    return shared if shared.is_dir() and not beside.is_dir() else beside
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         config = parse(ParityConfig, argv, "Compare this code with recordings of the release.").config
         golden = Path(config.golden).resolve()
-        dataset_dir = Path(config.dataset_dir or golden.parent / "real_mini")
+        dataset_dir = Path(config.dataset_dir) if config.dataset_dir else default_tree(golden)
         for result in run_stages(golden, dataset_dir=dataset_dir, case=config.case, stage=config.stage):
             print(result.line(), flush=True)
             all_ok &= result.ok

@@ -136,4 +136,10 @@ def test_names_of_a_recording_may_be_any(shared, tmp_path, capsys):
     edit_json(root / "a case/hf_model/config.json", mm_vision_tower="some/t")
     assert main([f"--golden={root}", "--stage=images"]) == 0
     assert main([f"--golden={root}", "--stage=merge"]) == 0
-    assert "a case" in capsys.readouterr().out
+    sets = json.loads((source / "val_datasets.json").read_text(encoding="utf-8"))
+    (root / "val_datasets.json").write_text(json.dumps({"refcocog|umd|val": sets["refcocog|umd|val"]}))
+    assert main([f"--golden={root}", "--stage=val_datasets"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[:3] for line in out.splitlines()] == [
+        [stage, "a", "case"] for stage in ("images", "merge", "val_datasets")
+    ]
