@@ -88,9 +88,10 @@ def settle_flags(parsed: Parsed[RunConfig]) -> RunConfig:
         "image_token_grid": config.image_token_grid,
         "conv_type": config.conv_type,
         "vision_position_resize": config.vision_position_resize,
-        "image_normalization": "released" if config.has_released_normalization else "file",
         "projector_init": config.recipe.get("projector_init", run.projector_init),
     }
+    if config.pad_train_clip_images:  # without padding both rules are one
+        recorded["image_normalization"] = "released" if config.has_released_normalization else "file"
     for name, value in recorded.items():
         if name in parsed.given and getattr(run, name) != value:
             raise InputError(

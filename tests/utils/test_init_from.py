@@ -11,8 +11,9 @@ import torch
 
 from model.checkpoint import load_with_report
 from model.errors import InputError
-from model.image import RELEASED_MEAN
+from model.image import CLIP_MEAN, RELEASED_MEAN
 from model.lora import split_training_state
+from tests.published import write_published
 from utils.args import parse
 from utils.build import build_for_training, settle_flags
 from utils.config import RunConfig
@@ -65,6 +66,17 @@ def test_a_published_folder_and_the_release_recipe(shared):
     folder, tower = shared / "golden/pixellm-tiny/hf_model", shared / "golden/clip-vit-tiny-patch14-336"
     run = settle(folder, f"--vision-tower={tower}", "--release_recipe")
     assert (run.trained_set, run.refine_alpha, run.seg_token_num) == ("released", 1.0, 3)
+
+
+def test_a_published_folder_without_padding(world):
+    """It was normalized as its preprocessor file says; the recipe does not contradict that."""
+    folder = world.llava.parent / "hf_model"
+    write_published(folder, world, scales=1, tokens=1, pad=False)
+    run = settle(folder, "--release_recipe")
+    assert (run.pad_train_clip_images, run.seg_token_num) == (False, 1)
+    assert run.vision_tower == str(world.clip)
+    assert build_for_training(run).config.image_mean == CLIP_MEAN
+    assert_nothing_is_new(run, folder)
 
 
 @pytest.mark.parametrize(
