@@ -101,6 +101,13 @@ def test_a_stage_that_cannot_run_fails(copied, capsys):
     assert "1209 vocabulary rows and 2 scales" in line
 
 
+@pytest.mark.parametrize("lost", ["seeded/masks.npz", "clip/config.json", "images/coffee.png", "llava/tokenizer.model"])
+def test_a_file_that_is_lost_fails(copied, capsys, lost):
+    (copied / lost).unlink()
+    assert main([f"--golden={copied}", "--stage=images"]) == 1
+    assert capsys.readouterr().out.rstrip().endswith("FAIL")
+
+
 def test_validation_sets_that_are_not_there_fail(copied, capsys):
     (copied / "val_datasets.json").write_text(json.dumps({"refcoco|unc|val": []}))
     code, lines = check(copied, capsys, "--stage=val_datasets")

@@ -152,8 +152,8 @@ def _run_stage(stage: str, case: Case, dataset_dir: Path) -> StageResult:
         return StageResult(case.name, stage, tuple(measures))
     except InputError as err:
         return StageResult(case.name, stage, (), str(err))
-    except (KeyError, OSError, json.JSONDecodeError) as err:
-        return StageResult(case.name, stage, (), f"the recording is incomplete: {err!r}")
+    except (LookupError, OSError, ValueError) as err:
+        return StageResult(case.name, stage, (), f"the recording cannot be compared: {err!r}")
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
