@@ -49,7 +49,9 @@ def main(argv: Sequence[str]) -> int:
             logging.getLogger("utils").info("%s", notice)
         config = parsed.config
         tower = config.vision_tower if "vision_tower" in parsed.given else None
-        predictor = PixelLMPredictor.from_pretrained(config.version, precision=config.precision, vision_tower=tower)
+        predictor = PixelLMPredictor.from_pretrained(
+            config.version, precision=config.precision, vision_tower=tower, conv_type=config.conv_type
+        )
         if config.image:
             print_answer(predictor, config, config.image, config.prompt)
         else:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from model.errors import InputError
 from utils.args import parse
+from utils.build import settle_flags
 from utils.config import RunConfig
 from utils.log import report_input_error, setup_logging
 from utils.trainer import Trainer
@@ -19,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
         parsed = parse(RunConfig, argv, "Train PixelLM with DeepSpeed.")
         for notice in parsed.notices():
             logging.getLogger("utils").info("%s", notice)
-        trainer = Trainer(parsed.config)
+        trainer = Trainer(settle_flags(parsed))
         trainer.setup()
     except InputError as err:
         return report_input_error(err)

@@ -91,7 +91,7 @@ class PixelLMForCausalLM(nn.Module):
         pyramid = decoder_projector(scales)  # (S, B, g*g, D)
         return VisionFeatures(
             llm=self.model.mm_projector(deepest.flatten(2).transpose(1, 2)),
-            patch_mask=patch_valid_mask(valid_hw, size=config.image_size, grid=config.llm_grid).flatten(1),
+            patch_mask=patch_valid_mask(valid_hw, size=config.covered_size, grid=config.llm_grid).flatten(1),
             pyramid=pyramid.transpose(2, 3).unflatten(3, grid),
             valid_hw=valid_hw,
         )
@@ -174,7 +174,7 @@ class PixelLMForCausalLM(nn.Module):
     def resize_masks(self, logits: Tensor, *, valid_hw: Tensor, out_hw: tuple[int, int]) -> Tensor:
         """(N, h, w) logits of one image -> (N, *out_hw), padding cut off."""
         rows, columns = valid_hw.tolist()
-        return resize_logits(logits, size=self.pixellm_config.image_size, valid_hw=(rows, columns), out_hw=out_hw)
+        return resize_logits(logits, size=self.pixellm_config.covered_size, valid_hw=(rows, columns), out_hw=out_hw)
 
 
 def _positions(embeds: Tensor) -> Tensor:

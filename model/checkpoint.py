@@ -7,6 +7,7 @@ missing, what may be left over, and says both in words.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ from .projector import widen_linear_projector
 from .tokens import SegCodebook, add_codebook, load_tokenizer, save_tokenizer
 from .vision_tower import resize_position_table
 
+logger = logging.getLogger(__name__)
+
 TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
 # Buffers of older transformers that carry no information.
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "embeddings.position_ids")
@@ -41,11 +44,19 @@ _PREPROCESSOR_FILE = "preprocessor_config.json"
 
 @dataclass
 class LoadReport:
-    """What happened to every weight of a load."""
+    """What happened to every weight of a load (docs/checkpoints.md).
+
+    Attributes:
+        loaded: tensors that were read into the model.
+        initialized: names that were absent and are random now; only a new run may have some.
+        constant: names that were absent and hold the release's constants.
+        ignored: names in the files that the model has no use for.
+    """
 
     source: str
     loaded: int
     initialized: list[str] = field(default_factory=list)
+    constant: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
@@ -53,6 +64,8 @@ class LoadReport:
         if self.initialized:
             groups = sorted({".".join(name.split(".")[:2]) for name in self.initialized})
             text += f"; freshly initialized: {', '.join(groups)}"
+        if self.constant:
+            text += f"; at the released constants: {', '.join(self.constant)}"
         if self.ignored:
             text += f"; not used: {len(self.ignored)} (e.g. {self.ignored[0]})"
         return text
@@ -159,7 +172,9 @@ def build_model(
             module.to_empty(device="cpu", recurse=False)
             module.reset_parameters()
             module.to(dtype)
-    return model.eval(), LoadReport(source, len(state), [n for n in missing if n not in _CONSTANTS], ignored)
+    constant = [name for name in missing if name in _CONSTANTS]
+    initialized = [name for name in missing if name not in _CONSTANTS]
+    return model.eval(), LoadReport(source, len(state), initialized, constant, ignored)
 
 
 def _check_fit(
@@ -204,21 +219,30 @@ def read_tower(folder: Path, config: PixelLMConfig) -> dict[str, Tensor]:
     return {TOWER_PREFIX + name: tensor for name, tensor in vision.items()}
 
 
-def read_base(folder: Path, config: PixelLMConfig) -> tuple[dict[str, Tensor], list[str]]:
+def read_base(
+    folder: Path, config: PixelLMConfig, *, keep_projector: bool = True
+) -> tuple[dict[str, Tensor], list[str]]:
     """A LLaVA base: its weights with rows for the added tokens, and the names that PixelLM has no use for.
 
-    A linear ``mm_projector`` of the right width becomes an equal two-layer one, so that the language model goes on
-    seeing images as LLaVA taught it; the release starts its projector afresh. New rows of the embedding tables
-    start at the mean of the old rows plus noise.
+    New rows of the embedding tables start at the mean of the old rows plus noise.
+
+    Args:
+        keep_projector: a linear ``mm_projector`` of the right width becomes an equal two-layer one, so that the
+            language model goes on seeing images as LLaVA taught it; the release starts its projector afresh.
     """
     state = read_weights(folder)
     refuse_delta(folder, state)
     unused = [name for name in state if name.startswith("model.vision_tower.")]
     weight, bias = (state.get(f"{_LLAVA_PROJECTOR}.{part}") for part in ("weight", "bias"))
-    if weight is not None:
+    if weight is not None or not keep_projector:
         unused += [name for name in state if name.startswith(f"{_LLAVA_PROJECTOR}.")]
     width, hidden = config.llama["hidden_size"], config.mm_projector_hidden_dim * config.llama["hidden_size"]
-    if bias is not None and weight.shape == (width, config.vision["hidden_size"]) and hidden >= 2 * width:
+    if (
+        keep_projector
+        and bias is not None
+        and weight.shape == (width, config.vision["hidden_size"])
+        and hidden >= 2 * width
+    ):
         widened = widen_linear_projector(weight, bias, hidden_width=hidden)
         state |= {f"{_LLAVA_PROJECTOR}.{name}": tensor for name, tensor in widened.items()}
     for name in unused:
@@ -249,48 +273,69 @@ def refuse_delta(folder: Path, state: dict[str, Tensor]) -> None:
         )
 
 
-def load_pretrained(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32, vision_tower: str | None = None
-) -> PixelLMForCausalLM:
-    """Read a merged folder; see ``load_with_report``."""
-    return load_with_report(folder, dtype=dtype, vision_tower=vision_tower)[0]
+def load_pretrained(folder: str | Path, **options: Any) -> PixelLMForCausalLM:
+    """Read a merged folder and log what was loaded; see ``load_with_report``."""
+    model, _, report = load_with_report(folder, **options)
+    logger.info("%s", report.describe())
+    return model
 
 
 def load_with_report(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32, vision_tower: str | None = None
+    folder: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    vision_tower: str | None = None,
+    conv_type: str | None = None,
 ) -> tuple[PixelLMForCausalLM, LlamaTokenizer, LoadReport]:
     """Read a merged folder, ours or a published one, strictly.
 
     Args:
         vision_tower: where to read the tower when it is not inside; default is what the folder's config says.
+        conv_type: template of a published folder, which does not record it (default llava_v1); a folder of ours does.
     """
     folder = resolve_folder(str(folder), flag="--version")
+    config, tokenizer = read_architecture(folder, vision_tower=vision_tower, conv_type=conv_type)
+    state = read_weights(folder)
+    if not any(name.startswith(TOWER_PREFIX) for name in state):
+        state |= read_tower(locate_tower(vision_tower or config.vision_tower, folder), config)
+    model, report = build_model(config, state, dtype=dtype, source=str(folder), may_initialize=())
+    return model, tokenizer, report
+
+
+def read_architecture(
+    folder: Path, *, vision_tower: str | None = None, conv_type: str | None = None
+) -> tuple[PixelLMConfig, LlamaTokenizer]:
+    """What a merged folder says without its weights; arguments as in ``load_with_report``.
+
+    The tokenizer has the codebook in it, and every id that it can give is checked.
+    """
     flat = read_json(folder / "config.json")
     tokenizer = load_tokenizer(folder)
-    state = read_weights(folder)
-    tower_inside = any(name.startswith(TOWER_PREFIX) for name in state)
-    tower_name = vision_tower or flat.get("mm_vision_tower") or flat.get("vision_tower")
-    tower = None if tower_inside else _locate_tower(tower_name, folder)
     if "vision_config" in flat:
         config = PixelLMConfig.from_dict(flat)
         codebook = add_codebook(tokenizer, scales=config.image_feature_scale_num, tokens=config.seg_token_num)
         _check_codebook(codebook, config, folder)
     else:
-        config = _released_config(flat, tokenizer, folder=folder, tower=tower, tower_name=tower_name)
-    if tower is not None:
-        state |= read_tower(tower, config)
-    model, report = build_model(config, state, dtype=dtype, source=str(folder), may_initialize=())
-    return model, tokenizer, report
+        tower = vision_tower or flat.get("mm_vision_tower") or flat.get("vision_tower")
+        config = _released_config(flat, tokenizer, folder=folder, tower=tower, conv_type=conv_type or "llava_v1")
+    _check_vocabulary(tokenizer, config, folder)
+    return config, tokenizer
 
 
-def _locate_tower(name: str | None, folder: Path) -> Path:
+def locate_tower(name: str | None, folder: Path) -> Path:
+    """The tower that a merged folder speaks of: beside it or one folder up, where it says, or on the hub."""
     if not name:
         raise InputError(f"{folder} has no vision tower and does not say where it is; give --vision-tower")
-    beside = folder.parent / name
     try:
-        return beside if beside.is_dir() else resolve_folder(name, flag="--vision-tower")
+        return tower_beside(name, folder) or resolve_folder(name, flag="--vision-tower")
     except InputError as err:
         raise InputError(f"{folder} was made with another folder for its tower: {err}") from err
+
+
+def tower_beside(name: str, folder: Path) -> Path | None:
+    """The tower of that name next to a merged folder, or one folder up."""
+    places = [parent / name for parent in list(folder.absolute().parents)[:2]]
+    return next((place for place in places if place.is_dir()), None)
 
 
 def _check_codebook(codebook: SegCodebook, config: PixelLMConfig, folder: Path) -> None:
@@ -301,11 +346,21 @@ def _check_codebook(codebook: SegCodebook, config: PixelLMConfig, folder: Path) 
         )
 
 
+def _check_vocabulary(tokenizer: LlamaTokenizer, config: PixelLMConfig, folder: Path) -> None:
+    """Every id that the tokenizer gives must have a row in the embedding tables, the image marks' too."""
+    rows = config.llama["vocab_size"]
+    if len(tokenizer) > rows:
+        last = tokenizer.convert_ids_to_tokens(len(tokenizer) - 1)
+        raise InputError(
+            f"tokenizer {folder}: {last} has id {len(tokenizer) - 1} but config.json says vocab_size {rows}; "
+            "copy all tokenizer files (added_tokens.json too) and config.json again from their source"
+        )
+
+
 def _released_config(
-    flat: dict[str, Any], tokenizer: LlamaTokenizer, *, folder: Path, tower: Path | None, tower_name: str
+    flat: dict[str, Any], tokenizer: LlamaTokenizer, *, folder: Path, tower: str | None, conv_type: str
 ) -> PixelLMConfig:
-    if tower is None:
-        raise InputError(f"{folder}: a released folder with a tower inside has no known layout")
+    vision = vision_keys(read_json(locate_tower(tower, folder) / "config.json"))
     added = [text for text in tokenizer.get_added_vocab() if text.startswith("[SEG")]
     scales = flat.get("image_feature_scale_num", 1)
     if not added or len(added) % scales:
@@ -315,7 +370,7 @@ def _released_config(
         )
     codebook = add_codebook(tokenizer, scales=scales, tokens=len(added) // scales)
     return PixelLMConfig.from_released(
-        flat, vision=vision_keys(read_json(tower / "config.json")), vision_tower=tower_name, seg_token_ids=codebook.ids
+        flat, vision=vision, vision_tower=tower, seg_token_ids=codebook.ids, conv_type=conv_type
     )
 
 

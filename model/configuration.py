@@ -7,7 +7,7 @@ read by the same function.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,8 @@ _VISION_KEYS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "image_size",
     "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout", "projection_dim",
 )  # fmt: skip
+# How every published model was trained, as far as config.json has no other key for it.
+RELEASED_RECIPE = {"refine_alpha": 1.0, "trained_set": "released", "projector_init": "fresh"}
 Config = TypeVar("Config", LlamaConfig, CLIPVisionConfig)
 _REQUIRED_LLAMA = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
@@ -56,6 +58,7 @@ class PixelLMConfig:
         decoder_depth, decoder_heads, decoder_mlp_ratio: its two-way attention blocks.
         conv_type: conversation template.
         model_max_length: token budget of a conversation, image included.
+        recipe: how the weights were trained where paper and release differ; a record, the network does not read it.
     """
 
     llama: dict[str, Any]
@@ -79,12 +82,13 @@ class PixelLMConfig:
     decoder_mlp_ratio: int = 8
     conv_type: str = "llava_v1"
     model_max_length: int = 512
+    recipe: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # JSON has lists; the dataclass is immutable throughout
-            value = getattr(self, field.name)
+        for attribute in fields(self):  # JSON has lists; the dataclass is immutable throughout
+            value = getattr(self, attribute.name)
             if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
+                object.__setattr__(self, attribute.name, tuple(value))
         get_conversation(self.conv_type)
         if not 1 <= self.image_feature_scale_num <= 3:
             raise InputError(f"--image_feature_scale_num is {self.image_feature_scale_num}; expected 1, 2 or 3")
@@ -101,9 +105,9 @@ class PixelLMConfig:
                 f"the codebook has id {max(self.seg_token_ids)} but the vocabulary has {vocab_size} rows; "
                 "take the tokenizer and config.json from the same folder"
             )
-        if self.image_size % self.vision["patch_size"]:
+        if self.image_size < self.vision["patch_size"]:
             raise InputError(
-                f"--resize_vision_tower_size is {self.image_size}; expected a multiple of the tower's patch size "
+                f"--resize_vision_tower_size is {self.image_size}; expected at least the tower's patch size "
                 f"{self.vision['patch_size']}"
             )
         if self.out_dim % (2 * self.decoder_heads):
@@ -123,6 +127,11 @@ class PixelLMConfig:
         return self.image_size // self.vision["patch_size"]
 
     @property
+    def covered_size(self) -> int:
+        """Pixels per side that patches cover, from the top left; CLIP leaves a remainder unseen (512 px: 504)."""
+        return self.patch_grid * self.vision["patch_size"]
+
+    @property
     def llm_grid(self) -> int:
         """Image tokens per side that the language model reads."""
         return min(self.image_token_grid, self.patch_grid)
@@ -131,6 +140,11 @@ class PixelLMConfig:
     def num_image_tokens(self) -> int:
         """P."""
         return self.llm_grid**2
+
+    @property
+    def has_released_normalization(self) -> bool:
+        """What the release does to padded images, whatever its preprocessor file says."""
+        return (self.image_mean, self.image_std) == (RELEASED_MEAN, RELEASED_STD)
 
     @property
     def preprocessor(self) -> ImagePreprocessor:
@@ -167,13 +181,19 @@ class PixelLMConfig:
     @classmethod
     def from_dict(cls, flat: dict[str, Any], **overrides: Any) -> PixelLMConfig:
         """Read a folder that we wrote; ``overrides`` win."""
-        values = {field.name: flat[field.name] for field in fields(cls) if field.name in flat}
+        values = {attribute.name: flat[attribute.name] for attribute in fields(cls) if attribute.name in flat}
         values |= {"llama": llama_keys(flat), "vision": vision_keys(flat["vision_config"])}
         return cls(**values | overrides)
 
     @classmethod
     def from_released(
-        cls, flat: dict[str, Any], *, vision: dict[str, Any], vision_tower: str, seg_token_ids: tuple[int, ...]
+        cls,
+        flat: dict[str, Any],
+        *,
+        vision: dict[str, Any],
+        vision_tower: str,
+        seg_token_ids: tuple[int, ...],
+        conv_type: str = "llava_v1",
     ) -> PixelLMConfig:
         """Read a published folder (``model_type: llava`` with the PixelLM keys): released behaviour throughout.
 
@@ -181,6 +201,7 @@ class PixelLMConfig:
             flat: its config.json.
             vision: the config.json of its tower.
             seg_token_ids: ids of ``[SEG*]`` in its tokenizer, from which K follows.
+            conv_type: the release does not record it.
         """
         scales = flat.get("image_feature_scale_num", 1)
         resized = flat.get("resize_vision_tower", False)
@@ -202,6 +223,8 @@ class PixelLMConfig:
             separate_mm_projector=flat.get("separate_mm_projector", False),
             mm_projector_hidden_dim=flat.get("mm_projector_hidden_dim", 2),
             out_dim=flat.get("out_dim", 256),
+            conv_type=conv_type,
+            recipe=RELEASED_RECIPE,
             **normalization,
         )
 

@@ -126,7 +126,7 @@ def patch_valid_mask(valid_hw: Tensor, *, size: int, grid: int) -> Tensor:
 
     Args:
         valid_hw: (B, 2) rows and columns that show the photo.
-        size: R.
+        size: pixels per side that the grid covers, from the top left.
         grid: cells per side.
     Returns:
         (B, grid, grid) bool.
@@ -140,10 +140,16 @@ def patch_valid_mask(valid_hw: Tensor, *, size: int, grid: int) -> Tensor:
 def resize_logits(logits: Tensor, *, size: int, valid_hw: tuple[int, int], out_hw: tuple[int, int]) -> Tensor:
     """Low-resolution mask logits of the padded input -> logits at the size of the photo's region.
 
-    (N, h, w) -> upsample to (N, R, R), cut the padding, resize to (N, *out_hw); bilinear, in float32.
+    (N, h, w) -> upsample to (N, size, size), cut the padding, resize to (N, *out_hw); bilinear, in float32.
+
+    Args:
+        size: pixels per side that the tower's patches cover; beyond them, less than a patch, the border goes on.
     """
     if logits.shape[0] == 0:  # no pixels, but still in the graph: every rank must touch every trained parameter
         return logits.new_zeros((0, *out_hw), dtype=torch.float32) + logits.float().sum()
     full = F.interpolate(logits[:, None].float(), (size, size), mode="bilinear", align_corners=False)
+    below, beside = (max(0, valid - size) for valid in valid_hw)
+    if below or beside:
+        full = F.pad(full, (0, beside, 0, below), mode="replicate")
     valid = full[..., : valid_hw[0], : valid_hw[1]]
     return F.interpolate(valid, out_hw, mode="bilinear", align_corners=False)[:, 0]

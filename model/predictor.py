@@ -5,6 +5,7 @@ Shapes: T generated tokens, L prompt tokens, N masks, D language-model width.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from .image import ImageInput
 from .PixelLM import PixelLMForCausalLM
 from .structures import Reply, SegQueries, Target, VisionFeatures
 from .tokens import decode_released, encode_conversation, seg_text
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -55,6 +58,7 @@ class PixelLMPredictor:
         precision: str = "fp32",
         device: str | torch.device | None = None,
         vision_tower: str | None = None,
+        conv_type: str | None = None,
     ) -> PixelLMPredictor:
         """Read a merged folder, ours or a published one.
 
@@ -62,9 +66,13 @@ class PixelLMPredictor:
             precision: fp32, bf16 or fp16.
             device: default is the first GPU, else the CPU.
             vision_tower: only needed when the folder's own record of its tower is out of date.
+            conv_type: template of a published folder that was not trained with llava_v1.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model, tokenizer, _ = load_with_report(folder, dtype=PRECISIONS[precision], vision_tower=vision_tower)
+        model, tokenizer, report = load_with_report(
+            folder, dtype=PRECISIONS[precision], vision_tower=vision_tower, conv_type=conv_type
+        )
+        logger.info("%s", report.describe())
         return cls(model.to(device), tokenizer)
 
     @torch.inference_mode()

@@ -81,9 +81,9 @@ class SegCodebook:
 def load_tokenizer(folder: str | Path, *, model_max_length: int | None = None) -> LlamaTokenizer:
     """Read a LLaMA tokenizer so that it gives the ids of the release.
 
-    The release ran the slow sentencepiece tokenizer in legacy mode: every piece of text between added tokens
-    gets a leading space symbol. The fast tokenizer does so only with ``legacy=True``, whatever the folder's
-    tokenizer_config says. The pad token is ``<unk>``.
+    The release ran the slow sentencepiece tokenizer, whose default is legacy mode: every piece of text between added
+    tokens gets a leading space symbol. The fast tokenizer has the other default, so ``legacy`` is always said: as
+    tokenizer_config.json records it (Llama-2-chat says false), else true. The pad token is ``<unk>``.
     """
     folder = Path(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
@@ -92,7 +92,7 @@ def load_tokenizer(folder: str | Path, *, model_max_length: int | None = None) -
             "Copy the tokenizer of the LLaVA base (--version) there."
         )
     try:
-        tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=True)
+        tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=_recorded_legacy(folder))
         recorded = list(_recorded_ids(folder))
     except Exception as err:
         raise InputError(f"the tokenizer in {folder} cannot be read ({err}); copy it again from its source") from err
@@ -107,6 +107,12 @@ def load_tokenizer(folder: str | Path, *, model_max_length: int | None = None) -
     if model_max_length is not None:
         tokenizer.model_max_length = model_max_length
     return tokenizer
+
+
+def _recorded_legacy(folder: Path) -> bool:
+    file = folder / "tokenizer_config.json"
+    recorded = json.loads(file.read_text(encoding="utf-8")).get("legacy") if file.is_file() else None
+    return True if recorded is None else bool(recorded)
 
 
 def _recorded_ids(folder: Path) -> Iterator[tuple[str, str, int]]:
@@ -176,7 +182,7 @@ def save_tokenizer(tokenizer: LlamaTokenizer, folder: Path, *, source: Path | No
     tokenizer.save_pretrained(folder)
     config_path = folder / "tokenizer_config.json"
     config = json.loads(config_path.read_text(encoding="utf-8"))
-    config["legacy"] = True
+    config["legacy"] = tokenizer.legacy
     config_path.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
     if source is not None and (source / "tokenizer.model").is_file():
         shutil.copyfile(source / "tokenizer.model", folder / "tokenizer.model")

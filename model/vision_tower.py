@@ -53,7 +53,7 @@ class VisionTower(nn.Module):
         super().__init__()
         clip = config.vision_config()
         clip._attn_implementation = "sdpa"
-        self.image_size = config.image_size
+        self.covered_size = config.covered_size
         self.grid = config.patch_grid
         depth = clip.num_hidden_layers
         self.feature_layers = [depth + 1 + layer for layer in config.vision_feature_layers]
@@ -82,9 +82,9 @@ class VisionTower(nn.Module):
 
     def _attention_bias(self, valid_hw: Tensor, dtype: torch.dtype) -> Tensor | None:
         """(B, 1, T, T) additive bias that hides padded patches as keys; None when nothing is padded."""
-        if bool((valid_hw == self.image_size).all()):
+        if bool((valid_hw >= self.covered_size).all()):
             return None
-        visible = patch_valid_mask(valid_hw, size=self.image_size, grid=self.grid).flatten(1)
+        visible = patch_valid_mask(valid_hw, size=self.covered_size, grid=self.grid).flatten(1)
         visible = F.pad(visible, (1, 0), value=True)  # the class token
         bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         bias = bias.masked_fill(~visible, torch.finfo(dtype).min)

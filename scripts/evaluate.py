@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from model.conversation import CONVERSATIONS
 from model.errors import InputError
 from model.predictor import PixelLMPredictor
 from utils import dist
@@ -36,6 +37,9 @@ class EvaluateConfig:
 
     version: str = flag("", "merged model: folder or hub id")
     vision_tower: str = flag("", "CLIP tower, when the model folder has none", aliases=("--vision-tower",))
+    conv_type: str = flag(
+        "llava_v1", "template of a published model; a folder of ours records its own", choices=tuple(CONVERSATIONS)
+    )
     precision: str = flag("bf16", "inference precision", choices=("fp32", "bf16", "fp16"))
     dataset_dir: str = flag("./dataset", "dataset tree")
     val_dataset: str = flag("MultiReasonSeg|val", "validation sets, joined with ||")
@@ -55,7 +59,11 @@ def evaluate(config: EvaluateConfig) -> None:
     sources = [build_val_source(config.dataset_dir, name) for name in config.val_dataset.split("||")]
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     predictor = PixelLMPredictor.from_pretrained(
-        config.version, precision=config.precision, device=device, vision_tower=config.vision_tower or None
+        config.version,
+        precision=config.precision,
+        device=device,
+        vision_tower=config.vision_tower or None,
+        conv_type=config.conv_type,
     )
     # Bad input up to here is met by every process, bad input after it by some.
     if dist.world_size() > 1:

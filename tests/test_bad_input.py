@@ -83,7 +83,7 @@ def test_a_refs_file_that_would_run_code(world, refuses):
         (("--val_dataset=nothing",), ("--val_dataset: 'nothing' is unknown", "MultiReasonSeg|val")),
         (("--version=/nowhere/llava",), ("--version /nowhere/llava: no such folder",)),
         (("--vision-tower=/nowhere/clip",), ("--vision-tower /nowhere/clip: no such folder",)),
-        (("--resize_vision_tower", "--resize_vision_tower_size=60"), ("size is 60", "multiple of", "14")),
+        (("--resize_vision_tower", "--resize_vision_tower_size=13"), ("size is 13", "at least", "14")),
         (("--out_dim=40",), ("--out_dim is 40; expected a multiple of 16",)),
         (("--image_feature_scale_num=4",), ("--image_feature_scale_num is 4", "1, 2 or 3")),
         (("--seg_token_num=0",), ("--seg_token_num is 0; expected 1 or more",)),

@@ -1,6 +1,7 @@
 """Command lines from dataclasses: one field is one flag, with its released name and default.
 
-``parse`` merges defaults < ``--config`` file < flags given on the command line, and remembers which were given.
+``parse`` merges defaults < ``--config`` file < flags given on the command line, and remembers which were given. A
+switch may stand for values of other flags; a value given beside it that contradicts it is refused.
 """
 
 from __future__ import annotations
@@ -25,20 +26,22 @@ def flag(
     choices: tuple[str, ...] = (),
     aliases: tuple[str, ...] = (),
     unused: str = "",
+    implies: Mapping[str, Any] | None = None,
 ) -> Any:
     """A dataclass field that is a command-line flag.
 
     Args:
         aliases: further spellings, such as ``--vision-tower``.
         unused: why the flag has no effect any more; it is accepted, and giving it says so once.
+        implies: values of other flags that a switch stands for when it is on.
     """
-    metadata = {"help": help, "choices": choices, "aliases": aliases, "unused": unused}
+    metadata = {"help": help, "choices": choices, "aliases": aliases, "unused": unused, "implies": implies or {}}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Parsed(Generic[ConfigType]):
-    """A configuration and the names of the flags that the user set (file or command line)."""
+    """A configuration and the names of the flags that the user set (file, command line, or a switch that implies)."""
 
     config: ConfigType
     given: frozenset[str]
@@ -58,6 +61,8 @@ def build_parser(config_type: type, description: str) -> argparse.ArgumentParser
     for field in dataclasses.fields(config_type):
         names = (f"--{field.name}", *field.metadata["aliases"])
         effect = f"; no effect: {field.metadata['unused']}" if field.metadata["unused"] else ""
+        means = ", ".join(f"--{name}={value}" for name, value in field.metadata["implies"].items())
+        effect += f"; means {means}" if means else ""
         help_text = f"{field.metadata['help']} (default: {field.default!r}{effect})".replace("%", "%%")
         if isinstance(field.default, bool):
             parser.add_argument(*names, dest=field.name, action="store_true", help=help_text)
@@ -77,6 +82,7 @@ def parse(config_type: type[ConfigType], argv: Sequence[str], description: str) 
     config_file = given.pop("config", None)
     values = _read_config_file(config_type, Path(config_file)) if config_file else {}
     values |= given
+    values |= _implied(config_type, values)
     return Parsed(config_type(**values), frozenset(values))
 
 
@@ -118,3 +124,19 @@ def _read_config_file(config_type: type, path: Path) -> dict[str, Any]:
         if choices and value not in choices:
             raise InputError(f"--config {path}: {name} is {value!r}; expected one of {', '.join(choices)}")
     return values
+
+
+def _implied(config_type: type, values: dict[str, Any]) -> dict[str, Any]:
+    """What the switches that are on stand for."""
+    implied: dict[str, Any] = {}
+    for field in dataclasses.fields(config_type):
+        if not values.get(field.name):
+            continue
+        for name, value in field.metadata["implies"].items():
+            if values.get(name, value) != value:
+                raise InputError(
+                    f"--{field.name} means --{name}={value}, but --{name}={values[name]} was given; leave one of the "
+                    "two out"
+                )
+            implied[name] = value
+    return implied

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoint import read_json
+from model.configuration import RELEASED_RECIPE
 from model.errors import InputError
 
 from .args import flag
 
+# --release_recipe: what the release does where it differs from the paper (docs/paper_to_code.md).
+RELEASE_RECIPE = {**RELEASED_RECIPE, "vision_position_resize": "released", "image_normalization": "released"}
 RUN_CONFIG_FILE = "run_config.json"
 _NO_SAM = "PixelLM uses no SAM image"
 _FROM_FOLDER = "the model folder records it"
@@ -82,7 +85,9 @@ class RunConfig:
     resize_vision_tower: bool = flag(False, "run the tower at another input size")
     resize_vision_tower_size: int = flag(224, "that input size, in pixels")
     vision_tower_for_mask: bool = flag(False, "masks from tower features", unused="there is no other source of masks")
-    weight: str = flag("", "trained weights to start from", unused="use --resume")
+    weight: str = flag(
+        "", "trained weights", unused="use --init_from (a merged model) or --resume (a checkpoint of this code)"
+    )
     use_expand_question_list: bool = flag(False, "more question wordings")
     separate_mm_projector: bool = flag(False, "a projector of its own for the decoder")
     image_feature_scale_num: int = flag(1, "scales (paper: L)")
@@ -92,6 +97,18 @@ class RunConfig:
     refine_alpha: float = flag(2.0, "alpha of the target refinement loss; 1.0 is plain BCE")
     warmup_steps: int = flag(100, "updates of linear warm-up, at most a tenth of the run")
     image_token_grid: int = flag(16, "image tokens per side for the language model, at most")
+    init_from: str = flag("", "merged model, published or ours, to start from in place of --version")
+    release_recipe: bool = flag(False, "train as the release does, not as the paper says", implies=RELEASE_RECIPE)
+    trained_set: str = flag(
+        "paper", "train neck, no-mask embedding, fusion and scale weights too, or not", choices=("paper", "released")
+    )
+    vision_position_resize: str = flag(
+        "correct", "rule that resizes the tower's position table", choices=("correct", "released")
+    )
+    image_normalization: str = flag(
+        "file", "of padded images: --preprocessor_config, or ImageNet's in any case", choices=("file", "released")
+    )
+    projector_init: str = flag("llava", "keep LLaVA's linear projector, or start afresh", choices=("llava", "fresh"))
     seed: int = flag(0, "seed of weights, data and dropout")
     epoch_mode: str = flag(
         "rates",
@@ -170,7 +187,9 @@ class ChatConfig:
     vision_tower_for_mask: bool = flag(False, "masks from tower features", unused=_FROM_FOLDER)
     separate_mm_projector: bool = flag(False, "decoder projector", unused=_FROM_FOLDER)
     image_feature_scale_num: int = flag(1, "scales", unused=_FROM_FOLDER)
-    conv_type: str = flag("llava_v1", "conversation template", choices=_CONVERSATIONS, unused=_FROM_FOLDER)
+    conv_type: str = flag(
+        "llava_v1", "template of a published model; a folder of ours records its own", choices=_CONVERSATIONS
+    )
     # Ours.
     image: str = flag("", "answer about this image and stop")
     prompt: str = flag("", "the question, with --image")

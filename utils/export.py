@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import LlamaTokenizer
 
 from model.checkpoint import (
-    TOWER_PREFIX,
     build_model,
     load_with_report,
     read_json,
@@ -21,10 +20,9 @@ from model.checkpoint import (
     resolve_folder,
     save_pretrained,
 )
-from model.configuration import PixelLMConfig, feature_layers, llama_keys, vision_keys
+from model.configuration import PixelLMConfig, vision_keys
 from model.conversation import IMAGE_MARK, get_conversation
 from model.errors import InputError
-from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.lora import load_lora, lora_module_names, lora_rank, split_training_state, wrap_lora
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PRECISIONS
@@ -32,7 +30,7 @@ from model.structures import Batch
 from model.tokens import IGNORE_INDEX, add_codebook, encode_conversation, load_tokenizer, seg_text
 
 from .args import Parsed
-from .build import portable_path
+from .build import config_of_weights, portable_path
 from .config import RUN_CONFIG_FILE, MergeConfig, RunConfig
 from .engine import consolidate_zero
 
@@ -135,43 +133,16 @@ def _from_weights(base: dict[str, Tensor], parsed: Parsed[MergeConfig]) -> _Run:
     tower = resolve_folder(flags.vision_tower, flag="--vision-tower")
     tokenizer = load_tokenizer(folder, model_max_length=flags.model_max_length)
     flat, vision = read_json(folder / "config.json"), vision_keys(read_json(tower / "config.json"))
-    try:
-        scales, out_dim = base["model.mask_decoder.level_embed.weight"].shape
-        rows = len(base["model.embed_tokens.weight"])
-        hidden = base["model.mm_projector.0.weight"].shape[0]
-    except KeyError as err:
-        raise InputError(f"--weight {flags.weight} lacks {err}; expected the weights of a PixelLM run") from err
-    positions = base.get(TOWER_PREFIX + "embeddings.position_embedding.weight")
-    grid = round((len(positions) - 1) ** 0.5) if positions is not None else vision["image_size"] // vision["patch_size"]
-    added = rows - len(tokenizer) - 2  # the two image marks
-    if added < 1 or added % scales:
-        raise InputError(
-            f"--weight {flags.weight} has {rows} vocabulary rows and {scales} scales, but --version {folder} has "
-            f"{len(tokenizer)} tokens: {added} codebook tokens cannot be. Give the LLaVA base of the run as --version."
-        )
-    codebook = add_codebook(tokenizer, scales=scales, tokens=added // scales)
-    # The release pads whenever it resizes the tower (its constructor overrides the flag).
-    pad = flags.pad_train_clip_images or grid * vision["patch_size"] != vision["image_size"]
-    config = PixelLMConfig(
-        llama={**llama_keys(flat), "vocab_size": rows},
+    config = config_of_weights(
+        {name: tuple(tensor.shape) for name, tensor in base.items()},
+        flat=flat,
         vision=vision,
         vision_tower=portable_path(flags.vision_tower),
-        seg_token_num=codebook.tokens,
-        image_feature_scale_num=scales,
-        seg_token_ids=codebook.ids,
-        image_size=grid * vision["patch_size"],
-        vision_feature_layers=feature_layers(
-            scales, depth=vision["num_hidden_layers"], first=flat.get("mm_vision_select_layer", -2)
-        ),
-        pad_train_clip_images=pad,
-        image_mean=RELEASED_MEAN if pad else CLIP_MEAN,
-        image_std=RELEASED_STD if pad else CLIP_STD,
-        vision_position_resize="released",
-        separate_mm_projector="model.out_mm_projector.0.weight" in base,
-        mm_projector_hidden_dim=hidden // flat["hidden_size"],
-        out_dim=out_dim,
+        tokenizer=tokenizer,
+        pad=flags.pad_train_clip_images,
         conv_type=flags.conv_type,
         model_max_length=flags.model_max_length,
+        source=f"--weight {flags.weight}",
     )
     return _Run(config, tokenizer, folder, flags.lora_alpha)
 

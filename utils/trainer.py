@@ -146,8 +146,10 @@ class Trainer:
             folder = Path(run.resume)
         elif run.auto_resume and (run.checkpoint_dir / "latest").is_file():
             folder = run.checkpoint_dir
-        elif run.eval_only:
-            raise InputError(f"--eval_only: {run.checkpoint_dir} has no checkpoint; give --resume or --exp_name")
+        elif run.eval_only and not run.init_from:
+            raise InputError(
+                f"--eval_only: {run.checkpoint_dir} has no checkpoint; give --resume, --exp_name or --init_from"
+            )
         else:
             return
         state = load_checkpoint(self.engine, folder)

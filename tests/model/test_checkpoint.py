@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from model.checkpoint import (
 from model.configuration import vision_keys
 from model.errors import InputError
 from model.PixelLM import PixelLMForCausalLM
+from model.tokens import load_tokenizer, save_tokenizer
 from tests.tiny_world import TinyWorld
 from utils.build import FRESH_MODULES
 
@@ -143,14 +145,65 @@ def test_weights_that_do_not_fit_are_named(copied, change, message):
         load_with_report(copied)
 
 
+CONSTANTS = ("model.token_fusion.weights", "model.mask_decoder.scale_weights")
+
+
 def test_constants_of_the_release_may_be_missing(copied):
     """Published weights have no fusion and scale weights: they were constants (design decision 2)."""
-    for name in ("model.token_fusion.weights", "model.mask_decoder.scale_weights"):
+    for name in CONSTANTS:
         rewrite(copied, lambda state, name=name: state.pop(name))
     network, _, report = load_with_report(copied)
     assert torch.allclose(network.model.token_fusion.weights, torch.full((3,), 1 / 6))
     assert torch.allclose(network.model.mask_decoder.scale_weights, torch.full((2,), 1 / 2))
     assert report.initialized == []
+    assert set(report.constant) == set(CONSTANTS)
+    assert "at the released constants: " in report.describe()
+
+
+def test_nothing_else_may_be_missing(tiny):
+    """One weight of every kind: a module that is silently random would answer with noise."""
+    network, _ = tiny
+    state = network.state_dict()
+    kinds = {re.sub(r"\d+", "#", name): name for name in state}
+    assert len(kinds) > 60
+    for name in kinds.values():
+        rest = {other: tensor for other, tensor in state.items() if other != name}
+        if name in CONSTANTS:
+            assert build(network, rest)[1].constant == [name]
+            continue
+        with pytest.raises(InputError, match=rf"1 weights are missing, first {re.escape(name)}"):
+            build(network, rest)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.self_attn.rotary_emb.inv_freq", f"{TOWER_PREFIX}embeddings.position_ids"]
+)
+def test_buffers_without_information_may_be_left_over(tiny, name):
+    network, _ = tiny
+    _, report = build(network, {**network.state_dict(), name: torch.zeros(2)})
+    assert report.ignored == [name]
+    assert f"not used: 1 (e.g. {name})" in report.describe()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.self_attn.q_proj.lora_A.weight",
+        "model.vision_tower.vision_tower.vision_model.visual_projection.weight",
+        "model.mm_projector.weight",
+        "model.visual_model.image_encoder.pos_embed",
+        "model.layers.4.mlp.up_proj.weight",
+    ],
+)
+def test_nothing_else_may_be_left_over(tiny, name):
+    """LoRA that was not merged, a linear projector, SAM, one layer too many."""
+    network, _ = tiny
+    with pytest.raises(InputError, match=rf"1 weights are not part of the model, first {re.escape(name)}"):
+        build(network, {**network.state_dict(), name: torch.zeros(2)})
+
+
+def build(network, state):
+    return build_model(network.pixellm_config, state, dtype=torch.float32, source="test", may_initialize=())
 
 
 def test_fresh_modules_are_initialized_and_reported(tiny):
@@ -193,4 +246,17 @@ def test_a_tower_that_is_gone(copied):
         flat[name] = "/nowhere/clip"
     (copied / "config.json").write_text(json.dumps(flat))
     with pytest.raises(InputError, match=r"made with another folder for its tower: --vision-tower /nowhere/clip"):
+        load_with_report(copied)
+
+
+def test_a_vocabulary_smaller_than_the_tokenizer(copied):
+    """The image marks get ids behind the embedding table where added_tokens.json of a published folder is lost."""
+    flat = read_json(copied / "config.json")
+    last = flat["vocab_size"] - 1
+    tokenizer = load_tokenizer(copied)
+    tokenizer.add_tokens([f"[more{number}]" for number in range(flat["vocab_size"])])
+    save_tokenizer(tokenizer, copied)
+    with pytest.raises(
+        InputError, match=rf"tokenizer {copied}: .* has id \d+ but config\.json says vocab_size {last + 1}"
+    ):
         load_with_report(copied)

@@ -23,7 +23,7 @@ CODEBOOK = SegCodebook(2, 3, tuple(range(360, 366)))
         ({"seg_token_num": 0}, r"--seg_token_num is 0; expected 1 or more"),
         ({"seg_token_num": 2}, r"6 codebook ids for 2 scales x 2 tokens"),
         ({"seg_token_ids": (1, 2, 3, 4, 5, 400)}, r"the codebook has id 400 but the vocabulary has 400 rows"),
-        ({"image_size": 60}, r"--resize_vision_tower_size is 60; expected a multiple of .* 14"),
+        ({"image_size": 13}, r"--resize_vision_tower_size is 13; expected at least .* 14"),
         ({"out_dim": 40}, r"--out_dim is 40; expected a multiple of 16"),
         ({"vision_position_resize": "new"}, r"vision_position_resize is 'new'; expected 'correct' or 'released'"),
         ({"vision_feature_layers": (-2, -6)}, r"vision feature layer -6 does not exist in a tower of 4 blocks"),
@@ -115,7 +115,7 @@ def test_published_folders_without_padding_use_clip_normalization():
 
 
 @pytest.mark.parametrize(
-    ("size", "patches", "llm"), [(56, 4, 4), (14, 1, 1), (224, 16, 16), (238, 17, 16), (448, 32, 16)]
+    ("size", "patches", "llm"), [(56, 4, 4), (14, 1, 1), (224, 16, 16), (238, 17, 16), (448, 32, 16), (512, 36, 16)]
 )
 def test_image_tokens(size, patches, llm):
     config = tiny_config(CODEBOOK, image_size=size)

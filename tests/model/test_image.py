@@ -107,6 +107,15 @@ def test_constant_logits_stay_constant():
     assert torch.allclose(logits, torch.full((2, 31, 17), 3.0))
 
 
+def test_pixels_that_no_patch_covers_go_on_from_the_border():
+    """512 px hold 36 patches of 14, which end at 504: masks must not be stretched over the rest."""
+    logits = torch.randn(1, 8, 8)
+    covered = resize_logits(logits, size=56, valid_hw=(56, 40), out_hw=(56, 40))
+    whole = resize_logits(logits, size=56, valid_hw=(60, 40), out_hw=(60, 40))
+    assert torch.allclose(whole[:, :56], covered)
+    assert torch.allclose(whole[:, 56:], covered[:, -1:].expand(-1, 4, -1))
+
+
 def test_images_are_read_as_rgb(tmp_path):
     red = np.zeros((4, 6, 3), dtype=np.uint8)
     red[..., 0] = 200

@@ -29,6 +29,7 @@ VARIANTS = [
     *[pytest.param({"scales": s, "tokens": k}, id=f"{s}x{k}") for s in (1, 2, 3) for k in (1, 2, 3)],
     pytest.param({"separate_mm_projector": False}, id="one-projector"),
     pytest.param({"image_size": 70}, id="70px"),
+    pytest.param({"image_size": 60}, id="60px-no-multiple-of-the-patch"),
     pytest.param({"image_size": 42, "image_token_grid": 2}, id="42px-pooled"),
     pytest.param({"out_dim": 16}, id="16-channels"),
     pytest.param({"out_dim": 64, "decoder_heads": 4}, id="64-channels-4-heads"),

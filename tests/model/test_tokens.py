@@ -7,6 +7,7 @@ import shutil
 from itertools import chain
 
 import pytest
+import sentencepiece
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -236,3 +237,45 @@ def test_the_image_stands_for_as_many_places_as_it_has_tokens(tokenizer):
 def test_text_without_an_image(tokenizer):
     ids, _ = encode_conversation(tokenizer, get_conversation("llava_v1").render(TURNS[1:]), num_image_tokens=9)
     assert IMAGE_TOKEN_ID not in ids
+
+
+def with_settings(source, folder, settings):
+    """A tokenizer folder whose tokenizer_config.json holds ``settings``; None writes none."""
+    folder.mkdir()
+    shutil.copy(source / "tokenizer.model", folder)
+    if settings is not None:
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({"tokenizer_class": "LlamaTokenizer", **settings}), encoding="utf-8"
+        )
+    return folder
+
+
+PIECES = ["the thing is", "[SEG0]", "[SEG1]", ", what is", "<im_end>", "image what", "</s>", "human"]
+
+
+@pytest.mark.parametrize("settings", [None, {}, {"legacy": None}, {"legacy": True}])
+def test_ids_are_those_of_the_slow_tokenizer(tiny_tokenizer_dir, tmp_path, settings):
+    """Each piece between added tokens goes through sentencepiece on its own, which puts a space symbol in front."""
+    folder = with_settings(tiny_tokenizer_dir, tmp_path / "t", settings)
+    tokenizer = load_tokenizer(folder)
+    add_codebook(tokenizer, scales=1, tokens=2)
+    slow = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    added = {text: tokenizer.convert_tokens_to_ids(text) for text in ("[SEG0]", "[SEG1]", "<im_end>", "</s>")}
+    expected = [token for piece in PIECES for token in ([added[piece]] if piece in added else slow.encode(piece))]
+    assert tokenizer(" ".join(PIECES[:4]) + "".join(PIECES[4:]), add_special_tokens=False).input_ids == expected
+
+
+def test_a_recorded_legacy_false_is_kept(tiny_tokenizer_dir, tmp_path):
+    """Llama-2-chat records it, and the release then reads no space symbol after an added token."""
+    folder = with_settings(tiny_tokenizer_dir, tmp_path / "t", {"legacy": False})
+    for number in range(2):
+        tokenizer = load_tokenizer(folder)
+        add_codebook(tokenizer, scales=1, tokens=2)
+        found = tokenizer.convert_ids_to_tokens(tokenizer("what [SEG0] human what", add_special_tokens=False).input_ids)
+        assert found[0].startswith("▁")
+        assert not found[found.index("[SEG0]") + 1].startswith("▁")
+        assert "▁what" in found
+        folder = tmp_path / f"saved {number}"
+        folder.mkdir()
+        save_tokenizer(tokenizer, folder)
+        assert json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["legacy"] is False
