@@ -115,7 +115,7 @@ def find_problems(config: VerifyConfig) -> Iterator[str]:
     for name, build in _builders(config.options(), config.val_datasets):
         try:
             (source,) = build()
-            found = [("question left out", problem) for problem in getattr(source, "left_out", ())]
+            found = [("left out", problem) for problem in getattr(source, "left_out", ())]
             found += _bad_samples(source, config.workers)
             what = f"{len(source):,} samples"
         except MissingData as err:

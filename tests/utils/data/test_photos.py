@@ -95,6 +95,15 @@ def test_damaged_photos_are_named_and_counted(tmp_path, content, reason):
         assert caught.value.reason == reason
 
 
+def test_half_a_photo_is_no_photo(tmp_path):
+    """Some readers fill the rest with grey."""
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"photo.jpg cannot be decoded"):
+        read_image(path)
+
+
 def test_a_label_map_keeps_its_numbers(tmp_path):
     palette = Image.fromarray(GREY).convert("P")
     palette.putpalette([255 - index % 256 for index in range(768)])

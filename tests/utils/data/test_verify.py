@@ -146,7 +146,7 @@ def test_deep_lists_the_questions_that_training_leaves_out(dataset_dir, capsys):
     refused(verify.main, flags, capsys, "2 records are bad")
     verify.main(flags)
     text = capsys.readouterr().out
-    assert "multi_reason_seg: 2 samples, 2 bad (question left out 2)" in text
+    assert "multi_reason_seg: 2 samples, 2 bad (left out 2)" in text
     assert "question 0 of record 0 has 2 {seg} in its answer for 1 objects" in text
 
 

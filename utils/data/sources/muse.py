@@ -71,7 +71,7 @@ class MuseTrain:
         expand: draw from more wordings of the request for masks.
 
     Attributes:
-        left_out: the questions that cannot be used, and why.
+        left_out: the records and questions that cannot be used, and why.
     """
 
     name = "multi_reason_seg"
@@ -85,7 +85,7 @@ class MuseTrain:
             try:
                 image = _parse_record(record, number, paths, file=file)
             except InputError as err:
-                problems.append(str(err))
+                problems.append(str(err).removeprefix(f"{file}: "))
                 continue
             usable = []
             for position, question in enumerate(image.questions):

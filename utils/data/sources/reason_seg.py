@@ -87,9 +87,10 @@ class ReasonSegTrain:
                 continue
             if record.is_sentence:
                 question = prompts.long_question(rng, text, expand=self._expand)
+                answer = prompts.bare_answer(rng)
             else:
                 question = prompts.short_question(rng, [text], expand=self._expand)
-            answer = prompts.answer(rng, [text], named=False) if not record.is_sentence else prompts.bare_answer(rng)
+                answer = prompts.answer(rng, [text], named=False)
             if explained:
                 question, answer = f"{question} {prompts.explanation_request(rng)}", f"{answer} {explanation}"
             conversations.append((Turn(question, answer, (0,)),))
