@@ -45,11 +45,13 @@ class NamedShapes:
     Attributes:
         hw: (H, W) that the annotation speaks of; None where it does not say.
         shapes: name and shape of each object.
+        problem: why its annotation cannot be read; empty when it can.
     """
 
     image: Path
     hw: tuple[int, int] | None
     shapes: Sequence[tuple[str, Shape]]
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,15 @@ def read_mask_folder(images: Path, masks: Path, classes: Mapping[int, str]) -> I
     for image in _list(images, _PHOTOS):
         of_photo = masks / f"{image.stem}.png"
         if of_photo.is_file():
-            values = np.unique(read_label_map(of_photo)).tolist()
+            try:
+                values = np.unique(read_label_map(of_photo)).tolist()
+            except InputError as err:
+                yield NamedShapes(image, None, (), problem=str(err))
+                continue
             left_out.update(value for value in values if value not in classes and value != 0)
             named = [(classes[value], {"png": str(of_photo), "value": value}) for value in values if value in classes]
         else:
-            files = _list(masks / image.stem, (".png",)) if (masks / image.stem).is_dir() else []
+            files = sorted((masks / image.stem).glob("*.png"))
             named = [(clean_name(_NUMBER.sub("", file.stem)), {"png": str(file)}) for file in files]
         yield NamedShapes(image, None, named)
     if left_out:
@@ -210,6 +216,9 @@ def _report(problems: Sequence[str]) -> None:
 
 def _usable_targets(photo: NamedShapes, problems: list[str]) -> dict[str, list[Shape]]:
     """Name -> shapes that can be drawn; what cannot, is added to ``problems``."""
+    if photo.problem:
+        problems.append(photo.problem)
+        return {}
     try:
         hw = photo_hw(photo.image, upright=True)
         if photo.hw not in (None, hw):

@@ -126,6 +126,16 @@ def test_what_cannot_be_used_is_named_and_left_out(sample, capsys):
     assert "2 of 3 photos have no record" in text
 
 
+def test_a_mask_that_cannot_be_read_leaves_its_photo_out(sample, capsys):
+    Image.new("RGB", (50, 40), (9, 1, 1)).save(sample / "masks/0000.png")
+    (sample / "masks/0001.png").write_bytes(b"not a picture")
+    source = convert(sample, "labels")
+    assert set(masks_by_photo(source)) == {"0002.jpg"}
+    text = capsys.readouterr().err
+    assert "0000.png has colors" in text
+    assert "0001.png cannot be decoded" in text
+
+
 def test_labelme_shapes_with_an_area_are_used(sample, capsys):
     cut = io.BytesIO()
     Image.fromarray(np.ones((5, 8), dtype=np.uint8) * 255).save(cut, "PNG")

@@ -206,5 +206,7 @@ def test_missing_and_empty_files(folder):
 
 
 def test_the_first_of_many_bad_lines_is_told_with_their_count(folder):
-    with pytest.raises(InputError, match=r"line 1: .*; 2 more lines are bad. .*utils.data.verify .* lists everything"):
+    with pytest.raises(
+        InputError, match=r"line 1: .*; 2 more lines are bad. .*utils.data.verify .* lists every bad line"
+    ):
         open_source(write(folder, "{", "[", record(), "{"))

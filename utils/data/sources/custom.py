@@ -62,7 +62,7 @@ class CustomSource:
             more = f"; {len(problems) - 1} more lines are bad" if len(problems) > 1 else ""
             raise InputError(
                 f"{problems[0]}{more}. Mend the file ({asked_by}); `python -m utils.data.verify --dataset custom "
-                f"--custom_data {file} --deep` lists everything"
+                f"--custom_data {file} --deep` lists every bad line"
             )
         if not len(self._lines):
             raise InputError(f"{asked_by}: {file} is empty; expected a record per line, see docs/custom_data.md")
