@@ -44,7 +44,7 @@ def test_a_few_bad_samples_are_skipped_and_counted(world, repository, tmp_path):
     longer = ["--epochs=1", "--steps_per_epoch=6", "--workers=2"]
     finished = deepspeed("train_ds.py", *flags, *longer, cwd=repository)
     assert finished.code == 0, finished.text
-    assert "samples skipped so far: multi_reason_seg: image missing" in finished.text
+    assert "samples that cannot be used: multi_reason_seg: image missing" in finished.text
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text(encoding="utf-8").splitlines()]
     (skipped,) = [record["skipped"] for record in log if "skipped" in record]
     assert [(entry["source"], entry["reason"]) for entry in skipped] == [("multi_reason_seg", "image missing")]

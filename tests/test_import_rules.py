@@ -24,7 +24,7 @@ OWNERS = {
     "bitsandbytes": set(),
     "flash_attn": set(),
 }
-NO_TORCH = ["records", "paths", "masks", "prompts", "registry"]
+NO_TORCH = ["records", "paths", "masks", "prompts", "registry", "downloads", "convert"]
 BLOCKED = ("deepspeed", "peft", "gradio", "bitsandbytes", "flash_attn")
 # To the program below, the blocked libraries are not installed.
 _IMPORT_WITHOUT = """

@@ -86,6 +86,23 @@ def parse(config_type: type[ConfigType], argv: Sequence[str], description: str) 
     return Parsed(config_type(**values), frozenset(values))
 
 
+def parse_command(commands: Mapping[str, type], argv: Sequence[str], description: str) -> tuple[str, Any]:
+    """Read ``<command> --flag ...``, for scripts that do several things.
+
+    Args:
+        commands: the flags of each command, a dataclass.
+    Returns:
+        the command and its configuration.
+    """
+    command = argv[0] if argv else ""
+    if command in ("-h", "--help"):
+        print(description.strip())
+        raise SystemExit(0)
+    if command not in commands:
+        raise InputError(f"{command!r} is no command; expected {', '.join(commands)} (each has --help)")
+    return command, parse(commands[command], argv[1:], commands[command].__doc__).config
+
+
 def _read_config_file(config_type: type, path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -93,6 +93,7 @@ class RunConfig:
     image_feature_scale_num: int = flag(1, "scales (paper: L)")
     conv_type: str = flag("llava_v1", "conversation template", choices=_CONVERSATIONS)
     # Ours.
+    custom_data: str = flag("", "JSON-lines files of the dataset custom, joined with || (docs/custom_data.md)")
     refine_alpha: float = flag(2.0, "alpha of the target refinement loss; 1.0 is plain BCE")
     warmup_steps: int = flag(100, "updates of linear warm-up, at most a tenth of the run")
     image_token_grid: int = flag(16, "image tokens per side for the language model, at most")

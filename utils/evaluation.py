@@ -20,8 +20,8 @@ import torch
 from tqdm import tqdm
 
 from model.errors import InputError
-from model.image import read_image
 from model.structures import Reply
+from utils.data.encode import read_photo
 from utils.data.records import RawSample, Turn
 from utils.data.sources import Source
 from utils.matching import MatchedPairs, match_masks
@@ -218,13 +218,7 @@ def _evaluate_image(predictor: Predictor, source: Source, *, index: int, max_new
     try:
         sample = get_sample(source, index)
         name = sample.sample_id
-        image = read_image(sample.image_path, as_stored=True)
-        if sample.masks.shape[1:] != image.shape[:2]:
-            raise InputError(
-                f"its masks are (height, width) = {sample.masks.shape[1:]} but its photo {sample.image_path} is "
-                f"{image.shape[:2]}; the annotations belong to another version of the photo"
-            )
-        predictor.set_image(image)
+        predictor.set_image(read_photo(sample))
         records = []
         for conversation, turns in enumerate(sample.conversations):
             (turn,) = turns  # a validation question stands alone; a source that breaks this is a bug

@@ -7,7 +7,7 @@ from itertools import count
 
 import numpy as np
 
-from model.image import read_image
+from utils.data.encode import read_photo
 from utils.data.sources import Source
 from utils.evaluation import EvaluationResult, QuestionRecord, get_sample
 from utils.matching import EMPTY, MatchedPairs
@@ -30,7 +30,7 @@ def picture_panels(result: EvaluationResult, source: Source, *, num_questions: i
     for record in (result.records[position] for position in chosen):
         sample = get_sample(source, record.index)
         turn = sample.conversations[record.conversation][0]
-        image = read_image(sample.image_path, as_stored=True)
+        image = read_photo(sample)
         true, predicted = sample.masks[list(turn.targets)], decode_rles(record.predictions, hw=image.shape[:2])
         for masks, colors, caption in (
             (true, PALETTE, record.question),

@@ -25,6 +25,7 @@ from . import dist
 from .build import TrainingModel, build_for_training
 from .config import RUN_CONFIG_FILE, RunConfig
 from .data.collate import Collator
+from .data.downloads import require_data
 from .data.encode import Encoder
 from .data.mixture import Mixture, SkipTally, build_loader, describe_skips, read_batches
 from .data.registry import DataOptions, build_train_sources, build_val_source
@@ -58,6 +59,10 @@ class Trainer:
     def setup(self) -> None:
         """Read data and weights and join the process group."""
         run = self.run
+        if not run.eval_only:
+            # A validation set that nobody asked for may be absent; see _val_sources.
+            asked_for = not run.no_eval and run.val_dataset != RunConfig.val_dataset
+            require_data(data_options(run), run.val_dataset.split("||") if asked_for else [])
         sources, rates = build_train_sources(data_options(run)) if not run.eval_only else ([], [])
         self.val_sources = [] if run.no_eval and not run.eval_only else self._val_sources()
         self.device = init_distributed()
@@ -236,12 +241,19 @@ class Trainer:
             )  # fmt: skip
 
     def _log_skips(self) -> None:
-        """Samples of all processes that could not be used so far, by source and reason."""
-        counts = sum(dist.gather_objects(self.skips.counts), Counter())
-        if dist.is_main() and counts:
-            logger.warning("samples skipped so far: %s", describe_skips(counts))
-            by_source = [{"source": source, "reason": reason, "count": n} for (source, reason), n in counts.items()]
-            self._json_log.write({"update": self.update, "skipped": by_source})
+        """What all processes have left out of the data so far: samples by source and reason, and turns."""
+        everybody = dist.gather_objects((self.skips.counts, self.skips.num_dropped_turns))
+        counts = sum((counts for counts, _ in everybody), Counter())
+        num_turns = sum(turns for _, turns in everybody)
+        if not dist.is_main() or not (counts or num_turns):
+            return
+        logger.warning(
+            "left out so far: %d turns that exceed --model_max_length; samples that cannot be used: %s",
+            num_turns,
+            describe_skips(counts) or "none",
+        )
+        by_source = [{"source": source, "reason": reason, "count": n} for (source, reason), n in counts.items()]
+        self._json_log.write({"update": self.update, "skipped": by_source, "dropped_turns": num_turns})
 
     def _validate(self) -> None:
         """Teacher-forced IoU on every validation set; the gIoU of the first one is the score of the run."""
@@ -283,4 +295,5 @@ def data_options(run: RunConfig) -> DataOptions:
         num_classes_per_sample=run.num_classes_per_sample,
         num_classes_per_question=run.num_classes_per_question,
         use_expand_question_list=run.use_expand_question_list,
+        custom_data=run.custom_data,
     )

@@ -81,6 +81,38 @@ def test_loss_is_the_written_out_formula(case, alpha):
     assert found.total.item() == pytest.approx(parts.item())
 
 
+@given(cases(), st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_ignored_pixels_have_no_say(case, seed):
+    """Whatever is predicted there, and whatever the mask says, loss and gradient stay the same."""
+    logits, targets, question = case
+    generator = torch.Generator().manual_seed(seed)
+    ignore = [torch.rand(mask.shape[1:], generator=generator) < 0.4 for mask in targets]
+    for pixels in ignore:
+        pixels[0, 0] = False
+    ignore[0] = None
+
+    def loss(noise):
+        changed = [
+            mask if pixels is None else torch.where(pixels, noise, mask)
+            for mask, pixels in zip(logits, ignore, strict=True)
+        ]
+        flipped = [mask if pixels is None else mask ^ pixels for mask, pixels in zip(targets, ignore, strict=True)]
+        truths = targets if noise == 0 else flipped
+        return pixellm_loss(torch.tensor(0.0), changed, truths, question, WEIGHTS, ignore=ignore).total
+
+    assert loss(0.0).item() == pytest.approx(loss(9.0).item(), rel=1e-5, abs=1e-7)
+
+
+def test_nothing_ignored_is_the_plain_loss():
+    logits, targets = [torch.randn(2, 3, 4)], [torch.rand(2, 3, 4) < 0.5]
+    plain = pixellm_loss(torch.tensor(0.0), logits, targets, torch.zeros(2), WEIGHTS)
+    nothing = [torch.zeros(3, 4, dtype=torch.bool)]
+    assert pixellm_loss(
+        torch.tensor(0.0), logits, targets, torch.zeros(2), WEIGHTS, ignore=nothing
+    ).total.item() == pytest.approx(plain.total.item())
+
+
 def test_alpha_one_is_plain_bce_exactly():
     logits, targets = torch.full((2, 3, 3), 4.0), torch.zeros(2, 3, 3)
     plain, extra = bce_per_mask(logits, targets, torch.zeros(2), refine_alpha=1.0)

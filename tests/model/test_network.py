@@ -62,6 +62,22 @@ def test_forward_and_backward(tiny_tokenizer_dir, changes):
             assert parameter.grad is None, name
 
 
+def test_dialogues_without_a_photo_reach_every_parameter(tiny_tokenizer_dir):
+    """A process whose whole batch shows no photo must not leave the others waiting for its gradients."""
+    network, tokenizer = make_network(tiny_tokenizer_dir)
+    batch = make_batch(network, tokenizer, [(0, "Which thing?", "The thing."), (1, "What is it?", "It is human.")])
+    batch = replace(batch, input_ids=batch.input_ids.masked_fill(batch.input_ids == IMAGE_TOKEN_ID, 5))
+    batch = replace(batch, masks=[batch.masks[0].new_zeros(0, 0, 0)] * 2, orig_hw=[(0, 0)] * 2)
+    set_trained(network)
+    terms = losses(network(batch), batch)
+    assert terms.num_masks == 0
+    terms.total.backward()
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and name not in unread(network):
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+
+
 def unread(network) -> set[str]:
     """Trained parameters that no loss reads: the heads of SAM that PixelLM has no use for, and one scale's upsampler.
 

@@ -104,14 +104,7 @@ class Encoder:
         if raw.image_path is None:
             size = self.config.image_size
             return ImageInput(torch.zeros(3, size, size), (size, size), (0, 0, 0, 0), (0, 0))
-        photo = read_image(raw.image_path, as_stored=True)
-        if raw.masks.shape[1:] != photo.shape[:2]:
-            raise InputError(
-                f"{raw.sample_id}: its masks are {raw.masks.shape[1:]}, its photo {raw.image_path} is "
-                f"{photo.shape[:2]} (height, width); the annotations belong to another version of the photo",
-                reason="masks of another size",
-            )
-        return self.config.preprocessor(photo)
+        return self.config.preprocessor(read_photo(raw))
 
     def _check_words(self, raw: RawSample) -> None:
         """Words that spell a token of ours would become that token, and counts would no longer agree."""
@@ -142,3 +135,19 @@ class Encoder:
             pairs[0] = (f"{IMAGE_MARK}\n{pairs[0][0]}", pairs[0][1])
         rendered = self._conversation.render(pairs)
         return encode_conversation(self.tokenizer, rendered, num_image_tokens=self.config.num_image_tokens)
+
+
+def read_photo(raw: RawSample) -> np.ndarray:
+    """The photo of a sample that has one: (H, W, 3) uint8 RGB, of the size of its masks.
+
+    Raises:
+        InputError: if it cannot be read, or has another size.
+    """
+    photo = read_image(raw.image_path, as_stored=not raw.upright)
+    if raw.masks.shape[1:] != photo.shape[:2]:
+        raise InputError(
+            f"{raw.sample_id}: its masks are {raw.masks.shape[1:]}, its photo {raw.image_path} is "
+            f"{photo.shape[:2]} (height, width); the annotations belong to another version of the photo",
+            reason="mask of another size",
+        )
+    return photo

@@ -32,7 +32,10 @@ def decode_segmentation(segmentation: Any, hw: tuple[int, int], *, where: str) -
         InputError: if it is none of these, encloses no area, or belongs to another size.
     """
     if min(hw) < 1:
-        raise InputError(f"{where}: the photo is recorded as height x width {hw[0]} x {hw[1]}; correct the annotation")
+        raise InputError(
+            f"{where}: the photo is recorded as height x width {hw[0]} x {hw[1]}; correct the annotation",
+            reason="photo without size",
+        )
     if isinstance(segmentation, Mapping):
         return _decode_rle(segmentation, hw, where=where)
     if not isinstance(segmentation, Sequence) or isinstance(segmentation, (str, bytes)):
@@ -120,13 +123,15 @@ def _decode_polygon(polygon: Any, hw: tuple[int, int], *, where: str) -> np.ndar
     if len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
         raise InputError(
             f"{where}: a polygon has {len(points)} numbers; expected x, y of 3 points or more, all finite. "
-            "Correct or remove the annotation"
+            "Correct or remove the annotation",
+            reason="bad polygon",
         )
     corners = points.reshape(-1, 2)
     # On one line: no area. (The shoelace formula would also refuse a bow tie, whose halves cancel.)
     if np.linalg.matrix_rank(corners - corners[0], tol=1e-3) < 2:
         raise InputError(
-            f"{where}: a polygon of {len(corners)} points encloses no area; correct or remove the annotation"
+            f"{where}: a polygon of {len(corners)} points encloses no area; correct or remove the annotation",
+            reason="bad polygon",
         )
     return coco_mask.decode(coco_mask.frPyObjects([points.tolist()], *hw))[:, :, 0].astype(bool)
 
@@ -137,18 +142,22 @@ def _decode_rle(code: Mapping[str, Any], hw: tuple[int, int], *, where: str) -> 
     if list(code["size"]) != list(hw):
         raise InputError(
             f"{where}: the mask's size is {list(code['size'])}, the photo's {list(hw)} (height, width); "
-            "the annotation belongs to another version of the photo"
+            "the annotation belongs to another version of the photo",
+            reason="mask of another size",
         )
     counts = code["counts"]
     try:
         runs = _decompress(counts) if isinstance(counts, (str, bytes)) else [int(run) for run in counts]
     except (IndexError, TypeError, ValueError) as err:
-        raise InputError(f"{where}: its run lengths cannot be read; download the annotations again") from err
+        raise InputError(
+            f"{where}: its run lengths cannot be read; download the annotations again", reason="bad run lengths"
+        ) from err
     # pycocotools does not notice runs that end early: it returns whatever was in memory behind them.
     if sum(runs) != hw[0] * hw[1] or any(run < 0 for run in runs):
         raise InputError(
             f"{where}: its run lengths cover {sum(runs)} pixels, expected {hw[0]} x {hw[1]} = {hw[0] * hw[1]}; "
-            "download the annotations again"
+            "download the annotations again",
+            reason="bad run lengths",
         )
     return coco_mask.decode(coco_mask.frPyObjects({"size": list(hw), "counts": runs}, *hw)).astype(bool)
 
@@ -175,5 +184,6 @@ def _unknown(found: Any, where: str) -> InputError:
     shown = repr(found)
     return InputError(
         f"{where}: the segmentation {shown[:80]}{'...' if len(shown) > 80 else ''} is not in COCO's format; expected "
-        'polygons [[x, y, x, y, x, y, ...], ...] or run lengths {"size": [H, W], "counts": ...}'
+        'polygons [[x, y, x, y, x, y, ...], ...] or run lengths {"size": [H, W], "counts": ...}',
+        reason="unknown mask format",
     )

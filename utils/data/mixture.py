@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -96,6 +96,8 @@ class Mixture(Dataset):
 class SkipTally:
     """Counts what could not be used, by (source, reason), and stops when that is too much.
 
+    Turns that were left out because a conversation exceeds the token budget are counted too; they are no fault.
+
     Args:
         max_bad_share: of the samples drawn, which are counted as 1000 at least.
     """
@@ -103,15 +105,17 @@ class SkipTally:
     def __init__(self, max_bad_share: float) -> None:
         self.max_bad_share = max_bad_share
         self.num_used = 0
+        self.num_dropped_turns = 0
         self.counts: Counter[tuple[str, str]] = Counter()
 
-    def add(self, num_used: int, skipped: Sequence[Skip]) -> None:
+    def add(self, num_used: int, skipped: Sequence[Skip], *, num_dropped_turns: int = 0) -> None:
         """Count the samples of a batch and what was drawn in vain for it.
 
         Raises:
             InputError: if more than the allowed share is bad.
         """
         self.num_used += num_used
+        self.num_dropped_turns += num_dropped_turns
         for skip in skipped:
             if (skip.source, skip.reason) not in self.counts:
                 logger.warning("skipped a sample of %s (%s), more of the kind are only counted: %s",
@@ -213,20 +217,21 @@ def read_batches(loader: Iterable[Loaded | InputError], tally: SkipTally) -> Ite
     for loaded in loader:
         if isinstance(loaded, InputError):
             raise loaded
-        tally.add(len(loaded.batch.orig_hw), loaded.skipped)
+        tally.add(len(loaded.batch.orig_hw), loaded.skipped, num_dropped_turns=loaded.num_dropped_turns)
         yield loaded.batch
 
 
 @dataclass
 class Loaded:
-    """A batch and what was drawn in vain for it, on the way from a worker."""
+    """A batch and what was left out of it, on the way from a worker."""
 
     batch: Batch
     skipped: list[Skip]
+    num_dropped_turns: int
 
     def pin_memory(self) -> Loaded:
         """Called by the data loader when it pins."""
-        return Loaded(self.batch.pin_memory(), self.skipped)
+        return replace(self, batch=self.batch.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -252,7 +257,11 @@ class _CaughtCollate:
         for sample in samples:
             if isinstance(sample, InputError):
                 return sample
-        return Loaded(self.collate(samples), [skip for sample in samples for skip in sample.skipped])
+        return Loaded(
+            self.collate(samples),
+            skipped=[skip for sample in samples for skip in sample.skipped],
+            num_dropped_turns=sum(sample.num_dropped_turns for sample in samples),
+        )
 
 
 def _init_worker(worker: int) -> None:

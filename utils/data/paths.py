@@ -21,6 +21,20 @@ _GET_GOING = (
 )
 
 
+class MissingData(InputError):
+    """A file or folder that a flag needs is not there.
+
+    Attributes:
+        path: what was looked for.
+        problem: what was found instead, as the rest of a sentence about ``path``.
+        asked_by: the flag.
+    """
+
+    def __init__(self, path: Path, problem: str, asked_by: str) -> None:
+        super().__init__(f"{path} {problem}, but {asked_by} needs it. {_GET_GOING}", reason="file missing")
+        self.path, self.problem, self.asked_by = path, problem, asked_by
+
+
 @dataclass(frozen=True)
 class DatasetPaths:
     """Files of the released layout.
@@ -143,7 +157,7 @@ class DatasetPaths:
     def _existing(self, name: str, asked_by: str) -> Path:
         path = self._below_root(name, asked_by)
         if not path.is_file():
-            raise InputError(f"{path} does not exist, but {asked_by} needs it. {_GET_GOING}")
+            raise MissingData(path, "does not exist", asked_by)
         return path
 
     def _files(self, folder: str, pattern: str, asked_by: str) -> list[Path]:
@@ -151,7 +165,7 @@ class DatasetPaths:
         files = sorted(path.glob(pattern))
         if not files:
             found = f"has no {pattern}" if path.is_dir() else "does not exist"
-            raise InputError(f"{path} {found}, but {asked_by} needs it. {_GET_GOING}")
+            raise MissingData(path, found, asked_by)
         return files
 
     def _below_root(self, name: str, asked_by: str) -> Path:

@@ -12,26 +12,44 @@ from PIL import Image
 
 from model.errors import InputError
 
+_ORIENTATION, _LYING = 0x0112, 5  # EXIF's number of this property; from 5 on, the photo lies on its side
+_WITH_ALPHA = ("LA", "RGBA")
 
-def photo_hw(path: Path) -> tuple[int, int]:
-    """(H, W) as stored, from the header alone: a rotation in the EXIF data is left out, as in annotation files."""
+
+def photo_hw(path: Path, *, upright: bool = False) -> tuple[int, int]:
+    """(H, W) from the header alone, as stored: a rotation in the EXIF data is left out, as in annotation files.
+
+    Args:
+        upright: as displayed instead; ``model.image.read_image`` gives the same size.
+    """
     with _open(path, "image") as photo:
-        return photo.height, photo.width
+        # Asking a PNG for EXIF that it does not announce would decode it.
+        turned = upright and "exif" in photo.info and photo.getexif().get(_ORIENTATION, 1) >= _LYING
+        return (photo.width, photo.height) if turned else (photo.height, photo.width)
 
 
 def read_label_map(path: Path) -> np.ndarray:
-    """(H, W) uint8 or uint16, the numbers in a PNG: of a palette image its indices, never its colors."""
+    """(H, W) uint8 or uint16, the numbers in a PNG: of a palette image its indices, never its colors.
+
+    Gray that is stored as three equal channels is read, too.
+    """
     with _open(path, "label map") as image:
-        if image.mode not in ("L", "P", "1", "I;16", "I"):
-            raise InputError(
-                f"label map {path} has colors (mode {image.mode}); expected one number per pixel. "
-                "Copy it again from its source, or convert it with the dataset's own tool",
-                reason="label map with colors",
-            )
         try:
-            return np.asarray(image)
+            values = np.asarray(image)
         except (OSError, SyntaxError, ValueError) as err:
             raise _damaged(path, "label map", err) from err
+    if image.mode in ("L", "P", "1", "I;16", "I"):
+        return values
+    alpha = values[:, :, -1] if image.mode in _WITH_ALPHA else None
+    values = values if alpha is None else values[:, :, :-1]
+    clear = alpha is not None and (alpha < 255).any()
+    if clear or (values != values[:, :, :1]).any():
+        raise InputError(
+            f"label map {path} has {'transparency' if clear else 'colors'} (mode {image.mode}); expected one number "
+            "per pixel. Copy it again from its source, or convert it with the dataset's own tool",
+            reason="label map with colors",
+        )
+    return values[:, :, 0]
 
 
 def _open(path: Path, what: str) -> Image.Image:

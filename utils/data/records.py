@@ -49,6 +49,7 @@ class RawSample:
         conversations: each a sequence of turns about the photo, independent of the others.
         masks: (M, H, W) bool, H and W those of the photo as stored.
         ignore: (H, W) bool, pixels that neither loss nor score may look at; None when there are none.
+        upright: the photo is turned as its EXIF data ask for, and H and W are those of the turned photo.
     """
 
     sample_id: str
@@ -56,6 +57,7 @@ class RawSample:
     conversations: tuple[tuple[Turn, ...], ...]
     masks: np.ndarray
     ignore: np.ndarray | None = None
+    upright: bool = False
 
     def __post_init__(self) -> None:
         if self.masks.ndim != 3 or self.masks.dtype != bool:

@@ -11,7 +11,7 @@ from model.errors import InputError
 
 from .asking import Asking
 from .paths import REFER_SPLIT_BY, DatasetPaths
-from .sources import Source, muse, reason_seg, refer
+from .sources import Source, custom, muse, reason_seg, refer
 from .sources.label_maps import LABEL_MAPS
 from .sources.parts import PARTS
 from .sources.vqa import Vqa
@@ -32,6 +32,7 @@ class DataOptions:
         num_classes_per_sample: questions per photo.
         num_classes_per_question: targets per question.
         use_expand_question_list: draw from more wordings.
+        custom_data: JSON-lines files of custom, joined with ``||``; every file is as likely as the others.
     """
 
     dataset_dir: str | Path
@@ -45,6 +46,7 @@ class DataOptions:
     num_classes_per_sample: int = 3
     num_classes_per_question: int = 1
     use_expand_question_list: bool = False
+    custom_data: str = ""
 
     def __post_init__(self) -> None:
         if len(self.rates) != len(self.datasets):
@@ -100,10 +102,13 @@ def build_train_sources(options: DataOptions) -> tuple[list[Source], list[float]
 
 
 def build_val_source(dataset_dir: str | Path, name: str) -> Source:
-    """Open one set of ``--val_dataset``: ``MultiReasonSeg|val``, ``refcoco|unc|val`` and their like."""
+    """Open one set of ``--val_dataset``: ``MultiReasonSeg|val``, ``refcoco|unc|val``, ``custom|FILE`` and so on."""
     name = name.strip()
+    if name.startswith("custom|"):
+        file = Path(name.removeprefix("custom|"))
+        return custom.CustomSource(file, asked_by=f"--val_dataset {name}", single_turn=True)
     if name not in val_names():
-        _refuse(name, flag="--val_dataset", known=val_names())
+        _refuse(name, flag="--val_dataset", known=[*val_names(), "custom|FILE"])
     paths = DatasetPaths(Path(dataset_dir))
     dataset, split = name.split("|")[0], name.split("|")[-1]
     if dataset == "ReasonSeg":
@@ -165,12 +170,20 @@ def _multi_reason_seg(options: DataOptions) -> list[Source]:
     return [muse.MuseTrain(options.paths, expand=options.use_expand_question_list)]
 
 
+def _custom(options: DataOptions) -> list[Source]:
+    files = [Path(name) for name in _names(options.custom_data) if name]
+    if not files:
+        raise InputError("--dataset custom needs --custom_data FILE (several joined with ||); see docs/custom_data.md")
+    return [custom.CustomSource(file, asked_by=f"--custom_data {file}") for file in files]
+
+
 FAMILIES: dict[str, Callable[[DataOptions], list[Source]]] = {
     "sem_seg": _sem_seg,
     "refer_seg": _refer_seg,
     "vqa": _vqa,
     "reason_seg": _reason_seg,
     "multi_reason_seg": _multi_reason_seg,
+    "custom": _custom,
 }
 
 

@@ -1,5 +1,6 @@
 """Encoding and collating: counts agree by construction, and nothing is cut in two."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.errors import InputError
-from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, add_codebook
+from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, add_codebook, seg_text
 from utils.data.collate import Collator, collate
 from utils.data.records import RawSample, Turn
 
@@ -87,6 +88,33 @@ def _kept(encoder, conversations):
                 break
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(conversations, st.sampled_from(["llava_v1", "llava_llama_2"]), st.booleans())
+def test_labels_spell_the_answers_and_nothing_else(make_encoder, photo, conversations, conv_type, with_photo):
+    """Whatever is said: supervised are the answers of the kept turns, each with its end mark, token by token."""
+    encoder = make_encoder(conv_type=conv_type, model_max_length=4000)
+    raw = RawSample("tiny/photo", photo, tuple(map(tuple, conversations)), masks_of(5))
+    if not with_photo:
+        silent = [[replace(turn, answer=turn.answer.replace("{seg}", "it"), targets=()) for turn in turns]
+                  for turns in conversations]  # fmt: skip
+        raw = RawSample("tiny/text", None, tuple(map(tuple, silent)), np.zeros((0, 0, 0), dtype=bool))
+    sample = encoder(raw)
+    tokenizer, group = encoder.tokenizer, seg_text(encoder.codebook.scales, encoder.codebook.tokens)
+    for turns, ids, labels in zip(raw.conversations, sample.input_ids, sample.labels, strict=True):
+        said = labels != IGNORE_INDEX
+        assert torch.equal(ids[said], labels[said])
+        assert not torch.isin(ids[~said], torch.tensor(encoder.codebook.ids)).any()
+        assert not (ids[said] == IMAGE_TOKEN_ID).any()
+        assert (ids == IMAGE_TOKEN_ID).any() == with_photo
+        expected = "".join(turn.answer.replace("{seg}", group) + "</s>" for turn in turns)
+        assert squeeze(tokenizer.decode(labels[said])) == squeeze(expected)
+
+
+def squeeze(text: str) -> str:
+    """White space next to an added token vanishes."""
+    return "".join(text.split())
+
+
 @pytest.mark.parametrize("conv_type", ["llava_v1", "llava_llama_2"])
 def test_only_the_assistant_is_supervised(make_encoder, photo, conv_type):
     encoder = make_encoder(conv_type=conv_type)
@@ -141,6 +169,18 @@ def test_masks_follow_the_crop(make_encoder, photo):
     assert padded.valid_hw == (37, 56)
     assert tuple(cropped.masks.shape) == (1, H, H)
     assert padded.pixel_values.shape == cropped.pixel_values.shape == (3, 56, 56)
+
+
+def test_ignored_pixels_follow_the_crop(make_encoder, photo):
+    ignore = np.zeros((H, W), dtype=bool)
+    ignore[:, : W // 2] = True
+    raw = replace(make_sample(photo, [[("a", "{seg}", (0,))]]), ignore=ignore)
+    padded, cropped = make_encoder()(raw), make_encoder(pad_train_clip_images=False)(raw)
+    assert (padded.ignore.sum(), tuple(padded.ignore.shape)) == (H * W // 2, (H, W))
+    assert tuple(cropped.ignore.shape) == (H, H)
+    batch = collate([padded, make_encoder()(make_sample(photo, [[("a", "{seg}", (0,))]]))], make_encoder().codebook, 0)
+    assert torch.equal(batch.ignore[0], padded.ignore)
+    assert batch.ignore[1] is None
 
 
 def test_masks_of_another_size_are_refused(encoder, tmp_path):

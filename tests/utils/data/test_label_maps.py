@@ -64,7 +64,7 @@ def test_nothing_to_ask_is_no_fault(whole_tree, tmp_path):
         (lambda path: path.unlink(), "does not exist", "label map missing"),
         (lambda path: path.write_bytes(path.read_bytes()[:60]), "cannot be decoded", "label map unreadable"),
         (lambda path: path.write_text("no picture"), "cannot be decoded", "label map unreadable"),
-        (lambda path: Image.new("RGB", (W, H)).save(path), "has colors", "label map with colors"),
+        (lambda path: Image.new("RGB", (W, H), (200, 10, 10)).save(path), "has colors", "label map with colors"),
     ],
 )
 def test_damaged_label_maps_are_named(tmp_path, damage, message, reason):

@@ -1,5 +1,6 @@
 """The stream of samples is a function of the seed alone."""
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from model.errors import InputError
 from model.structures import Batch
 from utils.data.collate import Collator
-from utils.data.mixture import Mixture, RankSampler, SkipTally, ValDataset, build_loader, read_batches
+from utils.data.mixture import Mixture, RankSampler, SkipTally, ValDataset, build_loader, describe_skips, read_batches
+from utils.data.records import NOTHING_TO_ASK, RawSample, Skip
 from utils.data.registry import DataOptions, build_train_sources, build_val_source
 
 from .tiny_data import IMAGES
@@ -25,12 +27,12 @@ def make_mixture(root, encoder, seed=0) -> Mixture:
     return Mixture(*build_train_sources(options), encoder, seed=seed)
 
 
-def read(mixture, *, start=0, count=8, rank=0, world_size=1, batch_size=2, num_workers=0) -> list[Batch]:
+def read(mixture, *, start=0, count=8, rank=0, world_size=1, batch_size=2, num_workers=0, tally=None) -> list[Batch]:
     loader = build_loader(
         mixture, Collator(mixture.encoder.codebook, mixture.encoder.tokenizer.pad_token_id), start=start, count=count,
         rank=rank, world_size=world_size, batch_size=batch_size, num_workers=num_workers, pin_memory=False,
     )  # fmt: skip
-    return list(read_batches(loader, SkipTally(0.01)))
+    return list(read_batches(loader, tally or SkipTally(0.01)))
 
 
 def same(first: Batch, second: Batch) -> bool:
@@ -97,6 +99,111 @@ def test_rates(mixture):
     assert len({tuple(parts) for parts in drawn}) == sum(map(len, mixture.sources))
 
 
+@dataclass
+class Numbered:
+    """A source of numbers; the ones in ``bad`` cannot be used."""
+
+    name: str
+    count: int
+    bad: frozenset[int] = frozenset()
+    reason: str = "image missing"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def get(self, index: int, rng: np.random.Generator) -> RawSample:
+        rng.random()  # bad or not, a source may use the generator
+        if index in self.bad:
+            raise InputError(f"{self.name}/{index} is bad", reason=self.reason)
+        return RawSample(f"{self.name}/{index}", None, (), np.zeros((0, 0, 0), dtype=bool))
+
+
+def numbers(*sources, seed=0, rates=None, **options) -> Mixture:
+    return Mixture(sources, rates or [1.0] * len(sources), id_only, seed=seed, **options)
+
+
+def test_every_sample_once_per_epoch():
+    mixture = numbers(Numbered("a", 7), Numbered("b", 1), Numbered("c", 12), rates=[1, 5, 1], once_per_epoch=True)
+    expected = {f"{name}/{index}" for name, count in (("a", 7), ("b", 1), ("c", 12)) for index in range(count)}
+    assert mixture.num_items == len(expected) == 20
+    epochs = [["/".join(mixture[20 * epoch + place].parts) for place in range(20)] for epoch in range(3)]
+    for drawn in epochs:
+        assert set(drawn) == expected
+        assert len(drawn) == 20
+    assert epochs[0] != epochs[1] != epochs[2]
+    resumed = numbers(Numbered("a", 7), Numbered("b", 1), Numbered("c", 12), rates=[1, 5, 1], once_per_epoch=True)
+    assert ["/".join(resumed[place].parts) for place in range(25, 40)] == epochs[1][5:], "in the midst of an epoch"
+
+
+@pytest.mark.parametrize("once_per_epoch", [False, True])
+def test_a_bad_sample_is_replaced_by_another_one(once_per_epoch):
+    """The same one for any worker and after a restart, and other places in the stream notice nothing."""
+    good = numbers(Numbered("a", 20), Numbered("b", 5), once_per_epoch=once_per_epoch)
+    worse = [
+        numbers(Numbered("a", 20, frozenset({3, 4})), Numbered("b", 5), once_per_epoch=once_per_epoch) for _ in range(2)
+    ]
+    replaced = 0
+    for index in range(100):
+        wanted, found, again = good[index], worse[0][index], worse[1][index]
+        assert (found.parts, found.skipped) == (again.parts, again.skipped)
+        if wanted.parts in (["a", "3"], ["a", "4"]):
+            replaced += 1
+            assert found.parts not in (["a", "3"], ["a", "4"])
+            first = found.skipped[0]
+            assert (first.source, first.reason) == ("a", "image missing")
+            assert first.message == f"{'/'.join(wanted.parts)} is bad"
+        else:
+            assert (found.parts, found.skipped) == (wanted.parts, ())
+    assert replaced > 3
+
+
+def test_nothing_but_bad_samples_stops_at_once():
+    mixture = numbers(Numbered("a", 3, frozenset(range(3))))
+    with pytest.raises(InputError, match=r"10 samples in a row cannot be used. The last of them: a/\d is bad"):
+        mixture[0]
+
+
+def skips(count, source="a", reason="image missing"):
+    return [Skip(source, reason, f"{source} number {number}") for number in range(count)]
+
+
+def test_the_share_of_bad_samples():
+    tally = SkipTally(0.01)
+    tally.add(2, skips(10))
+    with pytest.raises(
+        InputError, match=r"11 of 15 .* more than --max_bad_share 0.01 allows: a: image missing 11. The"
+    ):
+        tally.add(2, skips(1))
+    tally = SkipTally(0.01)
+    tally.add(100_000, skips(900))
+    tally.add(2, skips(109, "b", "bad record"))
+    with pytest.raises(InputError, match=r"a: image missing 900; b: bad record 119. The last of them: b number 9"):
+        tally.add(2, skips(10, "b", "bad record"))
+
+
+def test_photos_with_nothing_to_ask_about_are_no_fault(caplog):
+    tally = SkipTally(0.0)
+    with caplog.at_level("WARNING"):
+        tally.add(1, skips(50, reason=NOTHING_TO_ASK))
+        tally.add(1, skips(50, reason=NOTHING_TO_ASK))
+    assert len(caplog.records) == 1, "the first of a kind is told, the others are counted"
+    assert describe_skips(tally.counts) == "a: nothing to ask about 100"
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_skips_travel_with_the_batch(dataset_dir, encoder, num_workers):
+    """Counts do not depend on the number of workers."""
+    mixture = make_mixture(dataset_dir, encoder)
+    (dataset_dir / IMAGES / "train2017/11.jpg").unlink()
+    tally = SkipTally(0.5)
+    batches = read(mixture, count=16, num_workers=num_workers, tally=tally)
+    assert len(batches) == 8
+    assert tally.num_used == 16
+    expected = sum(len(mixture[index].skipped) for index in range(16))
+    assert tally.counts == {("multi_reason_seg", "image missing"): expected}
+    assert expected > 0
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_errors_arrive_as_they_were_raised(dataset_dir, encoder, num_workers):
     """torch would wrap a worker's error into a message with a traceback."""
@@ -122,6 +229,15 @@ def test_validation_is_never_shortened(shared_dataset, make_encoder):
     samples = [dataset[index] for index in range(len(dataset))]
     assert [len(sample.masks) for sample in samples] == [3, 3, 1]
     assert sum(sample.num_dropped_turns for sample in samples) == 0
+
+
+def test_validation_never_skips(dataset_dir, encoder):
+    source = build_val_source(dataset_dir, "MultiReasonSeg|val")
+    (dataset_dir / IMAGES / "train2017/12.jpg").unlink()
+    dataset = ValDataset(source, encoder)
+    dataset[0]
+    with pytest.raises(InputError, match=r"MultiReasonSeg\|val, sample 1: image .*12.jpg does not exist"):
+        dataset[1]
 
 
 def test_released_import_names():

@@ -82,7 +82,7 @@ def test_unusable_questions_are_left_out_and_counted(dataset_dir, caplog):
     write_muse(dataset_dir, "train", records)
     with caplog.at_level(logging.WARNING):
         source = train_source(dataset_dir)
-    assert "3 questions left out, and 1 of 3 photos with them" in caplog.text
+    assert "3 records or questions left out, and 1 of 3 photos with them" in caplog.text
     assert "question 0 of record 0 has 1 {seg} in its answer for 2 objects" in caplog.text
     (kept,) = source.get(0, np.random.default_rng(0)).conversations
     assert kept[0].answer == "{seg} {x}"
@@ -96,13 +96,18 @@ def test_nothing_usable_is_an_error(dataset_dir):
 
 
 @pytest.mark.parametrize("damage", [{"answers": []}, {"questions": None}, {"coco_url": None}, {"answers": [[{}]]}])
-def test_damaged_records_are_named(dataset_dir, damage):
+def test_damaged_records_are_left_out_of_training_and_stop_evaluation(dataset_dir, caplog, damage):
     record = make_record(1, [("A?", [CUP], None)])
-    write_muse(dataset_dir, "train", [record])
-    file = dataset_dir / "muse/muse_train.json"
-    file.write_text(json.dumps([record, record | damage]))
-    with pytest.raises(InputError, match=r"muse_train.json: record 1 "):
-        train_source(dataset_dir)
+    for split in ("train", "val"):
+        write_muse(dataset_dir, split, [record])
+        file = dataset_dir / f"muse/muse_{split}.json"
+        file.write_text(json.dumps([record, record | damage]))
+    with caplog.at_level(logging.WARNING):
+        assert len(train_source(dataset_dir)) == 1
+    assert "1 records or questions left out, and 1 of 2 photos with them; the first: " in caplog.text
+    assert "muse_train.json: record 1 " in caplog.text
+    with pytest.raises(InputError, match=r"muse_val.json: record 1 "):
+        build_val_source(dataset_dir, "MultiReasonSeg|val")
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "[", "3"])

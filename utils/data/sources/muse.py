@@ -64,10 +64,14 @@ class MuseImage:
 class MuseTrain:
     """The train file: one sample is one photo with all its questions, each a conversation of its own.
 
-    Questions that cannot be used are left out, and so are photos without any; the log says how many.
+    Records and questions that cannot be used are left out, and so are photos without any question; the log says how
+    many.
 
     Args:
         expand: draw from more wordings of the request for masks.
+
+    Attributes:
+        left_out: the questions that cannot be used, and why.
     """
 
     name = "multi_reason_seg"
@@ -78,7 +82,11 @@ class MuseTrain:
         images, problems = [], []
         records = _records(file)
         for number, record in enumerate(records):
-            image = _parse_record(record, number, paths, file=file)
+            try:
+                image = _parse_record(record, number, paths, file=file)
+            except InputError as err:
+                problems.append(str(err))
+                continue
             usable = []
             for position, question in enumerate(image.questions):
                 problem = find_problem(question)
@@ -89,16 +97,19 @@ class MuseTrain:
             if usable:
                 images.append(replace(image, questions=tuple(usable)))
         if not images:
-            raise InputError(f"{file} has no usable question in {len(records)} records; download it again")
+            raise InputError(
+                f"{file} has no usable question in {len(records)} records; download it again. The first: {problems[0]}"
+            )
         if problems:
             dropped = len(records) - len(images)
             logger.warning(
-                "%s: %d questions left out, and %d of %d photos with them; the first: %s",
+                "%s: %d records or questions left out, and %d of %d photos with them; the first: %s",
                 file, len(problems), dropped, len(records), problems[0],
             )  # fmt: skip
         count = sum(len(image.questions) for image in images)
         logger.info("%s: %d images, %d questions", self.name, len(images), count)
         self._images = Packed(images)
+        self.left_out = tuple(f"{file}: {problem}" for problem in problems)
 
     def __len__(self) -> int:
         return len(self._images)

@@ -11,8 +11,8 @@ import pytest
 from model.tokens import SegCodebook, add_codebook, load_tokenizer
 from utils.data.encode import Encoder
 
-from .tiny_data import tiny_config, write_dataset
-from .whole_tree import write_whole_tree
+from .data.tiny_data import tiny_config, write_dataset
+from .data.whole_tree import write_whole_tree
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,254 @@
+"""Annotations of others -> records of custom data (docs/custom_data.md): label PNGs, COCO instances, labelme.
+
+A target is everything in a photo that has the same name. Questions and answers are worded from the names.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from model.errors import InputError
+from utils.rle import encode_rle
+
+from . import prompts
+from .paths import read_json
+from .photos import photo_hw, read_label_map
+from .sources.custom import draw_target
+
+logger = logging.getLogger(__name__)
+
+_PHOTOS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_NUMBER = re.compile(r"[_\- ]\d+$")  # cup_2.png is another cup
+_CIRCLE_CORNERS = 64
+_MOST_WARNINGS = 20
+
+Shape = Mapping[str, Any]  # as a record has it; the path of a PNG is absolute here
+
+
+@dataclass(frozen=True)
+class NamedShapes:
+    """A photo and the shapes that an annotation has for it.
+
+    Attributes:
+        hw: (H, W) that the annotation speaks of; None where it does not say.
+        shapes: name and shape of each object.
+    """
+
+    image: Path
+    hw: tuple[int, int] | None
+    shapes: Sequence[tuple[str, Shape]]
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How records are made of named objects.
+
+    Attributes:
+        targets_per_question: names in one question, at most; how many, is drawn.
+        val_share: part of the photos whose records go to a second file.
+    """
+
+    targets_per_question: int
+    val_share: float
+    seed: int
+
+
+def read_mask_folder(images: Path, masks: Path, classes: Mapping[int, str]) -> Iterator[NamedShapes]:
+    """Photos with ``<masks>/<photo>.png`` of label values, or with a folder ``<masks>/<photo>/`` of a PNG per object.
+
+    Args:
+        classes: value -> name, for label values. Files of a folder are named by their object: ``red_cup_2.png``.
+    """
+    left_out: Counter[int] = Counter()
+    for image in _list(images, _PHOTOS):
+        of_photo = masks / f"{image.stem}.png"
+        if of_photo.is_file():
+            values = np.unique(read_label_map(of_photo)).tolist()
+            left_out.update(value for value in values if value not in classes and value != 0)
+            named = [(classes[value], {"png": str(of_photo), "value": value}) for value in values if value in classes]
+        else:
+            files = _list(masks / image.stem, (".png",)) if (masks / image.stem).is_dir() else []
+            named = [(clean_name(_NUMBER.sub("", file.stem)), {"png": str(file)}) for file in files]
+        yield NamedShapes(image, None, named)
+    if left_out:
+        counts = ", ".join(f"{value} (in {count} photos)" for value, count in sorted(left_out.items()))
+        logger.warning("label values that --classes does not name were left out: %s", counts)
+
+
+def read_coco(annotations: Path, images: Path) -> Iterator[NamedShapes]:
+    """Photos of a COCO instances file."""
+    content = read_json(annotations)
+    try:
+        names = {category["id"]: clean_name(category["name"]) for category in content["categories"]}
+        of_photo: dict[Any, list[tuple[str, Shape]]] = {info["id"]: [] for info in content["images"]}
+        for annotation in content["annotations"]:
+            segmentation = annotation.get("segmentation") or []
+            parts = segmentation if isinstance(segmentation, list) else [segmentation]
+            shapes = [{"rle" if isinstance(part, Mapping) else "polygon": part} for part in parts]
+            of_photo[annotation["image_id"]] += [(names[annotation["category_id"]], shape) for shape in shapes]
+        for info in content["images"]:
+            hw = (info["height"], info["width"])
+            yield NamedShapes(images / info["file_name"], hw, of_photo[info["id"]])
+    except (AttributeError, KeyError, TypeError) as err:
+        raise InputError(
+            f"{annotations} is not in COCO's instances format ({type(err).__name__}: {err}); expected images, "
+            "annotations and categories that fit together"
+        ) from err
+
+
+def read_labelme(folder: Path) -> Iterator[NamedShapes]:
+    """Photos of a folder of labelme files; polygons, rectangles, circles and masks have an area and are used."""
+    left_out: Counter[str] = Counter()
+    for file in _list(folder, (".json",)):
+        content = read_json(file)
+        try:
+            image, hw = file.parent / content["imagePath"].replace("\\", "/"), None
+            if content.get("imageHeight") and content.get("imageWidth"):
+                hw = (content["imageHeight"], content["imageWidth"])
+            named = []
+            for shape in content["shapes"]:
+                converted = _labelme_shape(shape, hw, image)
+                if converted is None:
+                    left_out[shape["shape_type"]] += 1
+                else:
+                    named.append((clean_name(shape["label"]), converted))
+        except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as err:
+            raise InputError(f"{file} is not in labelme's format ({type(err).__name__}: {err}); save it again") from err
+        yield NamedShapes(image, hw, named)
+    if left_out:
+        counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(left_out.items()))
+        logger.warning("shapes without area were left out: %s", counts)
+
+
+def _labelme_shape(shape: Mapping[str, Any], hw: tuple[int, int] | None, image: Path) -> Shape | None:
+    """A shape of a record; None if the kind encloses no area."""
+    kind, points = shape.get("shape_type") or "polygon", shape["points"]
+    if kind == "polygon":
+        return {"polygon": [value for point in points for value in point]}
+    if kind not in ("rectangle", "circle", "mask"):
+        return None
+    (x0, y0), (x1, y1) = points
+    if kind == "rectangle":
+        return {"polygon": [x0, y0, x1, y0, x1, y1, x0, y1]}
+    if kind == "circle":  # center, and a point on the circle
+        radius, steps = math.hypot(x1 - x0, y1 - y0), np.arange(_CIRCLE_CORNERS) * 2 * math.pi / _CIRCLE_CORNERS
+        corners = np.stack([x0 + radius * np.cos(steps), y0 + radius * np.sin(steps)], axis=1)
+        return {"polygon": corners.round(2).ravel().tolist()}
+    # A mask is a PNG of the box around it, as text.
+    cut = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"])) > 0
+    whole = np.zeros(hw or photo_hw(image, upright=True), dtype=bool)
+    target = whole[int(y0) : int(y0) + cut.shape[0], int(x0) : int(x0) + cut.shape[1]]
+    target |= cut[: target.shape[0], : target.shape[1]]
+    return {"rle": encode_rle(whole)}
+
+
+def clean_name(name: str) -> str:
+    """``traffic_light`` -> ``traffic light``."""
+    return " ".join(name.replace("_", " ").split())
+
+
+def _list(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; expected one of {', '.join(suffixes)} files")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    if not files:
+        raise InputError(f"{folder} holds no {', '.join(suffixes)} file")
+    return files
+
+
+def write_records(photos: Iterable[NamedShapes], out: Path, wording: Wording) -> None:
+    """Word, check and write: every target of every record can be drawn when this returns.
+
+    Photos and shapes that cannot be used are left out, with a warning each and their count at the end.
+
+    Raises:
+        InputError: if nothing is left.
+    """
+    problems: list[str] = []
+    counts: Counter[Path] = Counter()
+    files = {False: out, True: out.with_name(f"{out.stem}_val{out.suffix}")}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lines: dict[Path, list[str]] = {out: []}
+    number = 0
+    for number, photo in enumerate(photos, 1):
+        rng = np.random.default_rng([wording.seed, number])
+        file = files[bool(rng.random() < wording.val_share)]
+        targets = _usable_targets(photo, problems)
+        records = [json.dumps(record) for record in _word(photo.image, targets, rng, wording, folder=out.parent)]
+        lines.setdefault(file, []).extend(records)
+        counts[file] += bool(records)
+    _report(problems)
+    if not sum(counts.values()):
+        raise InputError(f"nothing to write: {number} photos, none with a usable target. The warnings above say why")
+    for file, records in lines.items():
+        file.write_text("".join(f"{record}\n" for record in records), encoding="utf-8")
+        logger.info("%s: %d records about %d photos", file, len(records), counts[file])
+    unused = number - sum(counts.values())
+    if unused:
+        logger.warning("%d of %d photos have no record", unused, number)
+
+
+def _report(problems: Sequence[str]) -> None:
+    for problem in problems[:_MOST_WARNINGS]:
+        logger.warning("left out: %s", problem)
+    if len(problems) > _MOST_WARNINGS:
+        logger.warning("... and %d more", len(problems) - _MOST_WARNINGS)
+
+
+def _usable_targets(photo: NamedShapes, problems: list[str]) -> dict[str, list[Shape]]:
+    """Name -> shapes that can be drawn; what cannot, is added to ``problems``."""
+    try:
+        hw = photo_hw(photo.image, upright=True)
+        if photo.hw not in (None, hw):
+            raise InputError(f"image {photo.image} is {hw}, its annotation says {photo.hw} (height, width)")
+    except InputError as err:
+        problems.append(str(err))
+        return {}
+    targets: dict[str, list[Shape]] = {}
+    for name, shape in photo.shapes:
+        try:
+            draw_target([shape], hw, folder=Path(), where=f"{photo.image}, {name}")
+            targets.setdefault(name, []).append(shape)
+        except InputError as err:
+            problems.append(str(err))
+    return targets
+
+
+def _word(
+    image: Path, targets: Mapping[str, list[Shape]], rng: np.random.Generator, wording: Wording, *, folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Every name in one question; as many names in each as the dice say."""
+    names = [sorted(targets)[place] for place in rng.permutation(len(targets))]
+    while names:
+        size = int(rng.integers(1, wording.targets_per_question + 1))
+        asked, names = names[:size], names[size:]
+        turn = {
+            "question": prompts.short_question(rng, asked, expand=True),
+            "answer": prompts.answer(rng, asked, named=False),
+            "targets": [_movable_target(targets[name], folder) for name in asked],
+        }
+        yield {"image": _movable(image, folder), "turns": [turn]}
+
+
+def _movable_target(shapes: Sequence[Shape], folder: Path) -> Shape | list[Shape]:
+    moved = [{**shape, "png": _movable(Path(shape["png"]), folder)} if "png" in shape else shape for shape in shapes]
+    return moved[0] if len(moved) == 1 else moved
+
+
+def _movable(path: Path, folder: Path) -> str:
+    """Relative where it lies in the folder of the records, so that both can be moved together; else absolute."""
+    path, folder = path.resolve(), folder.resolve()
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

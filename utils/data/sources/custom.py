@@ -1,0 +1,236 @@
+"""One's own data: a JSON-lines file of photos with questions, answers and targets. docs/custom_data.md has the format.
+
+Shapes: M masks of one sample, H, W size of its photo as displayed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.errors import InputError
+
+from ..masks import decode_segmentation
+from ..photos import photo_hw, read_label_map
+from ..records import SEG_MARK, RawSample, Turn
+
+logger = logging.getLogger(__name__)
+
+_SHAPES = '{"polygon": [x, y, ...]}, {"rle": {"size": [H, W], "counts": ...}}, {"png": "FILE.png"}, or a list of these'
+_KEYS = ({"polygon"}, {"rle"}, {"png"}, {"png", "value"})
+
+
+@dataclass(frozen=True)
+class CustomRecord:
+    """A line of the file.
+
+    Attributes:
+        turns: one dialogue about the photo; ``Turn.targets`` are indices into ``targets``.
+        targets: the shapes of each, which are united.
+    """
+
+    image: Path
+    turns: tuple[Turn, ...]
+    targets: tuple[tuple[Mapping[str, Any], ...], ...]
+
+
+class CustomSource:
+    """One file, for training or validation: every line is a sample, in the words that it has; ``rng`` is not used.
+
+    All lines are checked when the file is opened. What stays in memory is where each of them begins.
+
+    Args:
+        asked_by: the flag that names the file.
+        single_turn: refuse dialogues of several turns: a validation question stands alone.
+    """
+
+    def __init__(self, file: Path, *, asked_by: str, single_turn: bool = False) -> None:
+        self.name = f"custom|{file}"
+        self._file = file
+        if not file.is_file():
+            raise InputError(f"{asked_by}: {file} does not exist; expected a JSON-lines file, see docs/custom_data.md")
+        self._lines, problems = scan(file, single_turn=single_turn)
+        if problems:
+            more = f"; {len(problems) - 1} more lines are bad" if len(problems) > 1 else ""
+            raise InputError(
+                f"{problems[0]}{more}. Mend the file ({asked_by}); `python -m utils.data.verify --dataset custom "
+                f"--custom_data {file} --deep` lists everything"
+            )
+        if not len(self._lines):
+            raise InputError(f"{asked_by}: {file} is empty; expected a record per line, see docs/custom_data.md")
+        logger.info("%s: %d records", self.name, len(self._lines))
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def get(self, index: int, rng: np.random.Generator) -> RawSample:
+        number, start = self._lines[index].tolist()
+        with self._file.open("rb") as file:
+            file.seek(start)
+            line = file.readline()
+        where = f"{self._file}, line {number}"
+        try:
+            record = parse_record(line, self._file.parent)
+            hw = photo_hw(record.image, upright=True)
+            masks = [
+                draw_target(shapes, hw, folder=self._file.parent, where=f"target {place}")
+                for place, shapes in enumerate(record.targets)
+            ]
+        except InputError as err:
+            raise InputError(f"{where}: {err}", reason=err.reason) from err
+        stacked = np.stack(masks) if masks else np.zeros((0, *hw), dtype=bool)
+        return RawSample(where, record.image, (record.turns,), stacked, upright=True)
+
+
+def scan(file: Path, *, single_turn: bool) -> tuple[np.ndarray, list[str]]:
+    """Check every line of a file: its format, and that its pictures exist.
+
+    Returns:
+        (lines, 2) int64, the number of each line and the byte where it begins, empty lines left out; and what is
+        wrong, with file and line.
+    """
+    lines: list[tuple[int, int]] = []
+    problems: list[str] = []
+    start = 0
+    names = cache(_names)  # asking a network drive for every picture would take minutes
+    with file.open("rb") as content:
+        for number, line in enumerate(content, 1):
+            if line.strip():
+                lines.append((number, start))
+                problem = _find_problem(line, file.parent, names, single_turn=single_turn)
+                if problem:
+                    problems.append(f"{file}, line {number}: {problem}")
+            start += len(line)
+    return np.array(lines, dtype=np.int64).reshape(-1, 2), problems
+
+
+def _find_problem(
+    line: bytes, folder: Path, names: Callable[[Path], frozenset[str]], *, single_turn: bool
+) -> str | None:
+    try:
+        record = parse_record(line, folder)
+    except InputError as err:
+        return str(err)
+    if single_turn and len(record.turns) > 1:
+        return f"it has {len(record.turns)} turns; for validation, give every question a line of its own"
+    pictures = [record.image]
+    pictures += [folder / shape["png"] for shapes in record.targets for shape in shapes if "png" in shape]
+    missing = [picture for picture in pictures if picture.name not in names(picture.parent) and not picture.is_file()]
+    return f"{missing[0]} does not exist; paths start at the folder of this file" if missing else None
+
+
+def _names(folder: Path) -> frozenset[str]:
+    """What lies in a folder."""
+    return frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()
+
+
+def parse_record(line: bytes, folder: Path) -> CustomRecord:
+    """Read one line.
+
+    Args:
+        folder: where relative paths start.
+    Raises:
+        InputError: what is wrong with it; file and line are for the caller to add.
+    """
+    try:
+        record = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    except ValueError as err:  # bad JSON, or not UTF-8
+        raise InputError(f"it is not valid JSON in UTF-8 ({err}); expected one object per line") from err
+    if not isinstance(record, Mapping):
+        raise InputError(f"it is a {type(record).__name__}; expected one JSON object per line, not one for the file")
+    image, turns = record.get("image"), record.get("turns")
+    if not isinstance(image, str) or not image:
+        raise InputError(f'"image" is {image!r}; expected the path of a photo')
+    if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
+        raise InputError(f'"turns" is {turns!r}; expected a list of {{"question": ..., "answer": ..., "targets": ...}}')
+    parsed: list[Turn] = []
+    targets: list[tuple[Mapping[str, Any], ...]] = []
+    for number, turn in enumerate(turns):
+        try:
+            question, answer, own = _parse_turn(turn)
+            parsed.append(Turn(question, answer, tuple(range(len(targets), len(targets) + len(own)))))
+        except InputError as err:
+            raise InputError(f"turn {number}: {err}") from err
+        targets += own
+    return CustomRecord(folder / image, tuple(parsed), tuple(targets))
+
+
+def _parse_turn(turn: Any) -> tuple[str, str, list[tuple[Mapping[str, Any], ...]]]:
+    """Question, answer, and the shapes of each target."""
+    if not isinstance(turn, Mapping):
+        raise InputError(f"it is a {type(turn).__name__}; expected an object with question, answer and targets")
+    question, answer, targets = turn.get("question"), turn.get("answer"), turn.get("targets", [])
+    for key, text in (("question", question), ("answer", answer)):
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f'"{key}" is {text!r}; expected text')
+        if "<image>" in text:
+            raise InputError(f'"{key}" holds <image>; leave it out, the photo always stands before the first question')
+    if SEG_MARK in question:
+        raise InputError(f'"question" holds {SEG_MARK}, which stands in answers only')
+    if not isinstance(targets, Sequence) or isinstance(targets, str):
+        raise InputError(f'"targets" is {targets!r}; expected a list, one entry per {SEG_MARK}')
+    return question, answer, [_parse_target(target, place) for place, target in enumerate(targets)]
+
+
+def _parse_target(target: Any, place: int) -> tuple[Mapping[str, Any], ...]:
+    shapes = target if isinstance(target, list) and target else [target]
+    if not all(_is_shape(shape) for shape in shapes):
+        raise InputError(f"target {place} is {_shorten(target)}; expected {_SHAPES}")
+    return tuple(shapes)
+
+
+def _is_shape(shape: Any) -> bool:
+    """Right keys with values of the right kind; what they draw is checked when they are drawn."""
+    if not isinstance(shape, Mapping) or set(shape) not in _KEYS:
+        return False
+    if "png" in shape:
+        file, value = shape["png"], shape.get("value", 0)
+        return isinstance(file, str) and file.lower().endswith(".png") and type(value) is int  # JPEG blurs values
+    if "rle" in shape:
+        code = shape["rle"]
+        return isinstance(code, Mapping) and set(code) == {"size", "counts"} and isinstance(code["size"], list)
+    return isinstance(shape["polygon"], list)
+
+
+def _shorten(found: Any) -> str:
+    text = repr(found)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def draw_target(shapes: Sequence[Mapping[str, Any]], hw: tuple[int, int], *, folder: Path, where: str) -> np.ndarray:
+    """Rasterize the shapes of a target, united: (H, W) bool, at least one pixel.
+
+    Args:
+        folder: where relative paths start.
+        where: for messages.
+    """
+    mask = np.zeros(hw, dtype=bool)
+    for shape in shapes:
+        if "png" in shape:
+            mask |= _read_png(folder / shape["png"], shape.get("value"), hw, where=where)
+        else:
+            segmentation = [shape["polygon"]] if "polygon" in shape else shape["rle"]
+            mask |= decode_segmentation(segmentation, hw, where=where)
+    if not mask.any():
+        raise InputError(
+            f"{where} covers no pixel of the photo, which is {hw[0]} x {hw[1]} (height x width)", reason="empty mask"
+        )
+    return mask
+
+
+def _read_png(path: Path, value: int | None, hw: tuple[int, int], *, where: str) -> np.ndarray:
+    labels = read_label_map(path)
+    if labels.shape != hw:
+        raise InputError(
+            f"{where}: {path} is {labels.shape}, the photo {hw} (height, width); masks need the size of their photo",
+            reason="photo and masks differ in size",
+        )
+    return labels != 0 if value is None else labels == value

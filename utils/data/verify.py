@@ -1,0 +1,187 @@
+"""Is the data there, and is it whole? What a run needs, where it comes from, and what is wrong with it.
+
+    python -m utils.data.verify --dataset_dir ./dataset                                      # all of the release
+    python -m utils.data.verify --dataset_dir ./dataset --dataset refer_seg --refer_seg_data refcoco --deep
+
+It takes the flags of training: those that name data say what is looked for.
+Without ``--deep`` only names are looked up; training does the same before it loads anything. ``--deep`` draws every
+mask and opens every photo by the sources that training uses. Exit code 2 if anything is missing or bad.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from model.errors import InputError
+from utils.args import flag, parse
+from utils.config import RunConfig
+from utils.log import exit_code, setup_logging
+
+from .downloads import Status, look_up
+from .encode import read_photo
+from .paths import MissingData
+from .records import NOTHING_TO_ASK
+from .registry import DataOptions, build_train_sources, build_val_source
+from .sources import Source
+from .sources.custom import scan
+
+_EVERYTHING = 1_000_000  # questions per photo: every class, expression and object is drawn
+_SHOWN = 20  # problems per dataset
+# What chooses within a family.
+_CHOICES = {
+    "sem_seg": "sem_seg_data",
+    "refer_seg": "refer_seg_data",
+    "vqa": "vqa_data",
+    "reason_seg": "reason_seg_data",
+    "custom": "custom_data",
+}
+
+
+@dataclass(frozen=True)
+class VerifyConfig(RunConfig):
+    """Flags of training, which name everything of the release by default, and of this tool."""
+
+    dataset: str = flag("sem_seg||refer_seg||vqa||reason_seg||multi_reason_seg", "datasets, joined with ||")
+    refer_seg_data: str = flag(f"{RunConfig.refer_seg_data}||grefcoco", "parts of refer_seg")
+    val_dataset: str = flag("", "validation sets, joined with ||")
+    workers: int = flag(2, "processes of --deep")
+    deep: bool = flag(False, "draw every mask and open every photo")
+    report: str = flag("", "file for all problems that --deep finds, one per line")
+
+    def options(self) -> DataOptions:
+        """What training reads with these flags, asking for everything in a photo; rates do not matter."""
+        given = {field.name: getattr(self, field.name) for field in fields(DataOptions)}
+        given["sample_rates"] = ",".join("1" for _ in self.dataset.split("||"))
+        return DataOptions(**{**given, "num_classes_per_sample": _EVERYTHING, "num_classes_per_question": 1})
+
+    @property
+    def val_datasets(self) -> list[str]:
+        return [name for name in self.val_dataset.split("||") if name]
+
+
+def verify(config: VerifyConfig) -> None:
+    """Print the table and, with ``--deep``, the problems.
+
+    Raises:
+        InputError: if there is anything to mend.
+    """
+    statuses = look_up(config.options(), config.val_datasets)
+    for status in statuses:
+        print(describe(status))
+    missing = [status.download.title for status in statuses if status.missing]
+    problems = list(find_problems(config)) if config.deep else []
+    if config.report:
+        Path(config.report).write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
+    faults = []
+    if missing:
+        faults.append(f"{len(missing)} of {len(statuses)} downloads are missing or incomplete: {', '.join(missing)}")
+    if problems:
+        faults.append(f"{len(problems)} records are bad")
+    if faults:
+        raise InputError(f"{'; '.join(faults)}. Mend what is listed above, or leave it out of the flags")
+
+
+def describe(status: Status) -> str:
+    """What is there and how much of it, what is missing, who asks for it, where it comes from, its license."""
+    download = status.download
+    lines = [f"{'MISSING' if status.missing else 'ok':8}{download.title}"]
+    lines += [f"{path}{_count(path, download.full)}" for path in status.found]
+    lines += [f"{err.path} {err.problem}" for err in status.missing]
+    lines += [f"needed by  {'; '.join(status.flags)}"]
+    lines += [f"from       {download.source}", f"license    {download.license}"]
+    return f"\n{'':10}".join(lines)
+
+
+def _count(path: Path, full: int) -> str:
+    """How many files a pattern finds, and how many the complete set has: an incomplete download shows."""
+    folder, star, pattern = str(path).partition("*")
+    if not star:
+        return ""
+    count = sum(1 for _ in Path(folder).glob(star + pattern))
+    return f"   {count:,} files" + (f" of {full:,}" if full else "")
+
+
+def find_problems(config: VerifyConfig) -> Iterator[str]:
+    """Go through every sample of every source; prints a line per source and the first problems of each."""
+    for name, build in _builders(config.options(), config.val_datasets):
+        try:
+            (source,) = build()
+            found = [("question left out", problem) for problem in getattr(source, "left_out", ())]
+            found += _bad_samples(source, config.workers)
+            what = f"{len(source):,} samples"
+        except MissingData as err:
+            print(f"{name}: not opened, {err.path} {err.problem}")
+            continue
+        except InputError as err:  # it cannot be opened at all
+            file = Path(name.removeprefix("custom|"))
+            lines = scan(file, single_turn=name.startswith("custom|"))[1] if file.suffix == ".jsonl" else []
+            found, what = [(err.reason, line) for line in lines] or [(err.reason, str(err))], "not opened"
+        reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(reason for reason, _ in found).items())
+        print(f"{name}: {what}, {len(found)} bad{f' ({reasons})' if found else ''}")
+        for _, message in found[:_SHOWN]:
+            print(f"{'':10}{message}")
+        if len(found) > _SHOWN:
+            print(f"{'':10}... and {len(found) - _SHOWN} more; --report FILE takes all")
+        yield from (message for _, message in found)
+
+
+def _builders(
+    options: DataOptions, val_datasets: Sequence[str]
+) -> Iterator[tuple[str, Callable[[], Sequence[Source]]]]:
+    """Every source of a run and what opens it, so that one that cannot be opened does not hide the others."""
+    for family in options.datasets:
+        choice = _CHOICES.get(family)
+        for name in getattr(options, choice).split("||") if choice else [family]:
+            single = replace(options, dataset=family, sample_rates="1", **({choice: name} if choice else {}))
+            yield name.strip(), lambda single=single: build_train_sources(single)[0]
+    for name in val_datasets:
+        yield name, lambda name=name: [build_val_source(options.dataset_dir, name)]
+
+
+def _bad_samples(source: Source, workers: int) -> Iterator[tuple[str, str]]:
+    """Reason and message of every sample that cannot be used."""
+    loader = DataLoader(_Tried(source), batch_size=None, num_workers=workers, worker_init_fn=_one_thread)
+    for problem in tqdm(loader, desc=source.name, disable=not sys.stderr.isatty()):
+        if problem is not None:
+            yield problem
+
+
+@dataclass(frozen=True)
+class _Tried(Dataset):
+    """What is wrong with each sample of a source, if anything."""
+
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[str, str] | None:
+        try:
+            raw = self.source.get(index, np.random.default_rng(index))
+            if raw.image_path is not None:
+                read_photo(raw)
+        except InputError as err:
+            return None if err.reason == NOTHING_TO_ASK else (err.reason, str(err))
+        return None
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)
+
+
+def main(argv: Sequence[str]) -> int:
+    setup_logging()
+    return exit_code(lambda: verify(parse(VerifyConfig, argv, __doc__).config))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,115 @@
+"""How fast one process makes samples, and what the time goes into.
+
+Shares are of four stages: ``masks`` (the source: annotation, rasterizing, wording), ``decode`` (photo file to pixels),
+``resize`` (to the network's input, normalized) and ``text`` (the rest of the encoder: words to ids, masks to tensors).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .data.encode import Encoder, Sample, read_photo
+from .data.mixture import Mixture
+from .data.records import RawSample
+from .data.sources import Source
+
+STAGES = ("decode", "resize", "masks", "text")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one process reaches.
+
+    Attributes:
+        rate: samples per second, the median of several rounds.
+        cpu_ms: milliseconds of the processor per sample, likewise; other load on the machine changes it less.
+        shares: of the time, by stage; they sum up to 1.
+    """
+
+    name: str
+    rate: float
+    cpu_ms: float
+    shares: dict[str, float]
+
+
+def time_samples(
+    name: str, sources: Sequence[Source], rates: Sequence[float], encoder: Encoder, *, num: int, rounds: int, seed: int
+) -> Timing:
+    """Draw the same ``num`` samples ``rounds`` times, after once for the files to be in memory."""
+    seconds: Counter[str] = Counter()
+    timed = Mixture([_TimedSource(source, seconds) for source in sources], rates, _TimedEncoder(encoder, seconds), seed)
+    _draw(timed, num)
+    plain = Mixture(sources, rates, encoder, seed)
+    walls, cpus = zip(*(_draw(plain, num) for _ in range(rounds)), strict=True)
+    shares = {stage: seconds[stage] / seconds.total() for stage in STAGES}
+    return Timing(name, num / statistics.median(walls), 1000 * statistics.median(cpus) / num, shares)
+
+
+def _draw(mixture: Mixture, num: int) -> tuple[float, float]:
+    """Seconds that the first ``num`` samples take, on the clock and of the processor."""
+    clock, cpu = time.perf_counter(), time.process_time()
+    for index in range(num):
+        mixture[index]
+    return time.perf_counter() - clock, time.process_time() - cpu
+
+
+@dataclass(frozen=True)
+class _TimedSource:
+    """A source that notes what it takes."""
+
+    source: Source
+    seconds: Counter[str]
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def get(self, index: int, rng: np.random.Generator) -> RawSample:
+        started = time.perf_counter()
+        raw = self.source.get(index, rng)
+        self.seconds["masks"] += time.perf_counter() - started
+        return raw
+
+
+@dataclass(frozen=True)
+class _TimedEncoder:
+    """An encoder that notes what its stages take; to do so it decodes and resizes every photo once more."""
+
+    encoder: Encoder
+    seconds: Counter[str]
+
+    def __call__(self, raw: RawSample) -> Sample:
+        photo_seconds = 0.0
+        if raw.image_path is not None:
+            read_photo(raw)  # from the disk, once
+            started = time.perf_counter()
+            photo = read_photo(raw)
+            decoded = time.perf_counter()
+            self.encoder.config.preprocessor(photo)
+            resized = time.perf_counter()
+            self.seconds["decode"] += decoded - started
+            self.seconds["resize"] += resized - decoded
+            photo_seconds = resized - started
+        started = time.perf_counter()
+        sample = self.encoder(raw)
+        self.seconds["text"] += max(0.0, time.perf_counter() - started - photo_seconds)
+        return sample
+
+
+def table(timings: Sequence[Timing]) -> str:
+    """One line per timing, shares in percent."""
+    width = max(len(timing.name) for timing in timings)
+    lines = [f"{'':{width}}{'samples/s':>11}{'cpu ms':>8}" + "".join(f"{stage:>9}" for stage in STAGES)]
+    for timing in timings:
+        shares = "".join(f"{timing.shares[stage]:9.0%}" for stage in STAGES)
+        lines.append(f"{timing.name:{width}}{timing.rate:11.1f}{timing.cpu_ms:8.1f}{shares}")
+    return "\n".join(lines)

@@ -1,0 +1,82 @@
+"""Pictures of samples exactly as the network gets them, for utils.visualize.contact_sheet.
+
+Shapes: N masks in token order, R input side, H, W size of the photo's visible region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import cv2
+import numpy as np
+import torch
+
+from model.configuration import PixelLMConfig
+from model.conversation import IMAGE_END, IMAGE_START, Conversation, get_conversation
+from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, decode_released, seg_text
+from utils.data.encode import Encoder, Sample
+from utils.visualize import overlay
+
+
+def sample_panel(sample: Sample, encoder: Encoder) -> tuple[np.ndarray, str]:
+    """The input, padding included, with its masks over it: (R, R, 3) uint8 RGB; and what is asked and answered.
+
+    A mask has the number of its ``[number]`` in the answers; equal masks share one. Pixels that do not count are dark.
+    """
+    pixels = input_pixels(sample.pixel_values, encoder.config)
+    if sample.ignore is not None:
+        ignore = _place(sample.ignore.numpy(), sample.valid_hw, pixels.shape[:2])
+        pixels[ignore] = pixels[ignore] // 4
+    keys = [mask.tobytes() for mask in sample.masks.numpy()]
+    first = {key: keys.index(key) for key in keys}  # different masks in reading order
+    masks = np.zeros((len(first), *pixels.shape[:2]), dtype=bool)
+    for mask, position in zip(masks, first.values(), strict=True):
+        mask[:] = _place(sample.masks[position].numpy(), sample.valid_hw, mask.shape)
+    numbers = [list(first).index(key) for key in keys]
+    names = [f"[{number}]" if masks[number].any() else f"[{number}, empty]" for number in numbers]
+    text_only = "" if any((ids == IMAGE_TOKEN_ID).any() for ids in sample.input_ids) else " (no photo)"
+    return overlay(pixels, masks), f"{sample.sample_id}{text_only}\n{_words(sample, encoder, names)}"
+
+
+def _place(mask: np.ndarray, valid_hw: tuple[int, int], input_hw: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool of the photo's visible region -> (R, R) bool of the input."""
+    rows, columns = valid_hw
+    placed = np.zeros(input_hw, dtype=bool)
+    resized = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_LINEAR)
+    placed[:rows, :columns] = resized > 0.5
+    return placed
+
+
+def input_pixels(pixel_values: torch.Tensor, config: PixelLMConfig) -> np.ndarray:
+    """Undo the normalization: (3, R, R) float -> (R, R, 3) uint8 RGB."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.image_mean, config.image_std))
+    pixels = (pixel_values * std + mean).clamp(0, 1) * 255
+    return pixels.round().byte().permute(1, 2, 0).contiguous().numpy()
+
+
+def _words(sample: Sample, encoder: Encoder, names: Sequence[str]) -> str:
+    """Every conversation, read back from its ids: what is supervised is an answer, what is not a question.
+
+    Args:
+        names: what stands for each token group, in reading order.
+    """
+    group = seg_text(encoder.codebook.scales, encoder.codebook.tokens)
+    template = get_conversation(encoder.config.conv_type)
+    lines, remaining = [], iter(names)
+    for ids, labels in zip(sample.input_ids, sample.labels, strict=True):
+        pairs = zip(ids.tolist(), (labels != IGNORE_INDEX).tolist(), strict=True)
+        for is_answer, run in groupby(pairs, key=lambda pair: pair[1]):
+            text = decode_released(encoder.tokenizer, [token for token, _ in run if token != IMAGE_TOKEN_ID])
+            while group in text:
+                text = text.replace(group, next(remaining), 1)
+            lines.append(f"{'A' if is_answer else 'Q'}: {_without_template(text, template)}")
+    return "\n".join(lines)
+
+
+def _without_template(text: str, template: Conversation) -> str:
+    """The words that are different in every sample."""
+    fixed = (template.head, template.before_question, template.before_answer, template.after_answer)
+    for part in ("<s>", *fixed, IMAGE_START, IMAGE_END):
+        text = " ".join(text.split()).replace(" ".join(part.split()), " ")
+    return " ".join(text.split())
