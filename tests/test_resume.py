@@ -13,6 +13,7 @@ import pytest
 
 from tests.launch import TRAIN_FLAGS, Finished, python
 from tests.tiny_world import TinyWorld
+from utils.config import OPTIMIZERS
 
 PARTS = ("ce", "bce", "dice", "refine", "masks", "lr")
 # The same main(), whose process dies when update 3 is logged, after the checkpoint of update 2.
@@ -36,9 +37,10 @@ sys.exit(train_ds.main(sys.argv[1:]))
 class Trainings:
     """Starts runs in one folder of runs."""
 
-    def __init__(self, world: TinyWorld, repository: Path, runs: Path) -> None:
+    def __init__(self, world: TinyWorld, repository: Path, runs: Path, *, optimizer: str) -> None:
         self.runs, self._repository = runs, repository
-        self._flags = [*world.arguments, *TRAIN_FLAGS, "--no_eval", "--workers=0", "--batch_size=2"]
+        own = ["--no_eval", "--workers=0", "--batch_size=2", f"--optimizer={optimizer}"]
+        self._flags = [*world.arguments, *TRAIN_FLAGS, *own]
 
     def start(self, name: str, *flags: str, program: tuple[str, ...] = ("train_ds.py",)) -> tuple[Finished, list[dict]]:
         """One process; returns the records of the run's log, of earlier processes too."""
@@ -48,10 +50,10 @@ class Trainings:
         return finished, [json.loads(line) for line in lines]
 
 
-@pytest.fixture(scope="module")
-def trainings(tiny_world: TinyWorld, repository: Path, tmp_path_factory) -> Trainings:
+@pytest.fixture(scope="module", params=OPTIMIZERS)
+def trainings(tiny_world: TinyWorld, repository: Path, tmp_path_factory, request) -> Trainings:
     """``killed`` died in update 3; ``again`` is a copy of its folder."""
-    trainings = Trainings(tiny_world, repository, tmp_path_factory.mktemp("runs"))
+    trainings = Trainings(tiny_world, repository, tmp_path_factory.mktemp("runs"), optimizer=request.param)
     finished, log = trainings.start("killed", program=("-c", DIE_IN_UPDATE_3))
     assert finished.code == 9, finished.text
     assert [record["update"] for record in log] == [1, 2, 3]

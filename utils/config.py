@@ -21,6 +21,7 @@ _NO_SAM = "PixelLM uses no SAM image"
 _FROM_FOLDER = "the model folder records it"
 _QUANTIZED = "quantized loading"
 _PRECISIONS = ("fp32", "bf16", "fp16")
+OPTIMIZERS = ("adamw", "muon")
 _CONVERSATIONS = ("llava_v1", "llava_llama_2")
 
 
@@ -95,6 +96,8 @@ class RunConfig:
     # Ours.
     custom_data: str = flag("", "JSON-lines files of the dataset custom, joined with || (docs/custom_data.md)")
     refine_alpha: float = flag(2.0, "alpha of the target refinement loss; 1.0 is plain BCE")
+    optimizer: str = flag("adamw", "adamw, or muon: DeepSpeed's Muon for weight matrices", choices=OPTIMIZERS)
+    muon_lr: float = flag(0.02, "peak learning rate of --optimizer muon, for weight matrices")
     warmup_steps: int = flag(100, "updates of linear warm-up, at most a tenth of the run")
     image_token_grid: int = flag(16, "image tokens per side for the language model, at most")
     init_from: str = flag("", "merged model, published or ours, to start from in place of --version")
@@ -132,8 +135,9 @@ class RunConfig:
             raise InputError(f"--max_bad_share is {self.max_bad_share}; expected a share from 0 to 1")
         if self.refine_alpha < 1.0:
             raise InputError(f"--refine_alpha is {self.refine_alpha}; expected 1.0 (plain BCE) or more")
-        if self.lr <= 0:
-            raise InputError(f"--lr is {self.lr}; expected more than 0")
+        for name in ("lr", "muon_lr"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"--{name} is {getattr(self, name)}; expected more than 0")
 
     @property
     def run_dir(self) -> Path:

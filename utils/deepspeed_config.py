@@ -13,7 +13,7 @@ from .config import RunConfig
 _FROM_FLAGS = {
     "train_micro_batch_size_per_gpu": "--batch_size",
     "gradient_accumulation_steps": "--grad_accumulation_steps",
-    "optimizer": "--lr, --beta1 and --beta2",
+    "optimizer": "--optimizer, --lr, --muon_lr, --beta1 and --beta2",
     "scheduler": "--warmup_steps, --epochs and --steps_per_epoch",
     "fp16": "--precision",
     "bf16": "--precision",
@@ -33,4 +33,7 @@ def deepspeed_settings(run: RunConfig) -> dict[str, Any]:
     settings["gradient_accumulation_steps"] = run.grad_accumulation_steps
     if run.precision != "fp32":
         settings[run.precision] = {"enabled": True}
+    if run.optimizer == "muon":
+        # Muon's updates, whose size is fixed, stand in the place of gradients when DeepSpeed clips.
+        settings["gradient_clipping"] = 0.0
     return settings

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from model.errors import InputError
@@ -38,11 +38,11 @@ def init_distributed() -> torch.device:
 
 
 def build_engine(run: RunConfig, training: TrainingModel) -> Any:
-    """Wrap the network, AdamW and the learning-rate schedule in a DeepSpeed engine."""
+    """Wrap the network, the optimizer and the learning-rate schedule in a DeepSpeed engine."""
     import deepspeed
 
     trained = [parameter for parameter in training.wrapped.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=run.lr, betas=(run.beta1, run.beta2), weight_decay=0.0)
+    optimizer = make_muon(run, training.wrapped) if run.optimizer == "muon" else make_adamw(run, trained)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(run))
     engine, _, _, _ = deepspeed.initialize(
         model=training.wrapped,
@@ -55,6 +55,41 @@ def build_engine(run: RunConfig, training: TrainingModel) -> Any:
     llama = training.network.model
     llama.rotary_emb = LlamaRotaryEmbedding(llama.config).to(engine.device)
     return engine
+
+
+def make_adamw(run: RunConfig, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The released optimizer."""
+    return torch.optim.AdamW(trained, lr=run.lr, betas=(run.beta1, run.beta2), weight_decay=0.0)
+
+
+def make_muon(run: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Muon for the weights of linear layers, LoRA's included, and AdamW for everything else.
+
+    Muon makes every update of a matrix orthogonal, so that rare directions learn as fast as common ones. Tokens,
+    embeddings and the head of the language model are tables of vectors, to which that does not apply; filters of
+    convolutions are left out because DeepSpeed 0.19.8 fails on them.
+    """
+    from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+
+    if not torch.cuda.is_available():
+        # Compiling Muon for every shape of a matrix takes longer on a CPU than it can save.
+        torch.compiler.set_stance("force_eager")
+    matrices = {
+        module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] != "lm_head"
+    }
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.use_muon = parameter in matrices  # what ZeRO goes by
+            groups[parameter.use_muon].append(parameter)
+    return MuonWithAuxAdam(
+        [
+            {"params": groups[True], "use_muon": True, "lr": run.muon_lr, "momentum": 0.95},
+            {"params": groups[False], "use_muon": False, "lr": run.lr, "betas": (run.beta1, run.beta2), "eps": 1e-8},
+        ]
+    )
 
 
 def learning_rate_factor(run: RunConfig) -> Callable[[int], float]:
