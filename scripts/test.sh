@@ -8,4 +8,6 @@ echo "== ruff"
 ruff check .
 ruff format --check .
 echo "== pytest"
-python -m pytest --durations=10 "$@"
+# A process per core, at most four; each takes whole files, and several threads in each would only wait for another.
+export OMP_NUM_THREADS=1
+python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations=10 "$@"

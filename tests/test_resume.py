@@ -105,7 +105,7 @@ def test_a_finished_run_says_so_and_a_longer_one_goes_on(trainings, resumed):
     assert finished.code == 0
     assert "is complete (4 updates); nothing to train" in finished.text
     assert len(log) == 5
-    finished, log = trainings.start("again", "--epochs=3", "--lr=0.0002")
+    finished, log = trainings.start("again", "--epochs=3", "--lr=0.0002", "--muon_lr=0.0002")
     assert finished.code == 0, finished.text
     assert [record["update"] for record in log[5:]] == [5, 6]
     # Warm-up of one update, then down to zero at update 6: the longer schedule, not the zero of the shorter one.
