@@ -37,7 +37,7 @@ TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
 # Buffers of older transformers that carry no information.
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "embeddings.position_ids")
 # Constants of the release that are parameters here; see codebook.TokenFusion and pixel_decoder.MaskDecoder.
-_CONSTANTS = ("model.token_fusion.weights", "model.mask_decoder.scale_weights")
+RELEASED_CONSTANTS = ("model.token_fusion.weights", "model.mask_decoder.scale_weights")
 _LLAVA_PROJECTOR = "model.mm_projector"
 _PREPROCESSOR_FILE = "preprocessor_config.json"
 
@@ -172,8 +172,8 @@ def build_model(
             module.to_empty(device="cpu", recurse=False)
             module.reset_parameters()
             module.to(dtype)
-    constant = [name for name in missing if name in _CONSTANTS]
-    initialized = [name for name in missing if name not in _CONSTANTS]
+    constant = [name for name in missing if name in RELEASED_CONSTANTS]
+    initialized = [name for name in missing if name not in RELEASED_CONSTANTS]
     return model.eval(), LoadReport(source, len(state), initialized, constant, ignored)
 
 
@@ -185,7 +185,7 @@ def _check_fit(
     source: str,
     may_initialize: tuple[str, ...],
 ) -> None:
-    fatal = [name for name in missing if not name.startswith((*may_initialize, *_CONSTANTS))]
+    fatal = [name for name in missing if not name.startswith((*may_initialize, *RELEASED_CONSTANTS))]
     extra = [name for name in state if name not in own]
     wrong = [name for name in state if name in own and state[name].shape != own[name].shape]
     problems = []

@@ -15,19 +15,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cv2
-import torch
-
 from model.errors import InputError
 from utils.args import flag, parse_command
 from utils.chat_session import write_json
 from utils.config import RunConfig
 from utils.data.downloads import require_data
-from utils.data.registry import build_train_sources
+from utils.data.mixture import init_worker
+from utils.data.registry import DataOptions, build_train_sources
 from utils.data_timing import table, time_samples
 from utils.encoder import build_encoder
 from utils.log import exit_code, setup_logging
-from utils.trainer import data_options
 
 
 @dataclass(frozen=True)
@@ -56,10 +53,10 @@ class DataConfig(RunConfig):
 
 def benchmark_data(config: DataConfig) -> None:
     """Every source for itself, then their mixture."""
-    torch.set_num_threads(1)  # as in a loader worker
-    cv2.setNumThreads(0)
-    require_data(data_options(config), [])
-    sources, rates = build_train_sources(data_options(config))
+    init_worker()
+    options = DataOptions.of(config)
+    require_data(options, [])
+    sources, rates = build_train_sources(options)
     encoder = build_encoder(config)
     how = {"num": config.num, "rounds": config.rounds, "seed": config.seed}
     timings = [time_samples(source.name, [source], [1.0], encoder, **how) for source in sources]

@@ -18,11 +18,10 @@ from model.errors import InputError
 from utils.args import flag, parse
 from utils.config import RunConfig
 from utils.data.mixture import Mixture
-from utils.data.registry import build_train_sources
+from utils.data.registry import DataOptions, build_train_sources
 from utils.encoder import build_encoder
 from utils.log import exit_code, setup_logging
 from utils.sample_pictures import sample_panel
-from utils.trainer import data_options
 from utils.visualize import contact_sheet, write_image
 
 
@@ -43,7 +42,7 @@ class PreviewConfig(RunConfig):
 
 
 def preview(config: PreviewConfig) -> None:
-    sources, rates = build_train_sources(data_options(config))
+    sources, rates = build_train_sources(DataOptions.of(config))
     encoder = build_encoder(config)
     mixture = Mixture(sources, rates, encoder, seed=config.seed)
     panels, captions = [], []

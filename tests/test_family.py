@@ -23,8 +23,7 @@ from utils.build import TrainingModel, build_for_training, settle_flags
 from utils.config import RunConfig
 from utils.data.collate import collate
 from utils.data.encode import Encoder
-from utils.data.registry import build_train_sources
-from utils.trainer import data_options
+from utils.data.registry import DataOptions, build_train_sources
 
 SCALES, TOKENS, SIZES = (1, 2, 3), (1, 2, 3, 4, 5), (224, 336, 448, 512)
 PARTS = (
@@ -79,7 +78,7 @@ def train_one_step(run: RunConfig, training: TrainingModel) -> None:
     """A batch of the training sources, forward, backward, AdamW; every loss and every trained weight stays finite."""
     encoder = Encoder(training.tokenizer, training.network.codebook, training.config)
     rng = np.random.default_rng(0)
-    samples = [encoder(source.get(0, rng)) for source in build_train_sources(data_options(run))[0]]
+    samples = [encoder(source.get(0, rng)) for source in build_train_sources(DataOptions.of(run))[0]]
     batch = collate(samples, training.network.codebook, training.tokenizer.pad_token_id)
     batch = batch.to("cpu", PRECISIONS[run.precision])
     trained = {name: p for name, p in training.wrapped.named_parameters() if p.requires_grad}

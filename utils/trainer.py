@@ -59,11 +59,13 @@ class Trainer:
     def setup(self) -> None:
         """Read data and weights and join the process group."""
         run = self.run
+        sources: list[Source] = []
         if not run.eval_only:
+            options = DataOptions.of(run)
             # A validation set that nobody asked for may be absent; see _val_sources.
             asked_for = not run.no_eval and run.val_dataset != RunConfig.val_dataset
-            require_data(data_options(run), run.val_dataset.split("||") if asked_for else [])
-        sources, rates = build_train_sources(data_options(run)) if not run.eval_only else ([], [])
+            require_data(options, run.val_dataset.split("||") if asked_for else [])
+            sources, rates = build_train_sources(options)
         self.val_sources = [] if run.no_eval and not run.eval_only else self._val_sources()
         self.device = init_distributed()
         training = build_for_training(run)
@@ -279,21 +281,3 @@ class Trainer:
     @staticmethod
     def _has_terminal() -> bool:
         return dist.is_main() and sys.stderr.isatty()
-
-
-def data_options(run: RunConfig) -> DataOptions:
-    """The part of a run that the data sources read."""
-    return DataOptions(
-        dataset_dir=run.dataset_dir,
-        dataset=run.dataset,
-        sample_rates=run.sample_rates,
-        sem_seg_data=run.sem_seg_data,
-        refer_seg_data=run.refer_seg_data,
-        vqa_data=run.vqa_data,
-        reason_seg_data=run.reason_seg_data,
-        explanatory=run.explanatory,
-        num_classes_per_sample=run.num_classes_per_sample,
-        num_classes_per_question=run.num_classes_per_question,
-        use_expand_question_list=run.use_expand_question_list,
-        custom_data=run.custom_data,
-    )

@@ -205,7 +205,7 @@ def build_loader(
         num_workers=num_workers,
         collate_fn=_CaughtCollate(collate),
         pin_memory=pin_memory,
-        worker_init_fn=_init_worker,
+        worker_init_fn=init_worker,
     )
 
 
@@ -264,7 +264,7 @@ class _CaughtCollate:
         )
 
 
-def _init_worker(worker: int) -> None:
-    """One core per worker: the processes together already use all of them."""
+def init_worker(worker: int = 0) -> None:
+    """One core per worker, or per process that does as a worker does: together they already use all of them."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from model.errors import InputError
 
@@ -59,6 +59,11 @@ class DataOptions:
                 raise InputError(f"--{name} is {getattr(self, name)}; expected 1 or more")
         if self.explanatory != -1 and not 0 <= self.explanatory <= 1:
             raise InputError(f"--explanatory is {self.explanatory}; expected a share from 0 to 1, or -1 for none")
+
+    @classmethod
+    def of(cls, flags: Any, **changes: Any) -> DataOptions:
+        """The part of a command line that the sources read: its attributes of the same names, but for ``changes``."""
+        return cls(**{field.name: getattr(flags, field.name) for field in fields(cls)} | changes)
 
     @property
     def datasets(self) -> list[str]:

@@ -13,10 +13,9 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -28,6 +27,7 @@ from utils.log import exit_code, setup_logging
 
 from .downloads import Status, look_up
 from .encode import read_photo
+from .mixture import init_worker
 from .paths import MissingData
 from .records import NOTHING_TO_ASK
 from .registry import DataOptions, build_train_sources, build_val_source
@@ -59,9 +59,8 @@ class VerifyConfig(RunConfig):
 
     def options(self) -> DataOptions:
         """What training reads with these flags, asking for everything in a photo; rates do not matter."""
-        given = {field.name: getattr(self, field.name) for field in fields(DataOptions)}
-        given["sample_rates"] = ",".join("1" for _ in self.dataset.split("||"))
-        return DataOptions(**{**given, "num_classes_per_sample": _EVERYTHING, "num_classes_per_question": 1})
+        rates = ",".join("1" for _ in self.dataset.split("||"))
+        return DataOptions.of(self, sample_rates=rates, num_classes_per_sample=_EVERYTHING, num_classes_per_question=1)
 
     @property
     def val_datasets(self) -> list[str]:
@@ -149,7 +148,7 @@ def _builders(
 
 def _bad_samples(source: Source, workers: int) -> Iterator[tuple[str, str]]:
     """Reason and message of every sample that cannot be used."""
-    loader = DataLoader(_Tried(source), batch_size=None, num_workers=workers, worker_init_fn=_one_thread)
+    loader = DataLoader(_Tried(source), batch_size=None, num_workers=workers, worker_init_fn=init_worker)
     for problem in tqdm(loader, desc=source.name, disable=not sys.stderr.isatty()):
         if problem is not None:
             yield problem
@@ -172,10 +171,6 @@ class _Tried(Dataset):
         except InputError as err:
             return None if err.reason == NOTHING_TO_ASK else (err.reason, str(err))
         return None
-
-
-def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(0)
 
 
 def main(argv: Sequence[str]) -> int:

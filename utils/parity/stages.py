@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from model.checkpoint import read_weights
+from model.checkpoint import RELEASED_CONSTANTS, read_weights
 from model.conversation import IMAGE_MARK, get_conversation
 from model.errors import InputError
 from model.image import read_image
@@ -49,8 +49,6 @@ PIXELS, FEATURES, LOSSES, GRADIENTS, OVERLAP, WEIGHTS = 1e-5, 1e-4, 1e-5, 1e-3, 
 SCORES = 1e-4
 # A validation record has rounded numbers: centroids to 0.01 pixel, mean and std to 1e-5.
 CENTROIDS, STATISTICS = 6e-3, 2e-5
-# The released constants that are parameters here; published folders do not have them.
-_CONSTANTS = {"model.token_fusion.weights", "model.mask_decoder.scale_weights"}
 
 
 @dataclass(frozen=True)
@@ -323,7 +321,7 @@ def compare_merge(case: Case) -> Iterator[Measure]:
         merge(Parsed(flags, frozenset()))
         ours = read_weights(Path(flags.save_path))
     published = {name: t for name, t in read_weights(case.published).items() if not name.endswith("inv_freq")}
-    different = (set(ours) ^ set(published)) - _CONSTANTS
+    different = (set(ours) ^ set(published)) - set(RELEASED_CONSTANTS)
     yield Measure(f"names {', '.join(sorted(different)[:2])}".strip(), float(len(different)), 0)
     for name in sorted(set(ours) & set(published)):
         found, expected = ours[name].float().numpy(), published[name].float().numpy()

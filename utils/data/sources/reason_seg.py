@@ -45,7 +45,24 @@ class ReasonRecord:
     ignore: np.ndarray | None
 
 
-class ReasonSegTrain:
+class ReasonSegSource:
+    """What training and evaluation share: the photos of some splits, and what is said about each."""
+
+    def __init__(self, photos: Sequence[Path], *, name: str) -> None:
+        self.name = name
+        self._photos = Packed(map(str, photos))
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def _read(self, index: int) -> tuple[Path, str, ReasonRecord]:
+        """A photo, its sample id and its annotation."""
+        photo = Path(self._photos[index])
+        sample_id = f"{self.name}/{photo.name}"
+        return photo, sample_id, read_record(photo, sample_id=sample_id)
+
+
+class ReasonSegTrain(ReasonSegSource):
     """One sample is one photo with some of its texts, each a conversation of its own.
 
     Where the dataset explains an answer, the explanation replaces the mask in a share ``explanatory`` of the samples;
@@ -61,21 +78,16 @@ class ReasonSegTrain:
     def __init__(
         self, paths: DatasetPaths, *, splits: str, num_questions: int, explanatory: float, expand: bool
     ) -> None:
-        self.name = f"ReasonSeg|{splits}"
-        asked_by = f"--dataset reason_seg with --reason_seg_data {self.name}"
+        name = f"ReasonSeg|{splits}"
+        asked_by = f"--dataset reason_seg with --reason_seg_data {name}"
         photos = [photo for split in splits.split("_") for photo in paths.reason_seg_images(split, asked_by=asked_by)]
-        self._photos = Packed(map(str, photos))
+        super().__init__(photos, name=name)
         self._num_questions, self._explanatory, self._expand = num_questions, explanatory, expand
         self._explanations = {} if explanatory == -1 else _read_explanations(paths, asked_by=asked_by)
         logger.info("%s: %d images, %d of them explained", self.name, len(photos), len(self._explanations))
 
-    def __len__(self) -> int:
-        return len(self._photos)
-
     def get(self, index: int, rng: np.random.Generator) -> RawSample:
-        photo = Path(self._photos[index])
-        sample_id = f"{self.name}/{photo.name}"
-        record = read_record(photo, sample_id=sample_id)
+        photo, sample_id, record = self._read(index)
         explanation = self._explanations.get(photo.name)
         text_only = explanation is not None and rng.random() < self._explanatory
         explained = explanation is not None and not text_only and rng.random() < 0.5
@@ -97,21 +109,15 @@ class ReasonSegTrain:
         return RawSample(sample_id, photo, tuple(conversations), record.target[None], record.ignore)
 
 
-class ReasonSegVal:
+class ReasonSegVal(ReasonSegSource):
     """A split for evaluation: the first text of every photo in the released wording; ``rng`` is not used."""
 
     def __init__(self, paths: DatasetPaths, *, split: str, name: str) -> None:
-        self.name = name
-        self._photos = Packed(map(str, paths.reason_seg_images(split, asked_by=f"--val_dataset {name}")))
-        logger.info("%s: %d images", name, len(self._photos))
-
-    def __len__(self) -> int:
-        return len(self._photos)
+        super().__init__(paths.reason_seg_images(split, asked_by=f"--val_dataset {name}"), name=name)
+        logger.info("%s: %d images", name, len(self))
 
     def get(self, index: int, rng: np.random.Generator) -> RawSample:
-        photo = Path(self._photos[index])
-        sample_id = f"{self.name}/{photo.name}"
-        record = read_record(photo, sample_id=sample_id)
+        photo, sample_id, record = self._read(index)
         wording = prompts.reasoning_eval_question if record.is_sentence else prompts.referring_eval_question
         turn = Turn(wording(record.texts[0]), prompts.referring_eval_answer(1), (0,))
         return RawSample(sample_id, photo, ((turn,),), record.target[None], record.ignore)

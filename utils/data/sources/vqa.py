@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from model.conversation import IMAGE_MARK
 from model.errors import InputError
 
 from ..packed import Packed
@@ -15,8 +16,6 @@ from ..photos import photo_hw
 from ..records import RawSample, Turn
 
 logger = logging.getLogger(__name__)
-
-_IMAGE_MARK = "<image>"
 
 
 class Vqa:
@@ -63,7 +62,7 @@ def _turns(parts: Sequence[Mapping[str, str]]) -> list[Turn]:
     if speakers != (["human", "gpt"] * len(parts))[: len(parts)]:
         raise ValueError(f"the speakers are {', '.join(speakers)}")
     # The mark of the photo may stand anywhere; the encoder puts it before the first question.
-    said = [part["value"].replace(_IMAGE_MARK, "").strip() for part in parts]
+    said = [part["value"].replace(IMAGE_MARK, "").strip() for part in parts]
     turns = [Turn(question, answer, ()) for question, answer in zip(said[::2], said[1::2], strict=False)]
     if not turns or not all(turn.answer for turn in turns):
         raise ValueError(f"{len(turns)} questions have an answer, or one of the answers is empty")
