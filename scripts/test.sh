@@ -9,5 +9,6 @@ ruff check .
 ruff format --check .
 echo "== pytest"
 # A process per core, at most four; each takes whole files, and several threads in each would only wait for another.
+# Twenty failures are enough to know: where training hangs, each test of it waits for its time limit.
 export OMP_NUM_THREADS=1
-python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations=10 "$@"
+python -m pytest -n auto --maxprocesses 4 --dist loadfile --maxfail=20 --durations=10 "$@"

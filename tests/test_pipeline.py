@@ -39,7 +39,9 @@ def trained(tiny_world: TinyWorld, repository: Path, tmp_path_factory) -> Run:
     """Two epochs of two updates."""
     runs = tmp_path_factory.mktemp("runs")
     flags = [*tiny_world.arguments, *TRAIN_FLAGS, f"--log_base_dir={runs}", "--exp_name=tiny"]
-    finished = deepspeed("train_ds.py", *flags, cwd=repository)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TORCH_EXTENSIONS_DIR", str(runs / "extensions"))
+        finished = deepspeed("train_ds.py", *flags, cwd=repository)
     assert finished.code == 0, finished.text
     return Run(runs / "tiny", finished)
 
@@ -54,6 +56,10 @@ def test_every_update_is_logged(trained):
         assert record["masks"] >= 2 * NUM_PROCESSES, "one photo or more per process and pass, each with a target"
     assert [record["lr"] for record in updates] == pytest.approx([3e-4, 3e-4, 2e-4, 1e-4])
     assert updates[-1]["total"] < updates[0]["total"]
+
+
+def test_nothing_is_compiled(trained):
+    assert not (trained.folder.parent / "extensions").exists()
 
 
 def test_validation_names_its_protocol(trained):
