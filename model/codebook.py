@@ -57,3 +57,18 @@ class TokenFusion(nn.Module):
 def build_text_projection(width: int, out_width: int) -> nn.Sequential:
     """D -> C, applied to every codebook state before fusion."""
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out_width), nn.Dropout(0.0))
+
+
+@torch.no_grad()
+def start_at_unit_size(projection: nn.Sequential, fusion: TokenFusion) -> None:
+    """Draw a new text projection whose fused queries are as large as the decoder's own tokens.
+
+    Those start with standard normal entries; so do the queries then, for states with entries of size 1. PyTorch's
+    default for linear layers gives smaller ones, which the decoder's tokens drown: all targets look alike, hardly any
+    gradient reaches the language model, and masks stay flat for many updates.
+    """
+    inner, outer = projection[0], projection[2]
+    nn.init.kaiming_normal_(inner.weight, nonlinearity="relu")
+    nn.init.normal_(outer.weight, std=1 / (fusion.initial * (fusion.weights.numel() * outer.in_features) ** 0.5))
+    nn.init.zeros_(inner.bias)
+    nn.init.zeros_(outer.bias)

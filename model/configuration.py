@@ -29,7 +29,7 @@ _VISION_KEYS = (
     "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout", "projection_dim",
 )  # fmt: skip
 # How every published model was trained, as far as config.json has no other key for it.
-RELEASED_RECIPE = {"refine_alpha": 1.0, "trained_set": "released", "projector_init": "fresh"}
+RELEASED_RECIPE = {"refine_alpha": 1.0, "trained_set": "released", "projector_init": "fresh", "query_init": "released"}
 Config = TypeVar("Config", LlamaConfig, CLIPVisionConfig)
 _REQUIRED_LLAMA = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 

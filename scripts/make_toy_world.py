@@ -23,12 +23,13 @@ class ToyWorldConfig:
     """Flags of this script."""
 
     out: str = flag("", "folder to make; it gets dataset/, llava-toy/, clip-toy/ and world.json")
-    seed: int = flag(0, "every picture, question and weight follows from it")
-    num_train: int = flag(2000, "MUSE training pictures; a sixth as many are drawn for RefCOCO")
+    seed: int = flag(0, "every picture and question follows from it; with --pretrain, the base weights too")
+    num_train: int = flag(3000, "MUSE training pictures; a sixth as many are drawn for RefCOCO")
     num_val: int = flag(60, "MUSE validation pictures")
     num_test: int = flag(40, "pictures of each of the two MUSE test sets")
     image_size: int = flag(168, "input side of the CLIP tower in pixels, a multiple of 14")
     skip_base_weights: bool = flag(False, "write the dataset only")
+    pretrain: bool = flag(False, "train base weights anew, in an hour, instead of unpacking the kept ones")
 
     def __post_init__(self) -> None:
         if not self.out:
@@ -40,6 +41,8 @@ class ToyWorldConfig:
             raise InputError(f"--seed is {self.seed}; expected 0 or more")
         if self.image_size < 14 or self.image_size % 14:
             raise InputError(f"--image_size is {self.image_size}; expected a multiple of 14, such as 168")
+        if self.skip_base_weights and self.pretrain:
+            raise InputError("--skip_base_weights and --pretrain contradict each other; give one of them")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -14,14 +14,14 @@ from tests.tiny_world import TinyWorld
 from utils.config import RunConfig
 
 
-def test_muon_moves_the_matrices_of_linear_layers_and_nothing_else(tiny_tokenizer_dir):
+def test_muon_moves_the_linear_layers_of_the_mask_side_and_nothing_else(tiny_tokenizer_dir):
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from utils.engine import make_muon
 
     network, _ = make_network(tiny_tokenizer_dir)
     wrapped = wrap_lora(network, rank=4, alpha=8, dropout=0.0, names=["q_proj", "v_proj"])
     set_trained(wrapped)
-    muon, adam = make_muon(RunConfig(lr=0.003, muon_lr=0.02), wrapped).param_groups
+    adam, muon = make_muon(RunConfig(lr=0.003, muon_lr=0.02), wrapped).param_groups
     assert (muon["use_muon"], muon["lr"]) == (True, 0.02)
     assert (adam["use_muon"], adam["lr"]) == (False, 0.003)
     names = {parameter: name for name, parameter in wrapped.named_parameters()}
@@ -30,10 +30,10 @@ def test_muon_moves_the_matrices_of_linear_layers_and_nothing_else(tiny_tokenize
     assert by_muon | by_adam == trained
     assert not by_muon & by_adam
     assert all(parameter.ndim == 2 for parameter in muon["params"])
-    assert any("lora_A" in name for name in by_muon)
-    assert any("mask_decoder.transformer" in name for name in by_muon)
-    tables = ("embed_tokens", "lm_head", "mask_tokens", "iou_token", "level_embed", "image_feature_neck")
-    for part in tables:
+    for part in ("mask_decoder.transformer", "text_hidden_fcs"):
+        assert any(part in name for name in by_muon), part
+    pretrained, tables = ("lora_A", "lora_B", ".mm_projector"), ("embed_tokens", "lm_head", "mask_tokens", "iou_token")
+    for part in (*pretrained, *tables, "level_embed", "image_feature_neck"):
         assert any(part in name for name in by_adam), part
         assert not any(part in name for name in by_muon), part
 

@@ -60,6 +60,7 @@ def test_run_and_merged_model_record_the_choices(first, second):
             assert flat["image_mean"] == pytest.approx([0.485, 0.456, 0.406])
             assert flat["recipe"] == {
                 "release_recipe": True, "refine_alpha": 1.0, "trained_set": "released", "projector_init": "fresh",
+                "query_init": "released",
             }  # fmt: skip
 
 

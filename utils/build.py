@@ -25,6 +25,7 @@ from model.checkpoint import (
     resolve_folder,
     tower_beside,
 )
+from model.codebook import start_at_unit_size
 from model.configuration import RELEASED_RECIPE, PixelLMConfig, feature_layers, llama_keys, vision_keys
 from model.errors import InputError
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
@@ -88,7 +89,7 @@ def settle_flags(parsed: Parsed[RunConfig]) -> RunConfig:
         "image_token_grid": config.image_token_grid,
         "conv_type": config.conv_type,
         "vision_position_resize": config.vision_position_resize,
-        "projector_init": config.recipe.get("projector_init", run.projector_init),
+        **{name: config.recipe.get(name, getattr(run, name)) for name in ("projector_init", "query_init")},
     }
     if config.pad_train_clip_images:  # without padding both rules are one
         recorded["image_normalization"] = "released" if config.has_released_normalization else "file"
@@ -137,6 +138,8 @@ def _from_base(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path
     network, report = build_model(
         config, state, dtype=PRECISIONS[run.precision], source=f"--version {run.version}", may_initialize=FRESH_MODULES
     )
+    if run.query_init == "unit":
+        start_at_unit_size(network.model.text_hidden_fcs[0], network.model.token_fusion)
     report.ignored += unused
     return network, tokenizer, folder, report
 
@@ -158,7 +161,8 @@ def _from_merged_model(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokeniz
 
 def recipe_of(run: RunConfig) -> dict[str, Any]:
     """The choices between paper and release that config.json has no other key for."""
-    return {name: getattr(run, name) for name in ("release_recipe", "refine_alpha", "trained_set", "projector_init")}
+    names = ("release_recipe", "refine_alpha", "trained_set", "projector_init", "query_init")
+    return {name: getattr(run, name) for name in names}
 
 
 def _enable_checkpointing(llama: PreTrainedModel) -> None:

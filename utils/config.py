@@ -96,8 +96,10 @@ class RunConfig:
     # Ours.
     custom_data: str = flag("", "JSON-lines files of the dataset custom, joined with || (docs/custom_data.md)")
     refine_alpha: float = flag(2.0, "alpha of the target refinement loss; 1.0 is plain BCE")
-    optimizer: str = flag("adamw", "adamw, or muon: DeepSpeed's Muon for weight matrices", choices=OPTIMIZERS)
-    muon_lr: float = flag(0.02, "peak learning rate of --optimizer muon, for weight matrices")
+    optimizer: str = flag(
+        "adamw", "adamw, or muon: DeepSpeed's Muon for the layers that make masks", choices=OPTIMIZERS
+    )
+    muon_lr: float = flag(0.02, "peak learning rate of --optimizer muon; --lr remains that of all other parameters")
     warmup_steps: int = flag(100, "updates of linear warm-up, at most a tenth of the run")
     image_token_grid: int = flag(16, "image tokens per side for the language model, at most")
     init_from: str = flag("", "merged model, published or ours, to start from in place of --version")
@@ -112,6 +114,9 @@ class RunConfig:
         "file", "of padded images: --preprocessor_config, or ImageNet's in any case", choices=("file", "released")
     )
     projector_init: str = flag("llava", "keep LLaVA's linear projector, or start afresh", choices=("llava", "fresh"))
+    query_init: str = flag(
+        "unit", "first queries as large as the decoder's own tokens, or of PyTorch's size", choices=("unit", "released")
+    )
     seed: int = flag(0, "seed of weights, data and dropout")
     epoch_mode: str = flag(
         "rates",

@@ -13,7 +13,7 @@ from .build import make_config
 from .chat_session import write_json
 from .config import RunConfig
 from .data.encode import Encoder
-from .toy_world.tokenizer import write_tokenizer
+from .toy_world.tokenizer import train_tokenizer, write_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def build_encoder(run: RunConfig) -> Encoder:
             logger.info("--version %s is no local folder: a small tokenizer stands in for its own", run.version)
             base = Path(temporary) / "base"
             base.mkdir()
-            write_tokenizer(base)
+            write_tokenizer(base, train_tokenizer())
             write_json(base / "config.json", {"vocab_size": 32000, **_SIDES})
         if not tower.is_dir():
             tower = Path(temporary) / "tower"

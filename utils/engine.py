@@ -19,6 +19,9 @@ from .build import TrainingModel
 from .config import RunConfig
 from .deepspeed_config import deepspeed_settings
 
+# Between the language model and the masks: no LLaVA base has them.
+MASK_MODULES = ("text_hidden_fcs", "out_mm_projector", "mask_decoder")
+
 
 def init_distributed() -> torch.device:
     """Join the launcher's process group, or make a group of one; returns this process's device."""
@@ -66,11 +69,11 @@ def make_adamw(run: RunConfig, trained: list[nn.Parameter]) -> torch.optim.Optim
 
 
 def make_muon(run: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Muon for the weights of linear layers, LoRA's included, and AdamW for everything else.
+    """Muon for the linear layers between language model and masks, which start from nothing; AdamW for the rest.
 
-    Muon makes every update of a matrix orthogonal, so that rare directions learn as fast as common ones. Tokens,
-    embeddings and the head of the language model are tables of vectors, to which that does not apply; filters of
-    convolutions are left out because DeepSpeed 0.19.8 fails on them.
+    Muon makes every update of a matrix orthogonal, so that rare directions learn as fast as common ones. What goes on
+    from pretrained weights, LoRA included, needs small steps instead; tables of vectors (tokens, embeddings) have no
+    directions to make equal; filters of convolutions are left out because DeepSpeed 0.19.8 fails on them.
     """
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
@@ -80,17 +83,18 @@ def make_muon(run: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     matrices = {
         module.weight
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] != "lm_head"
+        if isinstance(module, nn.Linear) and any(part in name for part in MASK_MODULES)
     }
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.use_muon = parameter in matrices  # what ZeRO goes by
             groups[parameter.use_muon].append(parameter)
+    # The first group's learning rate is the one that is logged.
     return MuonWithAuxAdam(
         [
-            {"params": groups[True], "use_muon": True, "lr": run.muon_lr, "momentum": 0.95},
             {"params": groups[False], "use_muon": False, "lr": run.lr, "betas": (run.beta1, run.beta2), "eps": 1e-8},
+            {"params": groups[True], "use_muon": True, "lr": run.muon_lr, "momentum": 0.95},
         ]
     )
 

@@ -50,12 +50,12 @@ def released(tiny_world, preprocessor) -> TrainingModel:
 def test_flags_of_both(tiny_world):
     assert {name: getattr(flags(tiny_world), name) for name in RELEASE_RECIPE} == {
         "refine_alpha": 2.0, "trained_set": "paper", "vision_position_resize": "correct",
-        "image_normalization": "file", "projector_init": "llava",
+        "image_normalization": "file", "projector_init": "llava", "query_init": "unit",
     }  # fmt: skip
     run = flags(tiny_world, "--release_recipe")
     assert {name: getattr(run, name) for name in RELEASE_RECIPE} == {
         "refine_alpha": 1.0, "trained_set": "released", "vision_position_resize": "released",
-        "image_normalization": "released", "projector_init": "fresh",
+        "image_normalization": "released", "projector_init": "fresh", "query_init": "released",
     }  # fmt: skip
 
 
@@ -121,6 +121,19 @@ def test_projector(paper, released, tiny_world):
     assert fresh.std() > 0
 
 
+def test_first_queries(paper, released):
+    """Ours start as large as the decoder's own tokens; the release's several times smaller."""
+    torch.manual_seed(0)
+    sizes = []
+    for network in (paper.network, released.network):
+        fusion = network.model.token_fusion
+        states = torch.randn(200, network.codebook.scales, network.codebook.tokens, LLAMA["hidden_size"])
+        queries = fusion(network.model.text_hidden_fcs[0](states))
+        sizes.append(float(queries.detach().pow(2).mean().sqrt()))
+    assert 0.7 < sizes[0] < 1.4
+    assert sizes[1] < 0.25
+
+
 def test_the_saved_config_records_each_choice(paper, released, tmp_path):
     records = []
     for training in (paper, released):
@@ -131,9 +144,11 @@ def test_the_saved_config_records_each_choice(paper, released, tmp_path):
     ours, theirs = records
     assert ours["recipe"] == {
         "release_recipe": False, "refine_alpha": 2.0, "trained_set": "paper", "projector_init": "llava",
+        "query_init": "unit",
     }  # fmt: skip
     assert theirs["recipe"] == {
         "release_recipe": True, "refine_alpha": 1.0, "trained_set": "released", "projector_init": "fresh",
+        "query_init": "released",
     }  # fmt: skip
     assert (ours["vision_position_resize"], theirs["vision_position_resize"]) == ("correct", "released")
     assert ours["image_mean"] != theirs["image_mean"]

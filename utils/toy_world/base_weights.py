@@ -1,25 +1,34 @@
-"""The pretrained models that PixelLM starts from, for the toy world: a LLaVA base and its CLIP tower."""
+"""The pretrained models that PixelLM starts from, for the toy world: a LLaVA base and its CLIP tower.
+
+Nobody pretrains CLIP and LLaVA to try PixelLM, and so the repository keeps both for the toy world, in one file that
+``pretrain`` made. They know the toy world's looks and words; masks and their tokens they have never seen.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
+from model.errors import InputError
 from model.tokens import load_tokenizer
 from utils.toy_world.language import (
     LanguageTraining,
     ToyLlava,
+    draw_dialogues,
     language_config,
     measure_language,
-    read_dialogues,
     train_language,
     write_language,
 )
 from utils.toy_world.parallel import Workers
-from utils.toy_world.tokenizer import write_tokenizer
+from utils.toy_world.tokenizer import train_tokenizer, write_tokenizer
 from utils.toy_world.tower import (
     DEEP_LAYER,
     SHALLOW_LAYER,
@@ -34,30 +43,104 @@ from utils.toy_world.views import Views
 
 logger = logging.getLogger(__name__)
 
-# Random streams of the tower's scenes; the dataset uses those below.
-_TRAIN_STREAM, _HELD_OUT_STREAM = 10, 11
+KEPT = Path(__file__).with_name("base_weights.safetensors")
+# Random streams of scenes to learn from and to measure on; the dataset uses those below.
+_TOWER_STREAMS, _DIALOGUE_STREAMS = (10, 11), (12, 13)
+_TOKENIZER = "tokenizer.model"
+
+
+def pretrain(
+    file: Path,
+    *,
+    image_size: int,
+    seed: int,
+    workers: Workers,
+    scratch: Path,
+    tower_training: TowerTraining | None = None,
+    language_training: LanguageTraining | None = None,
+) -> None:
+    """Train tower and LLaVA base from nothing and write them, in half precision, to one file.
+
+    Args:
+        image_size: input side of the tower in pixels.
+        scratch: an existing folder for the tokenizer.
+    """
+    tower, measured = make_tower(
+        image_size=image_size, seed=seed, workers=workers, training=tower_training or TowerTraining()
+    )
+    tokenizer = train_tokenizer()
+    write_tokenizer(scratch, tokenizer)
+    llava, loss = make_llava(
+        tower,
+        scratch,
+        image_size=image_size,
+        seed=seed,
+        workers=workers,
+        training=language_training or LanguageTraining(),
+    )
+    measured = {"tower": measured, "language": {"loss_per_token": loss}}
+    write_pack(file, tower, llava, tokenizer, image_size=image_size, measured=measured)
+
+
+def write_pack(
+    file: Path, tower: ToyTower, llava: ToyLlava, tokenizer: bytes, *, image_size: int, measured: dict[str, Any]
+) -> None:
+    """Write both models in half precision, the tokenizer and what was measured to one file."""
+    tensors = {f"tower.{name}": tensor for name, tensor in tower.clip.state_dict().items()}
+    tensors |= {f"llava.{name}": tensor for name, tensor in llava.state_dict().items()}
+    half = {name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in tensors.items()}
+    half[_TOKENIZER] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
+    save_file(half, file, metadata={"notes": json.dumps({"image_size": image_size, "measured": measured})})
+
+
+def unpack(file: Path, language_folder: Path, tower_folder: Path, *, image_size: int) -> dict:
+    """Write what ``pretrain`` put into a file as the two folders that a release has.
+
+    Returns:
+        what was measured after pretraining, on scenes that it did not use.
+    """
+    with safe_open(file, framework="pt") as pack:
+        notes = json.loads(pack.metadata()["notes"])
+        tensors = {name: pack.get_tensor(name) for name in pack.keys()}  # noqa: SIM118 - safe_open is no mapping
+    if image_size != notes["image_size"]:
+        raise InputError(
+            f"the base weights of {file.name} see pictures of {notes['image_size']} px, not {image_size} px; leave "
+            "--image_size out, or add --pretrain to train others"
+        )
+    model = tensors.pop(_TOKENIZER).numpy().tobytes()
+    write_tokenizer(language_folder, model)
+    tower = ToyTower(tower_config(image_size))
+    tower.clip.load_state_dict(_part(tensors, "tower."))
+    write_tower(tower, tower_folder)
+    vocab_size, _ = tensors["llava.llama.lm_head.weight"].shape
+    llava = ToyLlava(language_config(vocab_size), tower_width=tensors["llava.projector.weight"].shape[1])
+    llava.load_state_dict(_part(tensors, "llava."))
+    write_language(llava, language_folder, tower_name=tower_folder.name)
+    return notes["measured"]
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it, in float32."""
+    part = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {name: t.float() if t.is_floating_point() else t for name, t in part.items()}
 
 
 def make_tower(
-    folder: Path, *, image_size: int, seed: int, workers: Workers, training: TowerTraining
+    *, image_size: int, seed: int, workers: Workers, training: TowerTraining
 ) -> tuple[ToyTower, dict[str, dict[str, float]]]:
-    """Pre-train a CLIP tower and write its folder.
+    """Pretrain a CLIP tower.
 
-    Args:
-        image_size: input side in pixels.
     Returns:
         the tower, and for each depth that PixelLM reads what `measure_tower` finds on held-out scenes.
     """
     train, held_out = (
         Views(count, seed=seed, stream=stream, image_size=image_size, workers=workers)
-        for count, stream in ((training.num_scenes, _TRAIN_STREAM), (training.num_held_out, _HELD_OUT_STREAM))
+        for count, stream in zip((training.num_scenes, training.num_held_out), _TOWER_STREAMS, strict=True)
     )
     logger.info("tower: drew %d scenes to learn from", len(train))
     torch.manual_seed(seed)
-    config = tower_config(image_size)
-    tower = ToyTower(config)
+    tower = ToyTower(tower_config(image_size))
     train_tower(tower, train, training, seed=seed)
-    write_tower(tower, folder, config)
     measured = {}
     for name, layer in (("deep", DEEP_LAYER), ("shallow", SHALLOW_LAYER)):
         measured[name] = measure_tower(tower, held_out, layer=layer)
@@ -66,60 +149,20 @@ def make_tower(
     return tower, measured
 
 
-def make_language_base(
-    folder: Path,
-    tower: ToyTower,
-    *,
-    dataset: Path,
-    tower_name: str,
-    image_size: int,
-    seed: int,
-    training: LanguageTraining,
-) -> dict[str, float]:
-    """Make a tokenizer and a LLaVA base over a frozen tower and write their folder.
-
-    Args:
-        dataset: the toy world's dataset directory, whose dialogues are read.
-    Returns:
-        the loss per token on the validation dialogues.
-    """
-    write_tokenizer(folder)
-    tokenizer = load_tokenizer(folder)
+def make_llava(
+    tower: ToyTower, tokenizer_folder: Path, *, image_size: int, seed: int, workers: Workers, training: LanguageTraining
+) -> tuple[ToyLlava, float]:
+    """Pretrain a LLaVA base over a frozen tower; returns it and its loss per token on held-out dialogues."""
+    tokenizer = load_tokenizer(tokenizer_folder)
     train, held_out = (
-        read_dialogues(dataset, tower, tokenizer, split=split, image_size=image_size, seed=seed)
-        for split in ("train", "val")
+        draw_dialogues(count, tower, tokenizer, seed=seed, stream=stream, image_size=image_size, workers=workers)
+        for count, stream in zip((training.num_dialogues, training.num_held_out), _DIALOGUE_STREAMS, strict=True)
     )
     logger.info("language: looked at %d pictures to talk about", len(train))
     torch.manual_seed(seed)
     llava = ToyLlava(language_config(len(tokenizer)), tower_width=train.features.shape[-1])
     llava.whiten(train)
     train_language(llava, train, training, seed=seed)
-    write_language(llava, folder, tower_name=tower_name)
     loss = measure_language(llava, held_out)
-    logger.info("language: loss per token %.3f on validation dialogues", loss)
-    return {"loss_per_token": loss}
-
-
-def write_base_weights(
-    language_folder: Path,
-    tower_folder: Path,
-    *,
-    dataset: Path,
-    image_size: int,
-    seed: int,
-    workers: Workers,
-) -> dict[str, Any]:
-    """Write both folders; returns what was measured on pictures and dialogues that training did not use."""
-    tower, measured = make_tower(
-        tower_folder, image_size=image_size, seed=seed, workers=workers, training=TowerTraining()
-    )
-    language = make_language_base(
-        language_folder,
-        tower,
-        dataset=dataset,
-        tower_name=tower_folder.name,
-        image_size=image_size,
-        seed=seed,
-        training=LanguageTraining(),
-    )
-    return {"tower": measured, "language": language}
+    logger.info("language: loss per token %.3f on held-out dialogues", loss)
+    return llava, loss

@@ -25,13 +25,11 @@ logger = logging.getLogger(__name__)
 
 JPEG_QUALITY = 92
 IMAGES = Path("refer_seg/images/mscoco/images")
-# Mean number of targets 2.4, 1.9 and 4.6.
-_MIXED_COUNTS = {1: 0.22, 2: 0.38, 3: 0.25, 4: 0.11, 5: 0.04}
+# Number of targets -> how often to ask for so many, where a scene offers it.
+MIXED_COUNTS = {1: 0.2, 2: 0.3, 3: 0.22, 4: 0.15, 5: 0.08, MAX_TARGETS: 0.05}
 _FEW_COUNTS = {1: 0.34, 2: 0.38, 3: 0.28}
 _MANY_COUNTS = {4: 0.5, 5: 0.33, MAX_TARGETS: 0.17}
-_CROWDED_STYLE = SceneStyle(num_objects=(4, 6), num_colors=(2, 3), num_shapes=(2, 3), num_textures=(1, 3))
-_MIN_QUESTIONS, _MAX_QUESTIONS = 3, 5
-_MIN_MANY_QUESTIONS = 2
+_CROWDED_STYLE = SceneStyle(num_objects=(4, 6), num_colors=(4, 6), num_shapes=(2, 3), num_textures=(1, 3))
 
 # As in the original set: every sixth MUSE training record has no text_answers, every third names a train2014
 # file.
@@ -52,6 +50,7 @@ class MuseSplit:
         stream: number of its random stream; image ids start after `first_id`.
         style: of its scenes; one in `crowded_every` is crowded instead, if that is not 0.
         count_weights: number of targets -> how often a question has so many.
+        min_questions, max_questions: per picture.
     """
 
     name: str
@@ -59,15 +58,16 @@ class MuseSplit:
     first_id: int
     style: SceneStyle
     count_weights: dict[int, float]
-    min_questions: int = _MIN_QUESTIONS
+    min_questions: int = 3
+    max_questions: int = 5
     crowded_every: int = 0
 
 
 MUSE_SPLITS = (
-    MuseSplit("train", 0, 0, DEFAULT_STYLE, _MIXED_COUNTS, crowded_every=4),
-    MuseSplit("val", 1, 100_000, DEFAULT_STYLE, _MIXED_COUNTS, crowded_every=4),
+    MuseSplit("train", 0, 0, DEFAULT_STYLE, MIXED_COUNTS, crowded_every=3),
+    MuseSplit("val", 1, 100_000, DEFAULT_STYLE, MIXED_COUNTS, crowded_every=3),
     MuseSplit("test_less", 2, 200_000, DEFAULT_STYLE, _FEW_COUNTS),
-    MuseSplit("test_many", 3, 300_000, _CROWDED_STYLE, _MANY_COUNTS, _MIN_MANY_QUESTIONS),
+    MuseSplit("test_many", 3, 300_000, _CROWDED_STYLE, _MANY_COUNTS, min_questions=2),
 )
 _REFCOCO_STREAM, _REFCOCO_FIRST_ID = 4, 400_000
 
@@ -79,7 +79,7 @@ def draw_muse_item(split: MuseSplit, index: int, *, seed: int) -> tuple[Scene, l
     style = _CROWDED_STYLE if crowded else split.style
     while True:
         scene = draw_scene(rng, style)
-        wanted = int(rng.integers(_MIN_QUESTIONS, _MAX_QUESTIONS + 1))
+        wanted = int(rng.integers(split.min_questions, split.max_questions + 1))
         turns = ask_questions(scene, rng, num_questions=wanted, count_weights=split.count_weights)
         if len(turns) >= split.min_questions:
             return scene, turns

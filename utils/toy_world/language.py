@@ -1,7 +1,8 @@
 """A small LLaVA base: a language model that can talk about toy pictures, but cannot draw masks.
 
-LLaVA learned from dialogues about pictures; so does this one, from the toy world's own training dialogues, through
-LLaVA's linear projector and over a frozen tower. Masks and their tokens come with PixelLM.
+LLaVA learned from dialogues about pictures; so does this one, through LLaVA's linear projector and over a frozen
+tower. Where a mask will be asked for, its answers have the square of a map that the object lies in ("the red star
+CF"), so that it learns to look objects up; masks and their tokens come with PixelLM.
 
 Shapes: B dialogues, L tokens, P image tokens, V tower width, D language-model width.
 """
@@ -9,7 +10,8 @@ Shapes: B dialogues, L tokens, P image tokens, V tower width, D language-model w
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +21,25 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from model.conversation import IMAGE_END, IMAGE_MARK, IMAGE_START, Rendered, get_conversation
-from model.image import CLIP_MEAN, CLIP_STD, ImagePreprocessor, patch_valid_mask, read_image
+from model.image import CLIP_MEAN, CLIP_STD, ImageInput, ImagePreprocessor, patch_valid_mask
 from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, encode_conversation
 from utils.chat_session import write_json
 from utils.data import prompts
-from utils.data.paths import DatasetPaths, read_json
 from utils.data.records import SEG_MARK
+from utils.toy_world.export import MIXED_COUNTS, MuseSplit, draw_muse_item
+from utils.toy_world.parallel import Workers
 from utils.toy_world.pretraining import Pretrainer, draw_batches
+from utils.toy_world.questions import square_of
+from utils.toy_world.scene import DEFAULT_STYLE
 from utils.toy_world.tower import ToyTower
 
 logger = logging.getLogger(__name__)
 
 _MASK_REQUEST_SHARE = 0.7
+# Scenes like those of the training split, with more to say about each.
+_QUESTIONS = MuseSplit(
+    "dialogues", 0, 0, DEFAULT_STYLE, MIXED_COUNTS, min_questions=4, max_questions=8, crowded_every=3
+)
 # Size of an image token's entries at the start, and what counts as noise among the features' directions.
 _IMAGE_TOKEN_SCALE, _QUIET_FLOOR = 0.5, 0.02
 _LOG_EVERY = 100
@@ -39,10 +48,12 @@ _MEASURE_BATCH = 20
 
 @dataclass(frozen=True)
 class LanguageTraining:
-    """How the language model is pre-trained; the defaults take about two and a half minutes on two cores."""
+    """How the language model is pre-trained; the defaults take about half an hour on two cores."""
 
-    steps: int = 900
-    batch_size: int = 6
+    num_dialogues: int = 12000
+    num_held_out: int = 150
+    steps: int = 8000
+    batch_size: int = 8
     muon_lr: float = 0.02
     adam_lr: float = 0.004
 
@@ -121,31 +132,54 @@ def language_config(vocab_size: int) -> LlamaConfig:
     )
 
 
-def read_dialogues(
-    root: Path, tower: ToyTower, tokenizer: LlamaTokenizer, *, split: str, image_size: int, seed: int
-) -> Dialogues:
-    """The questions and answers of a MUSE split, without mask marks; pictures without answers in words are left out."""
-    paths = DatasetPaths(root)
-    rng = np.random.default_rng(seed)
-    records = [r for r in read_json(paths.muse(split, asked_by="the toy language model")) if "text_answers" in r]
-    features, visible = _look_at([paths.muse_image(record) for record in records], tower, image_size=image_size)
-    encoded = [
-        encode_conversation(tokenizer, _render(record, rng), num_image_tokens=features.shape[1]) for record in records
-    ]
-    ids, labels = zip(*encoded, strict=True)
-    return Dialogues(features, visible, [torch.tensor(row) for row in ids], [torch.tensor(row) for row in labels])
+@dataclass(frozen=True)
+class RawDialogue:
+    """A picture (H, W, 3) uint8 RGB, and rounds of question and answer about it: what a worker process sends back."""
+
+    image: np.ndarray
+    turns: tuple[tuple[str, str], ...]
 
 
-def _render(record: dict, rng: np.random.Generator) -> Rendered:
-    """A dialogue in LLaVA's words, the picture without PixelLM's marks around it."""
-    turns = []
-    for question, answer in zip(record["questions"], record["text_answers"], strict=True):
+def draw_dialogue(index: int, *, seed: int, stream: int) -> RawDialogue:
+    """Dialogue number `index` of a stream."""
+    scene, turns = draw_muse_item(replace(_QUESTIONS, stream=stream), index, seed=seed)
+    rng = np.random.default_rng([seed, stream, index, 1])
+    rounds = []
+    for turn in turns:
+        question = turn.question
         if rng.random() < _MASK_REQUEST_SHARE:
             question = prompts.long_question(rng, question, expand=True)
-        turns.append((question, answer.replace(f" {SEG_MARK}", "")))
-    turns = [turns[index] for index in rng.permutation(len(turns))]
-    turns[0] = (f"{IMAGE_MARK}\n{turns[0][0]}", turns[0][1])
-    rendered = get_conversation("llava_v1").render(turns)
+        answer = turn.answer
+        for target in turn.targets:
+            answer = answer.replace(SEG_MARK, square_of(scene.objects[target]), 1)
+        rounds.append((question, answer))
+    return RawDialogue(scene.image, tuple(rounds))
+
+
+def draw_dialogues(
+    count: int, tower: ToyTower, tokenizer: LlamaTokenizer, *, seed: int, stream: int, image_size: int, workers: Workers
+) -> Dialogues:
+    """Draw pictures of their own, look at them, and tokenize what is said about them."""
+    preprocess = ImagePreprocessor(image_size, pad=True, mean=CLIP_MEAN, std=CLIP_STD)
+    inputs, input_ids, labels = [], [], []
+    features, visible = [], []
+    for number, raw in enumerate(workers.map(partial(draw_dialogue, seed=seed, stream=stream), range(count)), start=1):
+        ids, answered = encode_conversation(tokenizer, _render(raw.turns), num_image_tokens=tower.grid**2)
+        input_ids.append(torch.tensor(ids))
+        labels.append(torch.tensor(answered))
+        inputs.append(preprocess(raw.image))
+        if len(inputs) == _MEASURE_BATCH or number == count:
+            deep, valid = _look_at(inputs, tower, image_size=image_size)
+            features.append(deep)
+            visible.append(valid)
+            inputs = []
+    return Dialogues(torch.cat(features), torch.cat(visible), input_ids, labels)
+
+
+def _render(turns: tuple[tuple[str, str], ...]) -> Rendered:
+    """A dialogue in LLaVA's words, the picture without PixelLM's marks around it."""
+    (question, answer), *others = turns
+    rendered = get_conversation("llava_v1").render([(f"{IMAGE_MARK}\n{question}", answer), *others])
     marked = f" {IMAGE_START}{IMAGE_MARK}{IMAGE_END}\n"
     shift = len(marked) - len(IMAGE_MARK)
     spans = tuple((start - shift, end - shift) for start, end in rendered.answer_spans)
@@ -153,18 +187,11 @@ def _render(record: dict, rng: np.random.Generator) -> Rendered:
 
 
 @torch.no_grad()
-def _look_at(images: list[Path], tower: ToyTower, *, image_size: int) -> tuple[Tensor, Tensor]:
-    """Deep patches (N, P, V) of pictures, and which of them show something (N, P)."""
-    preprocess = ImagePreprocessor(image_size, pad=True, mean=CLIP_MEAN, std=CLIP_STD)
-    features, visible = [], []
-    for start in range(0, len(images), _MEASURE_BATCH):
-        inputs = [preprocess(read_image(path)) for path in images[start : start + _MEASURE_BATCH]]
-        valid_hw = torch.tensor([item.valid_hw for item in inputs])
-        valid = patch_valid_mask(valid_hw, size=image_size, grid=tower.grid).flatten(1)
-        deep = tower.hidden_states(torch.stack([item.pixel_values for item in inputs]), valid)[-1]
-        features.append(deep.half())
-        visible.append(valid)
-    return torch.cat(features), torch.cat(visible)
+def _look_at(inputs: list[ImageInput], tower: ToyTower, *, image_size: int) -> tuple[Tensor, Tensor]:
+    """Deep patches (N, P, V) float16 of pictures, and which of them show something (N, P)."""
+    valid_hw = torch.tensor([item.valid_hw for item in inputs])
+    valid = patch_valid_mask(valid_hw, size=image_size, grid=tower.grid).flatten(1)
+    return tower.hidden_states(torch.stack([item.pixel_values for item in inputs]), valid)[-1].half(), valid
 
 
 def train_language(llava: ToyLlava, dialogues: Dialogues, training: LanguageTraining, *, seed: int) -> None:

@@ -2,7 +2,7 @@
 
 A question is kept only if the picture alone decides its answer: comparisons need a clear margin, and an
 object that is named in a question is the only one of that name. Answers follow one rule, so that a small
-autoregressive model can learn them: targets from left to right, each as "the {color} {shape} {place} is
+autoregressive model can learn them: targets in the order of a scene's objects, each as "the {color} {shape}
 {seg}"; whether "Sure" comes first depends on the wording of the question only.
 """
 
@@ -16,21 +16,17 @@ import numpy as np
 from utils.data.prompts import join_words
 from utils.data.records import SEG_MARK, Turn
 from utils.toy_world.painting import COLORS, TEXTURES
-from utils.toy_world.scene import SIZES, Scene, ToyObject, grid_cell
+from utils.toy_world.scene import SIZES, Scene, ToyObject
 from utils.toy_world.shapes import SHAPES
 
 T = TypeVar("T")
 
 MAX_TARGETS = 6
-# By (row, column) of `grid_cell`.
-_PLACES = (
-    ("at the top left", "at the top", "at the top right"),
-    ("on the left", "in the middle", "on the right"),
-    ("at the bottom left", "at the bottom", "at the bottom right"),
-)
+_MAP_LETTERS = "ABCDEF"
+SQUARES = tuple(column + row for row in _MAP_LETTERS for column in _MAP_LETTERS)
 # Differences that a person sees at a glance: positions as shares of a side, sizes as ratios.
 _POSITION_MARGIN = 0.07
-_CELL_MARGIN = 0.03
+_HALF_MARGIN = 0.05
 _SIZE_MARGIN = 1.3
 
 # Wordings. Requests are answered "Sure, ...", other questions directly.
@@ -63,21 +59,12 @@ _EXTREME = (
     "Find the {extreme} thing in the picture.",
 )
 _EXTREME_WORDS = ("leftmost", "rightmost", "topmost", "lowest", "largest", "smallest")
-_KIND_AND_EXTREME = (
-    "Which things are {traits}, and which object is the {extreme}?",
-    "Segment everything that is {traits}, and also the {extreme} object.",
+_HALF = (
+    "Which objects are in the {half} half of the picture?",
+    "Segment everything in the {half} half.",
+    "What can you see in the {half} half?",
 )
-_SIDE = (
-    "Which objects are {side} the {name}?",
-    "Segment everything {side} the {name}.",
-    "What can you see {side} the {name}?",
-)
-_SIDE_WORDS = ("to the left of", "to the right of", "above", "below")
-_SAME = (
-    "Which other objects have the same {trait} as the {name}?",
-    "Segment all other objects with the same {trait} as the {name}.",
-)
-_SAME_WORDS = {"color": "color", "shape": "shape", "pattern": "texture"}  # word -> trait
+_HALF_WORDS = ("left", "right", "upper", "lower")
 _ALL = (
     "Segment every object in the picture.",
     "Which objects can you see?",
@@ -91,9 +78,7 @@ _FAMILY_WEIGHTS = {
     "two kinds": 0.6,
     "named": 1.0,
     "extreme": 1.2,
-    "kind and extreme": 0.4,
-    "side": 0.4,
-    "same": 0.4,
+    "half": 0.8,
     "all": 1.2,
 }
 
@@ -141,19 +126,19 @@ class _Candidate:
     texts: tuple[str, ...]
 
 
-def place_of(item: ToyObject) -> str:
-    """Where in the picture, in words, such as "at the top left"."""
-    row, column = grid_cell(item.center)
-    return _PLACES[row][column]
-
-
 def short_name(item: ToyObject) -> str:
-    """The name of an object in answers, such as "the red star at the top left"."""
-    return f"the {item.color} {item.shape} {place_of(item)}"
+    """The name of an object, such as "the red star"; no other object of its scene has it."""
+    return f"the {item.color} {item.shape}"
 
 
-def _place_is_sure(item: ToyObject) -> bool:
-    return all(abs(value - edge) > _CELL_MARGIN for value in item.center for edge in (1 / 3, 2 / 3))
+def square_of(item: ToyObject) -> str:
+    """Where the middle of an object is, on a map of 6 x 6 over the picture padded to a square at the right or below.
+
+    Column and row, one letter each: "AA" is at the top left, "FF" at the bottom right.
+    """
+    height, width = item.mask.shape
+    shares = (share * side / max(height, width) for share, side in zip(item.center, (width, height), strict=True))
+    return "".join(_MAP_LETTERS[int(len(_MAP_LETTERS) * share)] for share in shares)
 
 
 def _indices(objects: Sequence[ToyObject], kind: Kind) -> tuple[int, ...]:
@@ -177,17 +162,6 @@ def _kinds(objects: Sequence[ToyObject], num_traits: Sequence[int]) -> dict[Kind
     """Every kind of so many traits that occurs, with the objects of that kind; in a fixed order."""
     kinds = (kind for item in objects for kind in _kinds_of(item, _traits(objects), num_traits))
     return {kind: _indices(objects, kind) for kind in dict.fromkeys(kinds)}
-
-
-def _unique_names(objects: Sequence[ToyObject]) -> dict[int, str]:
-    """For each object that has one, the shortest name that no other object shares, without an article."""
-    names: dict[int, str] = {}
-    for i, item in enumerate(objects):
-        kinds = [kind for kind in _kinds_of(item, _traits(objects), (2, 3, 4)) if kind.color and kind.shape]
-        name = next((kind.one for kind in kinds if _indices(objects, kind) == (i,)), None)
-        if name:
-            names[i] = name
-    return names
 
 
 def _extremes(objects: Sequence[ToyObject]) -> dict[str, int]:
@@ -233,38 +207,27 @@ def _ask_kinds(objects: Sequence[ToyObject]) -> Iterator[_Candidate]:
 
 
 def _ask_named(objects: Sequence[ToyObject]) -> Iterator[_Candidate]:
-    names = _unique_names(objects)
     for count in (1, 2, 3):
-        for chosen in combinations(names, count):
-            words = [f"the {names[i]}" for i in chosen]
+        for chosen in combinations(range(len(objects)), count):
+            words = [short_name(objects[i]) for i in chosen]
             # Both orders, so that the order of the answer cannot be copied from the question.
             joined = [join_words(words), join_words(words[::-1])] if count > 1 else words
             yield _Candidate("named", chosen, tuple(t.format(names=j) for t in _NAMED for j in joined))
 
 
 def _ask_extremes(objects: Sequence[ToyObject]) -> Iterator[_Candidate]:
-    kinds = {kind: targets for kind, targets in _kinds(objects, (1,)).items() if kind.shape is None}
     for extreme, index in _extremes(objects).items():
         yield _Candidate("extreme", (index,), tuple(t.format(extreme=extreme) for t in _EXTREME))
-        for kind, targets in kinds.items():
-            if index not in targets:
-                texts = tuple(t.format(traits=kind.adjectives[0], extreme=extreme) for t in _KIND_AND_EXTREME)
-                yield _Candidate("kind and extreme", tuple(sorted((*targets, index))), texts)
 
 
-def _ask_relations(objects: Sequence[ToyObject]) -> Iterator[_Candidate]:
-    for index, name in _unique_names(objects).items():
-        others = [i for i in range(len(objects)) if i != index]
-        for axis, sides in ((0, _SIDE_WORDS[:2]), (1, _SIDE_WORDS[2:])):
-            offset = {i: objects[i].center[axis] - objects[index].center[axis] for i in others}
-            if min(abs(value) for value in offset.values()) < _POSITION_MARGIN:
-                continue
-            for sign, side in zip((-1, 1), sides, strict=True):
-                targets = tuple(i for i in others if sign * offset[i] > 0)
-                yield _Candidate("side", targets, tuple(t.format(side=side, name=name) for t in _SIDE))
-        for word, trait in _SAME_WORDS.items():
-            targets = tuple(i for i in others if getattr(objects[i], trait) == getattr(objects[index], trait))
-            yield _Candidate("same", targets, tuple(t.format(trait=word, name=name) for t in _SAME))
+def _ask_halves(objects: Sequence[ToyObject]) -> Iterator[_Candidate]:
+    for axis, halves in ((0, _HALF_WORDS[:2]), (1, _HALF_WORDS[2:])):
+        offsets = [item.center[axis] - 0.5 for item in objects]
+        if min(map(abs, offsets)) < _HALF_MARGIN:
+            continue
+        for sign, half in zip((-1, 1), halves, strict=True):
+            targets = tuple(i for i, offset in enumerate(offsets) if sign * offset > 0)
+            yield _Candidate("half", targets, tuple(t.format(half=half) for t in _HALF))
 
 
 def _ask_all(objects: Sequence[ToyObject]) -> Iterator[_Candidate]:
@@ -275,14 +238,14 @@ _FAMILIES: tuple[Callable[[Sequence[ToyObject]], Iterator[_Candidate]], ...] = (
     _ask_kinds,
     _ask_named,
     _ask_extremes,
-    _ask_relations,
+    _ask_halves,
     _ask_all,
 )
 
 
 def answer_text(objects: Sequence[ToyObject], targets: Sequence[int], question: str) -> str:
-    """The answer to a question: every target by its short name, each followed by ``{seg}``."""
-    named = ", ".join(f"{short_name(objects[i])} is {SEG_MARK}" for i in targets)
+    """The answer to a question: every target by its name, each followed by ``{seg}``."""
+    named = ", ".join(f"{short_name(objects[i])} {SEG_MARK}" for i in targets)
     return f"{named[0].upper()}{named[1:]}." if question.endswith("?") else f"Sure, {named}."
 
 
@@ -331,27 +294,20 @@ def referring_phrases(scene: Scene, index: int) -> list[str]:
         for kind in _kinds_of(item, _traits(objects), (1, 2, 3))
         if kind.shape and _indices(objects, kind) == (index,)
     ]
-    for kind in (Kind(shape=item.shape), Kind(color=item.color, shape=item.shape)):
+    for kind in (Kind(shape=item.shape), Kind(color=item.color)):
         rivals = [objects[i] for i in _indices(objects, kind)]
-        here = [rival for rival in rivals if place_of(rival) == place_of(item)]
-        if len(here) == 1 and all(map(_place_is_sure, rivals)):
-            phrases.append(f"{kind.one} {place_of(item)}")
-        extremes = _extremes(rivals)
-        phrases += [f"{word} {kind.one}" for word, i in extremes.items() if rivals[i] is item]
+        phrases += [f"{word} {kind.one}" for word, i in _extremes(rivals).items() if rivals[i] is item]
     return list(dict.fromkeys(phrases))
 
 
 def vocabulary_text() -> Iterator[str]:
     """Lines that hold every word of the toy world: all wordings of questions, and all names of objects."""
-    wordings = (
-        *(_EVERY_KIND + _MANY_KIND + _ADJECTIVE_KIND + _TWO_KINDS + _NAMED),
-        *(_EXTREME + _KIND_AND_EXTREME + _SIDE + _SAME + _ALL),
-    )
-    places = [place for row in _PLACES for place in row]
+    wordings = _EVERY_KIND + _MANY_KIND + _ADJECTIVE_KIND + _TWO_KINDS + _NAMED + _EXTREME + _HALF + _ALL
     for color, shape in product(COLORS, SHAPES):
         yield from wordings
-        yield ", ".join((*_EXTREME_WORDS, *_SIDE_WORDS, *_SAME_WORDS))
-        yield "Sure, " + ", ".join(f"the {color} {shape} {place} is {SEG_MARK}" for place in places) + "."
+        yield ", ".join((*_EXTREME_WORDS, *_HALF_WORDS))
+        yield f"Sure, the {color} {shape} {SEG_MARK}, the {color} {shape} {SEG_MARK}."
         yield ", ".join(_plural(shape) for _ in SIZES)
+        yield ", ".join(f"the {color} {shape} {square}" for square in SQUARES)
         for size, texture in product(SIZES, TEXTURES):
             yield f"the {Kind(size, texture, color, shape).one}, {Kind(size, texture, color).many}."

@@ -18,8 +18,6 @@ _RADIUS_RANGE = {"small": (0.095, 0.11), "large": (0.15, 0.18)}
 _MIN_VISIBLE_SHARE = 0.6
 _MIN_VISIBLE_PIXELS = 90
 _MAX_COVERED_SHARE = 0.5  # of the picture, counted before occlusion
-# Answers name objects from left to right, so no two centres may be level in x (share of the width).
-_MIN_CENTER_GAP = 0.05
 _PLACEMENT_TRIES = 25
 
 
@@ -31,8 +29,8 @@ class SceneStyle:
     """
 
     num_objects: tuple[int, int] = (2, 4)
-    num_colors: tuple[int, int] = (2, 4)
-    num_shapes: tuple[int, int] = (2, 4)
+    num_colors: tuple[int, int] = (3, 5)
+    num_shapes: tuple[int, int] = (2, 3)
     num_textures: tuple[int, int] = (1, 3)
 
 
@@ -65,7 +63,10 @@ class ToyObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture (H, W, 3) uint8 RGB and its objects, ordered from left to right by centre, ties by top."""
+    """A picture (H, W, 3) uint8 RGB and its objects.
+
+    They are in the order of their colours in `COLORS`, those of equal colour in the order of `SHAPES`.
+    """
 
     image: np.ndarray
     objects: tuple[ToyObject, ...]
@@ -143,21 +144,15 @@ def _mask_center(mask: np.ndarray) -> tuple[float, float]:
     return float(x / width), float(y / height)
 
 
-def grid_cell(center: tuple[float, float]) -> tuple[int, int]:
-    """(row, column) of a relative centre in a grid of 3 x 3 cells."""
-    return min(int(center[1] * 3), 2), min(int(center[0] * 3), 2)
-
-
 def _look(placed: list[_Placed]) -> list[_Seen] | None:
-    """What a person sees of the shapes, or None if some shape could not be named or put in order for sure."""
+    """What a person sees of the shapes, or None if some shape shows too little."""
     seen = []
     for item, mask in zip(placed, _visible_masks(placed), strict=True):
         pixels, whole = int(mask.sum()), int(item.solid.sum())
         if pixels < max(_MIN_VISIBLE_PIXELS, _MIN_VISIBLE_SHARE * whole):
             return None
         seen.append(_Seen(item, mask, _mask_center(mask), pixels / whole))
-    xs = np.sort([item.center[0] for item in seen])
-    return seen if len(xs) < 2 or np.diff(xs).min() >= _MIN_CENTER_GAP else None
+    return seen
 
 
 def _draw_layout(style: SceneStyle, rng: np.random.Generator) -> list[_Seen]:
@@ -181,24 +176,24 @@ def _draw_layout(style: SceneStyle, rng: np.random.Generator) -> list[_Seen]:
 
 
 def _draw_colors(layout: list[_Seen], style: SceneStyle, rng: np.random.Generator) -> list[str]:
-    """One colour per shape from a small palette; equal shapes in one grid cell get different ones."""
+    """One colour per shape, from a small palette while it lasts; equal shapes get different ones."""
     palette = rng.choice(COLORS, size=_draw_between(style.num_colors, rng), replace=False).tolist()
-    taken: set[tuple[str, str, tuple[int, int]]] = set()
+    taken: set[tuple[str, str]] = set()
     drawn = []
     for item in layout:
-        place = (item.placed.shape, grid_cell(item.center))
-        free = [color for color in palette if (color, *place) not in taken]
-        free = free or [color for color in COLORS if (color, *place) not in taken]
+        shape = item.placed.shape
+        free = [color for color in palette if (color, shape) not in taken]
+        free = free or [color for color in COLORS if (color, shape) not in taken]
         drawn.append(str(rng.choice(free)))
-        taken.add((drawn[-1], *place))
+        taken.add((drawn[-1], shape))
     return drawn
 
 
 def draw_scene(rng: np.random.Generator, style: SceneStyle = DEFAULT_STYLE) -> Scene:
     """Draw one scene; equal generators give equal scenes.
 
-    Two objects of a scene never share both colour and shape within one cell of the location grid, so that the
-    short name of an object in an answer is its own.
+    Two objects of a scene never share both colour and shape, so that the name of an object in an answer is its
+    own.
     """
     layout = _draw_layout(style, rng)
     textures = rng.choice(TEXTURES, size=_draw_between(style.num_textures, rng), replace=False)
@@ -217,5 +212,5 @@ def draw_scene(rng: np.random.Generator, style: SceneStyle = DEFAULT_STYLE) -> S
         )
         look = (placed.shape, color, texture, placed.size)
         objects.append(ToyObject(*look, item.mask, item.center, item.visible_share))
-    objects.sort(key=lambda item: item.center)
+    objects.sort(key=lambda item: (COLORS.index(item.color), SHAPES.index(item.shape)))
     return Scene(photograph(canvas, rng), tuple(objects))

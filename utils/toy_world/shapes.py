@@ -22,12 +22,6 @@ def _regular(corners: int, start_degrees: float, inner: float | None = None) -> 
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
-def _cross() -> np.ndarray:
-    arm = 0.36
-    corner = [(-arm, -1), (arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm)]
-    return np.array(corner + [(-x, -y) for x, y in corner])
-
-
 def _with_unit_circle_area(outline: np.ndarray) -> np.ndarray:
     x, y = outline[:, 0], outline[:, 1]
     area = abs(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) / 2
@@ -43,7 +37,6 @@ _OUTLINES: dict[str, list[np.ndarray]] = {
     "triangle": [_with_unit_circle_area(_regular(3, -90)) * 0.92],
     "star": [_with_unit_circle_area(_regular(5, -90, inner=0.44)) * 0.90],
     "ring": [_CIRCLE * RING_OUTER, _CIRCLE * RING_INNER],
-    "cross": [_with_unit_circle_area(_cross()) * 0.90],
 }
 SHAPES: tuple[str, ...] = tuple(_OUTLINES)
 

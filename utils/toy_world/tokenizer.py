@@ -11,7 +11,7 @@ from utils.chat_session import write_json
 from utils.data import prompts
 from utils.toy_world.questions import vocabulary_text
 
-VOCAB_SIZE = 800
+VOCAB_SIZE = 900
 _PROMPT_WORDINGS = (
     *(prompts.SHORT_QUESTIONS + prompts.EXPANDED_SHORT_QUESTIONS),
     *(prompts.MASK_REQUESTS + prompts.EXPANDED_MASK_REQUESTS),
@@ -30,8 +30,8 @@ def _corpus() -> Iterator[str]:
         yield from _PROMPT_WORDINGS
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Train the tokenizer and write it as a LLaMA folder has it. It is the same in every toy world."""
+def train_tokenizer() -> bytes:
+    """A sentencepiece model of the toy world's words; the same for one version of sentencepiece."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=_corpus(),
@@ -51,7 +51,12 @@ def write_tokenizer(folder: Path) -> None:
         pad_id=-1,
         minloglevel=2,
     )
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    return model.getvalue()
+
+
+def write_tokenizer(folder: Path, model: bytes) -> None:
+    """Write a tokenizer folder as LLaMA has it."""
+    (folder / "tokenizer.model").write_bytes(model)
     specials = {
         name: {"content": text, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
         for name, text in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>"))

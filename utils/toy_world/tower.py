@@ -200,8 +200,9 @@ def measure_tower(tower: ToyTower, views: Views, *, layer: int = DEEP_LAYER) -> 
     }
 
 
-def write_tower(tower: ToyTower, folder: Path, config: CLIPVisionConfig) -> None:
+def write_tower(tower: ToyTower, folder: Path) -> None:
     """Write a CLIP folder with the released parameter names."""
+    config = tower.clip.config
     state = {f"vision_model.{name}": tensor.contiguous() for name, tensor in tower.clip.state_dict().items()}
     torch.save(state, folder / "pytorch_model.bin")
     keys = (

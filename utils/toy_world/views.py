@@ -26,7 +26,7 @@ OWNERS = 7
 # Class 0 of every trait is the background.
 TRAITS: dict[str, tuple[str, ...]] = {"color": COLORS, "shape": SHAPES, "texture": TEXTURES, "size": SIZES}
 # More objects per picture than the dataset, and every look equally often: more to learn from each picture.
-_STYLE = SceneStyle(num_objects=(3, 6), num_colors=(3, 6), num_shapes=(3, 6), num_textures=(3, 3))
+_STYLE = SceneStyle(num_objects=(3, 6), num_colors=(3, 6), num_shapes=(3, 5), num_textures=(3, 3))
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,10 @@ from utils.toy_world.parallel import Workers
 logger = logging.getLogger(__name__)
 
 # Raise it when equal settings give another world than before.
-FORMAT = 1
+FORMAT = 2
 DATASET, LANGUAGE_BASE, TOWER = "dataset", "llava-toy", "clip-toy"
+# What --pretrain leaves beside them, in the form that the repository keeps.
+PACK = "base_weights.safetensors"
 # RefCOCO pictures: a sixth of the MUSE training pictures, but enough for all its splits.
 _REFER_SHARE, _MIN_REFER = 6, 10
 _MAX_WORKERS = 4
@@ -36,12 +38,18 @@ class WorldSettings:
     num_test: int
     image_size: int
     skip_base_weights: bool
+    pretrain: bool
     format: int = FORMAT
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The folders of the world."""
         return (DATASET,) if self.skip_base_weights else (DATASET, LANGUAGE_BASE, TOWER)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files beside the folders."""
+        return (PACK,) if self.pretrain else ()
 
 
 def make_world(out: Path, settings: WorldSettings) -> None:
@@ -62,7 +70,7 @@ def make_world(out: Path, settings: WorldSettings) -> None:
     for name in settings.parts:
         (partial / name).mkdir(parents=True)
     measured = _write_parts(partial, settings)
-    for name in settings.parts:
+    for name in settings.parts + settings.files:
         (partial / name).rename(out / name)
     partial.rmdir()
     write_json(out / "world.json", {"settings": asdict(settings), "measured": measured})
@@ -84,16 +92,19 @@ def _write_parts(folder: Path, settings: WorldSettings) -> dict[str, Any]:
         if settings.skip_base_weights:
             return {}
         # The dataset alone needs no torch.
-        from utils.toy_world.base_weights import write_base_weights
+        from utils.toy_world import base_weights
 
-        return write_base_weights(
-            folder / LANGUAGE_BASE,
-            folder / TOWER,
-            dataset=folder / DATASET,
-            image_size=settings.image_size,
-            seed=settings.seed,
-            workers=workers,
-        )
+        file = base_weights.KEPT
+        if settings.pretrain:
+            file = folder / PACK
+            base_weights.pretrain(
+                file,
+                image_size=settings.image_size,
+                seed=settings.seed,
+                workers=workers,
+                scratch=folder / LANGUAGE_BASE,
+            )
+        return base_weights.unpack(file, folder / LANGUAGE_BASE, folder / TOWER, image_size=settings.image_size)
 
 
 def _is_finished(out: Path, settings: WorldSettings) -> bool:
