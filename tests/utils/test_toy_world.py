@@ -15,7 +15,6 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from model.errors import InputError
 from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, load_tokenizer
 from scripts.make_toy_world import main
 from utils.data.paths import DatasetPaths
@@ -355,9 +354,12 @@ class TestBaseWeights:
             dialogues = draw_dialogues(12, tower, tokenizer, seed=77, stream=13, image_size=168, workers=workers)
         assert measure_language(llava, dialogues) < 0.2
 
-    def test_kept_weights_of_another_image_size_are_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="168 px, not 56 px"):
-            unpack(KEPT, *folders(tmp_path), image_size=56)
+    def test_another_image_size_than_that_of_the_kept_weights_is_refused_at_once(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["--out", str(tmp_path / "world"), "--image_size", "56"]) == 2
+        assert "168 px, not 56 px" in capsys.readouterr().err
+        assert not list((tmp_path / "world").iterdir())
 
     def test_dialogues_label_answers_only_and_say_where_objects_are(self, tmp_path: Path) -> None:
         write_tokenizer(tmp_path, train_tokenizer())

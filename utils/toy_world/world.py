@@ -69,10 +69,12 @@ def make_world(out: Path, settings: WorldSettings) -> None:
         shutil.rmtree(partial)
     for name in settings.parts:
         (partial / name).mkdir(parents=True)
-    measured = _write_parts(partial, settings)
-    for name in settings.parts + settings.files:
-        (partial / name).rename(out / name)
-    partial.rmdir()
+    try:
+        measured = _write_parts(partial, settings)
+        for name in settings.parts + settings.files:
+            (partial / name).rename(out / name)
+    finally:
+        shutil.rmtree(partial)
     write_json(out / "world.json", {"settings": asdict(settings), "measured": measured})
     logger.info("%s is ready after %.0f s", out, time.monotonic() - started)
 
@@ -80,6 +82,7 @@ def make_world(out: Path, settings: WorldSettings) -> None:
 def _write_parts(folder: Path, settings: WorldSettings) -> dict[str, Any]:
     """Fill the folders; returns what was measured on the base weights."""
     with Workers(min(os.cpu_count() or 1, _MAX_WORKERS)) as workers:
+        measured = {} if settings.skip_base_weights else _write_base_weights(folder, settings, workers)
         write_dataset(
             folder / DATASET,
             seed=settings.seed,
@@ -89,22 +92,21 @@ def _write_parts(folder: Path, settings: WorldSettings) -> dict[str, Any]:
             num_refer=max(settings.num_train // _REFER_SHARE, _MIN_REFER),
             workers=workers,
         )
-        if settings.skip_base_weights:
-            return {}
-        # The dataset alone needs no torch.
-        from utils.toy_world import base_weights
+    return measured
 
-        file = base_weights.KEPT
-        if settings.pretrain:
-            file = folder / PACK
-            base_weights.pretrain(
-                file,
-                image_size=settings.image_size,
-                seed=settings.seed,
-                workers=workers,
-                scratch=folder / LANGUAGE_BASE,
-            )
-        return base_weights.unpack(file, folder / LANGUAGE_BASE, folder / TOWER, image_size=settings.image_size)
+
+def _write_base_weights(folder: Path, settings: WorldSettings, workers: Workers) -> dict[str, Any]:
+    """Unpack the kept base weights, or those that are trained first; returns what was measured on them."""
+    # The dataset alone needs no torch.
+    from utils.toy_world import base_weights
+
+    language, tower, file = folder / LANGUAGE_BASE, folder / TOWER, base_weights.KEPT
+    if settings.pretrain:
+        file = folder / PACK
+        base_weights.pretrain(
+            file, image_size=settings.image_size, seed=settings.seed, workers=workers, scratch=language
+        )
+    return base_weights.unpack(file, language, tower, image_size=settings.image_size)
 
 
 def _is_finished(out: Path, settings: WorldSettings) -> bool:
