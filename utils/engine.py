@@ -36,9 +36,10 @@ def init_distributed() -> torch.device:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // dist.local_world_size()))
     import deepspeed
 
-    # DeepSpeed would compile this extension at its first use, although only inference needs it: under a lock that a
-    # killed process leaves behind, on which every later run waits, and with buffers that stay in shared memory.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if device.type == "cpu":
+        # DeepSpeed would compile this extension at its first use, although only inference needs it: under a lock that
+        # a killed process leaves behind, on which every later run waits, and with buffers that stay in shared memory.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
     return device
 
