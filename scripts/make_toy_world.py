@@ -29,7 +29,7 @@ class ToyWorldConfig:
     num_test: int = flag(40, "pictures of each of the two MUSE test sets")
     image_size: int = flag(168, "input side of the CLIP tower in pixels, a multiple of 14")
     skip_base_weights: bool = flag(False, "write the dataset only")
-    pretrain: bool = flag(False, "train base weights anew, in an hour, instead of unpacking the kept ones")
+    pretrain: bool = flag(False, "train base weights anew, in 40 minutes, instead of unpacking the kept ones")
 
     def __post_init__(self) -> None:
         if not self.out:
