@@ -161,8 +161,7 @@ def _from_merged_model(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokeniz
 
 def recipe_of(run: RunConfig) -> dict[str, Any]:
     """The choices between paper and release that config.json has no other key for."""
-    names = ("release_recipe", "refine_alpha", "trained_set", "projector_init", "query_init")
-    return {name: getattr(run, name) for name in names}
+    return {name: getattr(run, name) for name in ("release_recipe", *RELEASED_RECIPE)}
 
 
 def _enable_checkpointing(llama: PreTrainedModel) -> None:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 JPEG_QUALITY = 92
 IMAGES = Path("refer_seg/images/mscoco/images")
 # Number of targets -> how often to ask for so many, where a scene offers it.
-MIXED_COUNTS = {1: 0.2, 2: 0.3, 3: 0.22, 4: 0.15, 5: 0.08, MAX_TARGETS: 0.05}
+_MIXED_COUNTS = {1: 0.2, 2: 0.3, 3: 0.22, 4: 0.15, 5: 0.08, MAX_TARGETS: 0.05}
 _FEW_COUNTS = {1: 0.34, 2: 0.38, 3: 0.28}
 _MANY_COUNTS = {4: 0.5, 5: 0.33, MAX_TARGETS: 0.17}
 _CROWDED_STYLE = SceneStyle(num_objects=(4, 6), num_colors=(4, 6), num_shapes=(2, 3), num_textures=(1, 3))
@@ -64,8 +64,8 @@ class MuseSplit:
 
 
 MUSE_SPLITS = (
-    MuseSplit("train", 0, 0, DEFAULT_STYLE, MIXED_COUNTS, crowded_every=3),
-    MuseSplit("val", 1, 100_000, DEFAULT_STYLE, MIXED_COUNTS, crowded_every=3),
+    MuseSplit("train", 0, 0, DEFAULT_STYLE, _MIXED_COUNTS, crowded_every=3),
+    MuseSplit("val", 1, 100_000, DEFAULT_STYLE, _MIXED_COUNTS, crowded_every=3),
     MuseSplit("test_less", 2, 200_000, DEFAULT_STYLE, _FEW_COUNTS),
     MuseSplit("test_many", 3, 300_000, _CROWDED_STYLE, _MANY_COUNTS, min_questions=2),
 )

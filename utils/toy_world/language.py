@@ -26,20 +26,17 @@ from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, encode_conversation
 from utils.chat_session import write_json
 from utils.data import prompts
 from utils.data.records import SEG_MARK
-from utils.toy_world.export import MIXED_COUNTS, MuseSplit, draw_muse_item
+from utils.toy_world.export import MUSE_SPLITS, draw_muse_item
 from utils.toy_world.parallel import Workers
 from utils.toy_world.pretraining import Pretrainer, draw_batches
 from utils.toy_world.questions import square_of
-from utils.toy_world.scene import DEFAULT_STYLE
 from utils.toy_world.tower import ToyTower
 
 logger = logging.getLogger(__name__)
 
 _MASK_REQUEST_SHARE = 0.7
 # Scenes like those of the training split, with more to say about each.
-_QUESTIONS = MuseSplit(
-    "dialogues", 0, 0, DEFAULT_STYLE, MIXED_COUNTS, min_questions=4, max_questions=8, crowded_every=3
-)
+_QUESTIONS = replace(MUSE_SPLITS[0], name="dialogues", min_questions=4, max_questions=8)
 # Size of an image token's entries at the start, and what counts as noise among the features' directions.
 _IMAGE_TOKEN_SCALE, _QUIET_FLOOR = 0.5, 0.02
 _LOG_EVERY = 100
