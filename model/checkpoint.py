@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,11 @@ _IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "embeddings.position_ids")
 RELEASED_CONSTANTS = ("model.token_fusion.weights", "model.mask_decoder.scale_weights")
 _LLAVA_PROJECTOR = "model.mm_projector"
 _PREPROCESSOR_FILE = "preprocessor_config.json"
+# All that a model folder of ours may hold.
+_MODEL_FILES = (
+    "config.json", _PREPROCESSOR_FILE, "model*.safetensors", "model.safetensors.index.json", "tokenizer.model",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 
 
 @dataclass
@@ -382,31 +387,90 @@ def save_pretrained(
     tokenizer_source: Path | None = None,
     save_vision_tower: bool = False,
 ) -> None:
-    """Write a Hugging Face folder: safetensors, config, tokenizer, processor settings; complete or not at all."""
-    config = model.pixellm_config
+    """Write a Hugging Face folder, complete or not at all; it may take the place of another model folder of ours.
+
+    Raises:
+        InputError: if ``folder`` is anything else, which would be lost.
+    """
+    check_model_target(Path(folder))
     with atomic_folder(Path(folder)) as partial:
-        state = {
-            name: _own_storage(tensor)
-            for name, tensor in model.state_dict().items()
-            if save_vision_tower or not name.startswith(TOWER_PREFIX)
-        }
-        save_torch_state_dict(state, partial, metadata={"format": "pt"})
-        for weights in partial.glob("*.safetensors"):
-            weights.chmod(0o644)  # written readable by their owner alone
-        config.save(partial)
-        save_tokenizer(tokenizer, partial, source=tokenizer_source)
-        settings = {
-            "image_processor_type": "CLIPImageProcessor",
-            "do_resize": True,
-            "do_center_crop": not config.pad_train_clip_images,
-            "do_pad": config.pad_train_clip_images,
-            "size": {("longest_edge" if config.pad_train_clip_images else "shortest_edge"): config.image_size},
-            "crop_size": {"height": config.image_size, "width": config.image_size},
-            "do_normalize": True,
-            "image_mean": list(config.image_mean),
-            "image_std": list(config.image_std),
-        }
-        (partial / _PREPROCESSOR_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_pretrained(
+            model, tokenizer, partial, tokenizer_source=tokenizer_source, save_vision_tower=save_vision_tower
+        )
+
+
+def write_pretrained(
+    model: PixelLMForCausalLM,
+    tokenizer: LlamaTokenizer,
+    folder: Path,
+    *,
+    tokenizer_source: Path | None = None,
+    save_vision_tower: bool = False,
+) -> None:
+    """Write safetensors, config, tokenizer and processor settings into an existing folder.
+
+    Args:
+        tokenizer_source: a folder whose ``tokenizer.model`` is copied along.
+        save_vision_tower: store the tower inside, so that the folder stands alone.
+    """
+    config = model.pixellm_config
+    state = {
+        name: _own_storage(tensor)
+        for name, tensor in model.state_dict().items()
+        if save_vision_tower or not name.startswith(TOWER_PREFIX)
+    }
+    save_torch_state_dict(state, folder, metadata={"format": "pt"})
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)  # written readable by their owner alone
+    config.save(folder)
+    save_tokenizer(tokenizer, folder, source=tokenizer_source)
+    settings = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "do_center_crop": not config.pad_train_clip_images,
+        "do_pad": config.pad_train_clip_images,
+        "size": {("longest_edge" if config.pad_train_clip_images else "shortest_edge"): config.image_size},
+        "crop_size": {"height": config.image_size, "width": config.image_size},
+        "do_normalize": True,
+        "image_mean": list(config.image_mean),
+        "image_std": list(config.image_std),
+    }
+    (folder / _PREPROCESSOR_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def check_model_target(folder: Path, *, flag: str = "", inputs: Sequence[Path] = ()) -> None:
+    """Refuse a place for a model where something else would be lost: only another model folder of ours is replaced.
+
+    Args:
+        flag: names the place in messages.
+        inputs: files and folders that are still needed, such as the weights that are merged.
+    Raises:
+        InputError: if ``folder`` is a file, holds anything that is not a model's, or contains an input or the
+            working directory.
+    """
+    place = f"{flag} {folder}".strip()
+    advice = "Nothing was written; give a new folder, or one that holds nothing but a merged model"
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+        raise InputError(f"{place} is not a folder. {advice}")
+    needed = [(Path.cwd(), "the working directory"), *((path, str(path)) for path in inputs if path.exists())]
+    for path, what in needed:
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{place} is or contains {what}, which would be lost. {advice}")
+    if folder.is_dir():
+        foreign = sorted(path.name for path in folder.iterdir() if not _is_model_file(path))
+        if foreign:
+            raise InputError(f"{place} exists and holds {foreign[0]}, which is not part of a merged model. {advice}")
+        if any(folder.iterdir()) and not _is_model_folder(folder):
+            raise InputError(f"{place} exists and is not a model folder of this code. {advice}")
+
+
+def _is_model_folder(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and read_json(config).get("model_type") == "pixellm"
+
+
+def _is_model_file(path: Path) -> bool:
+    return path.is_file() and any(path.match(pattern) for pattern in _MODEL_FILES)
 
 
 def _own_storage(tensor: Tensor) -> Tensor:
@@ -417,20 +481,32 @@ def _own_storage(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder to write in; it takes ``folder``'s place only if everything went well."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Give a temporary folder to write in; it takes ``folder``'s place only if everything went well.
+
+    What ``folder`` held is removed after that, never before. The caller has checked that it may be.
+
+    Raises:
+        InputError: if nothing can be written there.
+    """
+    folder = folder.resolve()  # of a link, the folder that it leads to is replaced
     partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as err:
+        raise InputError(f"{folder} cannot be written ({err.strerror}); choose another folder") from err
     try:
         yield partial
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    replaced = folder.parent / f".{folder.name}.replaced-{os.getpid()}"
     if folder.exists():
-        replaced = folder.parent / f".{folder.name}.replaced-{os.getpid()}"
         folder.rename(replaced)
+    try:
         partial.rename(folder)
-        shutil.rmtree(replaced)
-    else:
-        partial.rename(folder)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(folder)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)

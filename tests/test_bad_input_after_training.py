@@ -99,13 +99,14 @@ def test_merge_with_a_missing_base_or_tower(refuses_to_merge):
     refuses_to_merge("--vision-tower /nowhere/clip: no such folder", **{"vision-tower": "/nowhere/clip"})
 
 
-def test_a_folder_that_is_there_survives_a_refused_merge(weights, world, tmp_path, capsys):
+def test_a_model_that_is_there_survives_a_refused_merge(weights, world, parrot, tmp_path, capsys):
     write_tower(world.clip, seed=5)
-    (tmp_path / "hf").mkdir()
-    (tmp_path / "hf/kept").write_text("kept")
+    folder = Path(shutil.copytree(parrot, tmp_path / "hf"))
+    before = (folder / "model.safetensors").read_bytes()
     flags = [f"--version={world.llava}", f"--vision-tower={world.clip}", f"--weight={weights}"]
-    refused(merge.main, [*flags, f"--save_path={tmp_path / 'hf'}"], capsys, "another vision tower")
-    assert [path.name for path in (tmp_path / "hf").iterdir()] == ["kept"]
+    refused(merge.main, [*flags, f"--save_path={folder}"], capsys, "another vision tower")
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.glob("*hf*")] == ["hf"]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import merge_lora_weights_and_save_hf_model as merge
 from model.checkpoint import load_with_report, read_weights
 from model.image import read_image
 from scripts import evaluate
+from tests.bad_input import refused
 from tests.launch import NUM_PROCESSES, TRAIN_FLAGS, Finished, deepspeed, python
 from tests.tiny_world import TinyWorld
 from utils.config import RunConfig
@@ -158,12 +159,52 @@ def test_merged_weights_are_rounded_on_request(merged, trained, tiny_world, tmp_
 
 
 def test_a_merged_folder_may_be_replaced(merged, trained, tmp_path):
-    folder = tmp_path / "hf"
-    folder.mkdir()
-    (folder / "old").write_text("old")
+    folder = Path(shutil.copytree(merged, tmp_path / "hf"))
+    (folder / "model.safetensors").write_bytes(b"old")
     assert merge.main([f"--weight={trained.folder / 'ckpt_model'}", f"--save_path={folder}", "--precision=fp32"]) == 0
-    assert not (folder / "old").exists()
+    assert set(read_weights(folder)) == set(read_weights(merged))
     assert [path.name for path in tmp_path.iterdir()] == ["hf"], "no scratch folder is left"
+
+
+@pytest.mark.parametrize("target", ["run directory", "checkpoint", "working directory", "above", "empty name", "base"])
+def test_a_merge_replaces_no_folder_of_the_user(trained, tiny_world, tmp_path, capsys, monkeypatch, target):
+    """Found by hostile tests: each of these was deleted or replaced, with exit code 0."""
+    run = Path(shutil.copytree(trained.folder, tmp_path / "runs/x"))
+    base = Path(shutil.copytree(tiny_world.llava, tmp_path / "llava"))
+    monkeypatch.chdir(tmp_path / "runs")
+    save_path = {"run directory": run, "checkpoint": run / "ckpt_model", "working directory": ".", "above": "..",
+                 "empty name": "", "base": base}[target]  # fmt: skip
+    before = contents(tmp_path)
+    flags = [f"--version={base}", f"--weight={run / 'ckpt_model'}", f"--save_path={save_path}"]
+    refused(merge.main, flags, capsys, "--save_path", "Nothing was written")
+    assert contents(tmp_path) == before
+
+
+def test_a_merge_replaces_no_folder_with_files_of_somebody_else(merged, trained, tmp_path, capsys):
+    weight = f"--weight={trained.folder / 'ckpt_model'}"
+    for name, holds in (("notes", "holds notes.txt"), ("published", "is not a model folder of this code")):
+        folder = tmp_path / name
+        if name == "notes":
+            shutil.copytree(merged, folder)
+            (folder / "notes.txt").write_text("mine")
+        else:
+            folder.mkdir()
+            (folder / "config.json").write_text('{"model_type": "llava"}')
+        before = contents(folder)
+        refused(merge.main, [weight, f"--save_path={folder}"], capsys, holds)
+        assert contents(folder) == before
+
+
+def test_a_merge_into_a_place_that_cannot_be_written_says_so_first(trained, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    weight = f"--weight={trained.folder / 'ckpt_model'}"
+    refused(merge.main, [weight, f"--save_path={tmp_path / 'file'}"], capsys, "is not a folder")
+    refused(merge.main, [weight, f"--save_path={tmp_path / 'file/below'}"], capsys, "cannot be written")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_run_directory_may_move(merged, trained, tmp_path):

@@ -6,14 +6,18 @@ One plain process each, as ``python train_ds.py`` starts it.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from model.errors import InputError
 from tests.launch import TRAIN_FLAGS, Finished, python
 from tests.tiny_world import TinyWorld
-from utils.config import OPTIMIZERS
+from utils.args import parse
+from utils.config import OPTIMIZERS, RunConfig
+from utils.trainer import Trainer
 
 PARTS = ("ce", "bce", "dice", "refine", "masks", "lr")
 # The same main(), whose process dies when update 3 is logged, after the checkpoint of update 2.
@@ -40,12 +44,12 @@ class Trainings:
     def __init__(self, world: TinyWorld, repository: Path, runs: Path, *, optimizer: str) -> None:
         self.runs, self._repository = runs, repository
         own = ["--no_eval", "--workers=0", "--batch_size=2", f"--optimizer={optimizer}"]
-        self._flags = [*world.arguments, *TRAIN_FLAGS, *own]
+        self.flags = [*world.arguments, *TRAIN_FLAGS, *own]
 
     def start(self, name: str, *flags: str, program: tuple[str, ...] = ("train_ds.py",)) -> tuple[Finished, list[dict]]:
         """One process; returns the records of the run's log, of earlier processes too."""
         where = [f"--log_base_dir={self.runs}", f"--exp_name={name}"]
-        finished = python(*program, *self._flags, *where, *flags, cwd=self._repository)
+        finished = python(*program, *self.flags, *where, *flags, cwd=self._repository)
         lines = (self.runs / name / "log.jsonl").read_text(encoding="utf-8").splitlines()
         return finished, [json.loads(line) for line in lines]
 
@@ -63,10 +67,10 @@ def trainings(tiny_world: TinyWorld, repository: Path, tmp_path_factory, request
 
 @pytest.fixture(scope="module")
 def whole(trainings) -> list[dict]:
-    """Four updates without a stop, in a folder that has a checkpoint."""
-    finished, log = trainings.start("killed", "--no_auto_resume")
+    """Four updates without a stop."""
+    finished, log = trainings.start("whole", "--no_auto_resume")
     assert finished.code == 0, finished.text
-    return log[3:]
+    return log
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +84,30 @@ def same(record: dict, other: dict) -> None:
         assert record[name] == pytest.approx(other[name], rel=1e-4, abs=1e-5), (name, record, other)
 
 
-def test_a_plain_process_trains_and_starts_over_without_auto_resume(whole):
+def test_a_plain_process_trains(whole):
     assert [record["update"] for record in whole] == [1, 2, 3, 4]
     assert whole[-1]["total"] < whole[0]["total"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--no_auto_resume"], "which --no_auto_resume would replace"),
+        (["--init_from=/other/model"], "which started from a LLaVA base, not /other/model"),
+        (["--resume=/other/ckpt_model"], "but --resume goes on with /other/ckpt_model"),
+        ([], "but no file named latest"),
+    ],
+)
+def test_a_new_run_under_a_used_name_is_refused(trainings, tmp_path, flags, says):
+    """Its first save would remove the checkpoint of the earlier run."""
+    run = Path(shutil.copytree(trainings.runs / "killed", tmp_path / "used"))
+    if not flags:
+        (run / "ckpt_model/latest").unlink()
+    before = sorted(str(path) for path in run.rglob("*"))
+    own = [*trainings.flags, f"--log_base_dir={tmp_path}", "--exp_name=used"]
+    with pytest.raises(InputError, match=re.escape(says)):
+        Trainer(parse(RunConfig, [*own, *flags], "").config).setup()
+    assert sorted(str(path) for path in run.rglob("*")) == before
 
 
 def test_a_killed_run_goes_on_after_its_last_checkpoint(resumed):

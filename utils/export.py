@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +11,15 @@ from torch import Tensor
 from transformers import LlamaTokenizer
 
 from model.checkpoint import (
+    atomic_folder,
     build_model,
+    check_model_target,
     load_with_report,
     read_json,
     read_tower,
     read_weights,
     resolve_folder,
-    save_pretrained,
+    write_pretrained,
 )
 from model.configuration import PixelLMConfig, vision_keys
 from model.conversation import IMAGE_MARK, get_conversation
@@ -56,9 +57,18 @@ def merge(parsed: Parsed[MergeConfig]) -> None:
     flags = parsed.config
     if not flags.weight:
         raise InputError("--weight is missing: give pytorch_model.bin, a folder of shards, or a run's ckpt_model")
-    weight = Path(flags.weight)
-    state = read_training_weights(weight)
-    base, lora = split_training_state(state)
+    weight, folder = Path(flags.weight), Path(flags.save_path)
+    check_model_target(folder, flag="--save_path", inputs=[weight, Path(flags.version), Path(flags.vision_tower)])
+    with atomic_folder(folder) as unchecked:
+        expected = _write_merged(parsed, unchecked)
+        verify(unchecked, expected, precision=flags.precision)
+    logger.info("saved %s", folder)
+
+
+def _write_merged(parsed: Parsed[MergeConfig], folder: Path) -> dict[str, Tensor]:
+    """Write the merged model into an existing folder; returns what ``probe`` finds in the unmerged one."""
+    flags, weight = parsed.config, Path(parsed.config.weight)
+    base, lora = split_training_state(read_training_weights(weight))
     run = _describe(weight, base, parsed)
     if not flags.save_vision_tower:
         base = _with_tower_of_folder(base, run.config)
@@ -76,24 +86,14 @@ def merge(parsed: Parsed[MergeConfig]) -> None:
     else:
         logger.info("the weights hold no LoRA; they are saved as they are")
         expected = probe(network, run.tokenizer)
-    folder = Path(flags.save_path)
-    scratch = folder.parent / f".{folder.name}.unchecked"
-    try:
-        save_pretrained(
-            network.to(PRECISIONS[flags.precision]),
-            run.tokenizer,
-            scratch,
-            tokenizer_source=run.tokenizer_folder,
-            save_vision_tower=flags.save_vision_tower,
-        )
-        del network, state, base, lora
-        verify(scratch, expected, precision=flags.precision)
-        if folder.exists():
-            shutil.rmtree(folder)
-        scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    logger.info("saved %s", folder)
+    write_pretrained(
+        network.to(PRECISIONS[flags.precision]),
+        run.tokenizer,
+        folder,
+        tokenizer_source=run.tokenizer_folder,
+        save_vision_tower=flags.save_vision_tower,
+    )
+    return expected
 
 
 def read_training_weights(weight: Path) -> dict[str, Tensor]:

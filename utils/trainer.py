@@ -59,6 +59,7 @@ class Trainer:
     def setup(self) -> None:
         """Read data and weights and join the process group."""
         run = self.run
+        self._refuse_used_name()
         sources: list[Source] = []
         if not run.eval_only:
             options = DataOptions.of(run)
@@ -141,6 +142,29 @@ class Trainer:
                     raise
                 logger.info("no validation during training: %s", err)
         return sources
+
+    def _refuse_used_name(self) -> None:
+        """A new run keeps one checkpoint, its own: under a used name it would remove that of the earlier run."""
+        run = self.run
+        steps = sorted(path.name for path in run.checkpoint_dir.glob("global_step*"))
+        if run.eval_only or not steps:
+            return
+        holds = f"{run.checkpoint_dir} holds {steps[-1]} of an earlier run"
+        advice = "choose another --exp_name, or move the folder away"
+        if run.resume and Path(run.resume).resolve() != run.checkpoint_dir.resolve():
+            raise InputError(f"{holds}, but --resume goes on with {run.resume}; {advice}")
+        if run.resume:
+            return
+        if not run.auto_resume:
+            raise InputError(f"{holds}, which --no_auto_resume would replace; {advice}")
+        if not (run.checkpoint_dir / "latest").is_file():
+            raise InputError(
+                f"{holds}, but no file named latest that says whether it is whole; write its name into "
+                f"{run.checkpoint_dir / 'latest'} to go on with it, {advice}"
+            )
+        begun = RunConfig.load(run.run_dir).init_from if (run.run_dir / RUN_CONFIG_FILE).is_file() else run.init_from
+        if run.init_from and run.init_from != begun:
+            raise InputError(f"{holds}, which started from {begun or 'a LLaVA base'}, not {run.init_from}; {advice}")
 
     def _resume(self) -> None:
         run = self.run
