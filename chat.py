@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import InputError
+from model.files import write_json
 from model.predictor import PixelLMPredictor
 from utils.args import parse
-from utils.chat_session import answer, describe, to_json, write_json
+from utils.chat_session import answer, describe, to_json
 from utils.config import ChatConfig
 from utils.log import exit_code, report_input_error, setup_logging
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict, snapshot_download
+from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -26,6 +23,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from .configuration import PixelLMConfig, vision_keys
 from .errors import InputError
+from .files import atomic_folder, read_object, resolve_folder
 from .PixelLM import PixelLMForCausalLM
 from .projector import widen_linear_projector
 from .tokens import SegCodebook, add_codebook, load_tokenizer, save_tokenizer
@@ -76,37 +74,6 @@ class LoadReport:
         return text
 
 
-def resolve_folder(name: str, *, flag: str) -> Path:
-    """A local folder as it is, a hub id through the local cache or the network."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise InputError(
-            f"{flag} {name}: no such folder; give a folder or a hub id such as openai/clip-vit-large-patch14-336"
-        )
-    try:
-        return Path(snapshot_download(name, ignore_patterns=["*.msgpack", "*.h5", "*.onnx"]))
-    except Exception as err:
-        raise InputError(
-            f"{flag} {name}: neither a local folder nor reachable on the hub ({type(err).__name__}). "
-            f"Download it where there is a network (hf download {name}) and give the folder."
-        ) from err
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from disk, with the file's name in every error."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as err:
-        raise InputError(f"{path} does not exist; the folder is not a model folder") from err
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
-        raise InputError(f"{path} is not readable JSON ({err}); copy it again from its source") from err
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}; expected a JSON object")
-    return content
-
-
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of one file, or of all shards of a folder. Files are never allowed to run code.
 
@@ -137,7 +104,7 @@ def _weight_files(folder: Path) -> list[Path]:
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
         index = folder / f"{stem}.{suffix}.index.json"
         if index.is_file():
-            names = sorted(set(read_json(index)["weight_map"].values()))
+            names = sorted(set(read_object(index)["weight_map"].values()))
             missing = [name for name in names if not (folder / name).is_file()]
             if missing:
                 raise InputError(f"{folder} lacks {len(missing)} of {len(names)} shards, first {missing[0]}; copy them")
@@ -314,7 +281,7 @@ def read_architecture(
 
     The tokenizer has the codebook in it, and every id that it can give is checked.
     """
-    flat = read_json(folder / "config.json")
+    flat = read_object(folder / "config.json")
     tokenizer = load_tokenizer(folder)
     if "vision_config" in flat:
         config = PixelLMConfig.from_dict(flat)
@@ -365,7 +332,7 @@ def _check_vocabulary(tokenizer: LlamaTokenizer, config: PixelLMConfig, folder: 
 def _released_config(
     flat: dict[str, Any], tokenizer: LlamaTokenizer, *, folder: Path, tower: str | None, conv_type: str
 ) -> PixelLMConfig:
-    vision = vision_keys(read_json(locate_tower(tower, folder) / "config.json"))
+    vision = vision_keys(read_object(locate_tower(tower, folder) / "config.json"))
     added = [text for text in tokenizer.get_added_vocab() if text.startswith("[SEG")]
     scales = flat.get("image_feature_scale_num", 1)
     if not added or len(added) % scales:
@@ -466,7 +433,7 @@ def check_model_target(folder: Path, *, flag: str = "", inputs: Sequence[Path] =
 
 def _is_model_folder(folder: Path) -> bool:
     config = folder / "config.json"
-    return config.is_file() and read_json(config).get("model_type") == "pixellm"
+    return config.is_file() and read_object(config).get("model_type") == "pixellm"
 
 
 def _is_model_file(path: Path) -> bool:
@@ -477,36 +444,3 @@ def _own_storage(tensor: Tensor) -> Tensor:
     """safetensors refuses slices of a larger storage, which is what ``zero_to_fp32.py`` writes."""
     tensor = tensor.contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-
-
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder to write in; it takes ``folder``'s place only if everything went well.
-
-    What ``folder`` held is removed after that, never before. The caller has checked that it may be.
-
-    Raises:
-        InputError: if nothing can be written there.
-    """
-    folder = folder.resolve()  # of a link, the folder that it leads to is replaced
-    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    except OSError as err:
-        raise InputError(f"{folder} cannot be written ({err.strerror}); choose another folder") from err
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    replaced = folder.parent / f".{folder.name}.replaced-{os.getpid()}"
-    if folder.exists():
-        folder.rename(replaced)
-    try:
-        partial.rename(folder)
-    except OSError:
-        if replaced.exists():
-            replaced.rename(folder)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)

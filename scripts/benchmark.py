@@ -16,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.errors import InputError
+from model.files import write_json
 from utils.args import flag, parse_command
-from utils.chat_session import write_json
 from utils.config import RunConfig
 from utils.data.downloads import require_data
 from utils.data.mixture import init_worker

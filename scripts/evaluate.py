@@ -20,15 +20,15 @@ import torch
 
 from model.conversation import CONVERSATIONS
 from model.errors import InputError
+from model.files import write_json
 from model.predictor import PixelLMPredictor
 from utils import dist
 from utils.args import flag, parse
-from utils.chat_session import write_json
 from utils.data.registry import build_val_source
 from utils.evaluation import evaluate_generative, gather
 from utils.evaluation_pictures import picture_panels
 from utils.log import report_input_error, setup_logging
-from utils.visualize import contact_sheet, write_image
+from utils.pictures import contact_sheet, write_image
 
 
 @dataclass(frozen=True)

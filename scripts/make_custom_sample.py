@@ -25,13 +25,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from model.errors import InputError
+from model.files import write_json
 from utils.args import flag, parse
 from utils.log import exit_code, setup_logging
-from utils.rle import encode_rle
-from utils.toy_world.encoding import polygons
+from utils.masks.outlines import polygons
+from utils.masks.rle import encode_rle
+from utils.pictures import write_image
 from utils.toy_world.scene import Scene, ToyObject, draw_scene
 from utils.toy_world.shapes import SHAPES
-from utils.visualize import write_image
 
 _VALUES = {shape: value for value, shape in enumerate(SHAPES, 1)}
 
@@ -66,9 +67,9 @@ def make_sample(config: CustomSampleConfig) -> None:
             number = len(instances["annotations"])
             annotation = {"id": number, "image_id": index, "category_id": _VALUES[item.shape], "iscrowd": 0}
             instances["annotations"].append({**annotation, "segmentation": polygons(item.mask)})
-        _write_json(root / "labelme" / f"{name}.json", _labelme(scene, f"../images/{name}.jpg"))
-    _write_json(root / "instances.json", instances)
-    _write_json(root / "classes.json", {str(value): shape for shape, value in _VALUES.items()})
+        write_json(root / "labelme" / f"{name}.json", _labelme(scene, f"../images/{name}.jpg"))
+    write_json(root / "instances.json", instances)
+    write_json(root / "classes.json", {str(value): shape for shape, value in _VALUES.items()})
     lines = [json.dumps(_record(scene, index)) for index, scene in enumerate(scenes[:4])]
     (root / "handwritten.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{root}: {config.num} photos")
@@ -116,11 +117,6 @@ def _object_file(index: int, item: ToyObject, number: int) -> str:
 
 def _name(item: ToyObject) -> str:
     return f"{item.color} {item.shape}"
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -21,8 +21,8 @@ from utils.data.mixture import Mixture
 from utils.data.registry import DataOptions, build_train_sources
 from utils.encoder import build_encoder
 from utils.log import exit_code, setup_logging
+from utils.pictures import contact_sheet, write_image
 from utils.sample_pictures import sample_panel
-from utils.visualize import contact_sheet, write_image
 
 
 @dataclass(frozen=True)

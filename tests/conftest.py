@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.model.tiny_network import make_network
-from tests.parrot import write_parrot
-from tests.tiny_world import TinyWorld, write_tiny_world, write_tokenizer
+from .model.tiny_network import make_network
+from .parrot import write_parrot
+from .tiny_world import TinyWorld, write_tiny_world, write_tokenizer
 
 
 @pytest.fixture(scope="session")

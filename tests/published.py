@@ -8,12 +8,14 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import TOWER_PREFIX, read_json, read_tower
+from model.checkpoint import TOWER_PREFIX, read_tower
 from model.configuration import feature_layers, vision_keys
+from model.files import read_object
 from model.image import CLIP_MEAN, CLIP_STD
 from model.PixelLM import PixelLMForCausalLM
-from tests.model.tiny_network import make_network
-from tests.tiny_world import TinyWorld, write_settings
+
+from .model.tiny_network import make_network
+from .tiny_world import TinyWorld, write_settings
 
 CONSTANTS = ("model.token_fusion.weights", "model.mask_decoder.scale_weights")
 SIZE = 84
@@ -24,7 +26,7 @@ def write_published(
     folder: Path, world: TinyWorld, *, scales: int, tokens: int, pad: bool = True, separate: bool = True
 ) -> PixelLMForCausalLM:
     """What the release's merge script leaves; returns the network whose weights it holds."""
-    vision = vision_keys(read_json(world.clip / "config.json"))
+    vision = vision_keys(read_object(world.clip / "config.json"))
     network, tokenizer = make_network(
         world.llava, scales=scales, tokens=tokens, vision=vision, vision_tower=str(world.clip), image_size=SIZE,
         vision_feature_layers=feature_layers(scales, depth=vision["num_hidden_layers"]), separate_mm_projector=separate,

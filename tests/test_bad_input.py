@@ -15,9 +15,10 @@ import pytest
 import torch
 
 import train_ds
-from tests.bad_input import edit_json, edit_weights, refused
-from tests.launch import TRAIN_FLAGS
-from tests.tiny_world import TinyWorld
+
+from .bad_input import edit_json, edit_weights, refused
+from .launch import TRAIN_FLAGS
+from .tiny_world import TinyWorld
 
 REFS, INSTANCES = "refer_seg/refcoco/refs(unc).p", "refer_seg/refcoco/instances.json"
 

@@ -14,13 +14,14 @@ import chat
 import merge_lora_weights_and_save_hf_model as merge
 from model.checkpoint import read_weights
 from scripts import evaluate
-from tests.bad_input import edit_json, refused
-from tests.launch import TRAIN_FLAGS
-from tests.tiny_world import TinyWorld, write_tower
-from tests.utils.data.tiny_data import IMAGES, draw_photo
 from utils.args import parse
 from utils.build import build_for_training
 from utils.config import RunConfig
+
+from .bad_input import edit_json, refused
+from .launch import TRAIN_FLAGS
+from .tiny_world import TinyWorld, write_tower
+from .utils.data.tiny_data import IMAGES, draw_photo
 
 
 @pytest.fixture(scope="module")

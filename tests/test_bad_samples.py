@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from tests.launch import NUM_PROCESSES, TRAIN_FLAGS, deepspeed, python
-from tests.utils.data.tiny_data import IMAGES
+from .launch import NUM_PROCESSES, TRAIN_FLAGS, deepspeed, python
+from .utils.data.tiny_data import IMAGES
 
 
 def test_through_the_launcher_the_message_appears_once(tiny_world, repository, tmp_path):

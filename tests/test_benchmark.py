@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from scripts import benchmark
-from tests.bad_input import refused
 from utils.data.records import RawSample, Turn
 from utils.data.sources import Source
 from utils.data_timing import STAGES, time_samples
 from utils.encoder import build_encoder
+
+from .bad_input import refused
 
 DATA = ("--dataset=multi_reason_seg||refer_seg", "--sample_rates=1,1", "--refer_seg_data=refcoco")
 

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 import chat
-from tests.launch import python
-from tests.model.tiny_network import make_network
-from tests.parrot import write_parrot
-from tests.tiny_world import TinyWorld
-from tests.utils.data.tiny_data import draw_photo
-from utils.rle import decode_rles
+from utils.masks.rle import decode_rles
+
+from .launch import python
+from .model.tiny_network import make_network
+from .parrot import write_parrot
+from .tiny_world import TinyWorld
+from .utils.data.tiny_data import draw_photo
 
 HW = (40, 60)
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from scripts.check_parity import main
-from tests.bad_input import edit_json, refused
-from tests.model.record_case import write_case
-from tests.model.seeded_case import write_recording
+
+from .bad_input import edit_json, refused
+from .model.record_case import write_case
+from .model.seeded_case import write_recording
 
 LINE = re.compile(
     r"(?P<stage>\w+) +(?P<case>\S+) +difference (?P<difference>\S+)  limit (?P<limit>\S+)  \(.*\)  (?P<verdict>ok|FAIL)"

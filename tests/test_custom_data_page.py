@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from scripts import evaluate
-from tests.launch import run
 from utils.data.sources.custom import CustomSource, parse_record
+
+from .launch import run
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/custom_data.md"
 

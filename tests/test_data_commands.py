@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import run
-from tests.tiny_world import TinyWorld
+from .launch import run
+from .tiny_world import TinyWorld
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOME = "--dataset multi_reason_seg --sample_rates 1"  # the small tree has no more of the released mixture

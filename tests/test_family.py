@@ -16,14 +16,15 @@ from model.image import read_image
 from model.losses import LossWeights, pixellm_loss
 from model.predictor import PRECISIONS, PixelLMPredictor
 from model.tokens import seg_text
-from tests.parrot import teach
-from tests.tiny_world import TinyWorld
 from utils.args import parse
 from utils.build import TrainingModel, build_for_training, settle_flags
 from utils.config import RunConfig
 from utils.data.collate import collate
 from utils.data.encode import Encoder
 from utils.data.registry import DataOptions, build_train_sources
+
+from .parrot import teach
+from .tiny_world import TinyWorld
 
 SCALES, TOKENS, SIZES = (1, 2, 3), (1, 2, 3, 4, 5), (224, 336, 448, 512)
 PARTS = (

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import TRAIN_FLAGS, deepspeed, python
-from tests.tiny_world import TinyWorld
-from tests.utils.data.tiny_data import SHARED
-from tests.utils.data.whole_tree import write_whole_tree
 from utils.args import parse
 from utils.config import RunConfig
+
+from .launch import TRAIN_FLAGS, deepspeed, python
+from .tiny_world import TinyWorld
+from .utils.data.tiny_data import SHARED
+from .utils.data.whole_tree import write_whole_tree
 
 REAL_MINI = SHARED / "real_mini"
 # On top of the README's command: gRefCOCO and reason_seg, and sizes that a test can afford.

@@ -19,12 +19,12 @@ FIRST_PARTY = {"model", "utils", "scripts", "tests"} | ENTRY_POINTS
 OWNERS = {
     "deepspeed": {"utils/engine.py"},
     "peft": {"model/lora.py"},
-    "pycocotools": {"utils/rle.py", "utils/data/masks.py"},
+    "pycocotools": {"utils/masks/rle.py", "utils/masks/rasterize.py"},
     "gradio": set(),
     "bitsandbytes": set(),
     "flash_attn": set(),
 }
-NO_TORCH = ["records", "paths", "masks", "prompts", "registry", "downloads", "convert"]
+NO_TORCH = ["records", "paths", "prompts", "registry", "downloads", "convert"]
 BLOCKED = ("deepspeed", "peft", "gradio", "bitsandbytes", "flash_attn")
 # To the program below, the blocked libraries are not installed.
 _IMPORT_WITHOUT = """

@@ -8,10 +8,11 @@ import os
 import pytest
 
 from model.lora import set_trained, wrap_lora
-from tests.launch import NUM_PROCESSES, TRAIN_FLAGS, deepspeed
-from tests.model.tiny_network import make_network
-from tests.tiny_world import TinyWorld
 from utils.config import RunConfig
+
+from .launch import NUM_PROCESSES, TRAIN_FLAGS, deepspeed
+from .model.tiny_network import make_network
+from .tiny_world import TinyWorld
 
 
 def test_muon_moves_the_linear_layers_of_the_mask_side_and_nothing_else(tiny_tokenizer_dir):

@@ -9,9 +9,9 @@ import json
 
 import pytest
 
-from tests.launch import NUM_PROCESSES, TRAIN_FLAGS, deepspeed
-from tests.tiny_world import TinyWorld
-from tests.utils.data.tiny_data import make_object, make_record, write_muse
+from .launch import NUM_PROCESSES, TRAIN_FLAGS, deepspeed
+from .tiny_world import TinyWorld
+from .utils.data.tiny_data import make_object, make_record, write_muse
 
 
 @pytest.mark.skipif(NUM_PROCESSES < 2, reason="two processes or more")

@@ -19,11 +19,12 @@ import merge_lora_weights_and_save_hf_model as merge
 from model.checkpoint import load_with_report, read_weights
 from model.image import read_image
 from scripts import evaluate
-from tests.bad_input import refused
-from tests.launch import NUM_PROCESSES, TRAIN_FLAGS, Finished, deepspeed, python
-from tests.tiny_world import TinyWorld
 from utils.config import RunConfig
-from utils.rle import decode_rles
+from utils.masks.rle import decode_rles
+
+from .bad_input import refused
+from .launch import NUM_PROCESSES, TRAIN_FLAGS, Finished, deepspeed, python
+from .tiny_world import TinyWorld
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 import merge_lora_weights_and_save_hf_model as merge
-from model.checkpoint import load_with_report, read_json, read_weights
+from model.checkpoint import load_with_report, read_weights
+from model.files import read_object
 from model.predictor import PixelLMPredictor
-from tests.launch import TRAIN_FLAGS, python
 from utils.config import RunConfig
+
+from .launch import TRAIN_FLAGS, python
 
 FROZEN = ("model.image_feature_neck.", "model.prompt_encoder.no_mask_embed", "model.token_fusion.")
 
@@ -55,7 +57,7 @@ def test_run_and_merged_model_record_the_choices(first, second):
         flags = RunConfig.load(stage.folder)
         assert (flags.release_recipe, flags.refine_alpha, flags.trained_set) == (True, 1.0, "released")
         for folder in (stage.folder / "model_config", stage.merged):
-            flat = read_json(folder / "config.json")
+            flat = read_object(folder / "config.json")
             assert flat["vision_position_resize"] == "released"
             assert flat["image_mean"] == pytest.approx([0.485, 0.456, 0.406])
             assert flat["recipe"] == {

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from model.errors import InputError
-from tests.launch import TRAIN_FLAGS, Finished, python
-from tests.tiny_world import TinyWorld
 from utils.args import parse
 from utils.config import OPTIMIZERS, RunConfig
 from utils.trainer import Trainer
+
+from .launch import TRAIN_FLAGS, Finished, python
+from .tiny_world import TinyWorld
 
 PARTS = ("ce", "bce", "dice", "refine", "masks", "lr")
 # The same main(), whose process dies when update 3 is logged, after the checkpoint of update 2.

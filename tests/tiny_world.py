@@ -11,7 +11,7 @@ import sentencepiece
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
-from tests.utils.data.tiny_data import write_dataset
+from .utils.data.tiny_data import write_dataset
 
 LLAMA = {
     "hidden_size": 32,

@@ -20,14 +20,13 @@ from model.checkpoint import (
     load_with_report,
     read_architecture,
     read_base,
-    read_json,
     read_tower,
-    resolve_folder,
     tower_beside,
 )
 from model.codebook import start_at_unit_size
 from model.configuration import RELEASED_RECIPE, PixelLMConfig, feature_layers, llama_keys, vision_keys
 from model.errors import InputError
+from model.files import read_object, resolve_folder
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.lora import set_trained, wrap_lora
 from model.PixelLM import PixelLMForCausalLM
@@ -132,7 +131,7 @@ def _from_base(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path
     tower_folder = resolve_folder(run.vision_tower, flag="--vision-tower")
     tokenizer = load_tokenizer(folder, model_max_length=run.model_max_length)
     codebook = add_codebook(tokenizer, scales=run.image_feature_scale_num, tokens=run.seg_token_num)
-    config = make_config(run, read_json(folder / "config.json"), codebook, len(tokenizer), tower_folder)
+    config = make_config(run, read_object(folder / "config.json"), codebook, len(tokenizer), tower_folder)
     state, unused = read_base(folder, config, keep_projector=run.projector_init == "llava")
     state |= read_tower(tower_folder, config)
     network, report = build_model(
@@ -174,7 +173,7 @@ def make_config(
     run: RunConfig, base: dict[str, Any], codebook: SegCodebook, vocab_size: int, tower_folder: Path
 ) -> PixelLMConfig:
     """The architecture of a new run, from its flags and the folders it starts from."""
-    vision = vision_keys(read_json(tower_folder / "config.json"))
+    vision = vision_keys(read_object(tower_folder / "config.json"))
     image_size = run.resize_vision_tower_size if run.resize_vision_tower else vision["image_size"]
     mean, std = read_normalization(run.preprocessor_config, image_size=image_size)
     if run.image_normalization == "released" and run.pad_train_clip_images:
@@ -283,7 +282,7 @@ def read_normalization(path: str, *, image_size: int) -> tuple[tuple[float, ...]
     """
     if not path:
         return CLIP_MEAN, CLIP_STD
-    settings = read_json(Path(path))
+    settings = read_object(Path(path))
     size = settings.get("size", image_size)
     size = size if isinstance(size, int) else next(iter(size.values()), image_size)
     if size != image_size:

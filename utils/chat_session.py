@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from model.image import read_image
 from model.predictor import PixelLMPredictor
 from model.structures import Reply
 
-from .rle import encode_rle
-from .visualize import PALETTE, overlay, released_overlay, write_image
+from .masks.rle import encode_rle
+from .pictures import PALETTE, overlay, released_overlay, write_image
 
 
 def answer(
@@ -91,11 +90,3 @@ def to_json(reply: Reply, *, image_path: str, question: str) -> dict[str, Any]:
             for target in reply.targets
         ],
     }
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)

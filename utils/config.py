@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import read_json
 from model.configuration import RELEASED_RECIPE
 from model.errors import InputError
+from model.files import read_object
 
 from .args import flag
 
@@ -163,7 +163,7 @@ class RunConfig:
     @classmethod
     def load(cls, run_dir: Path) -> RunConfig:
         """Read a run directory's configuration; keys of other versions are refused by name."""
-        values: dict[str, Any] = read_json(run_dir / RUN_CONFIG_FILE)
+        values: dict[str, Any] = read_object(run_dir / RUN_CONFIG_FILE)
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import read_json
 from model.errors import InputError
+from model.files import read_object
 
 from .config import RunConfig
 
@@ -25,7 +25,7 @@ def deepspeed_settings(run: RunConfig) -> dict[str, Any]:
     path = Path(run.deepspeed_config)
     if not path.is_file():
         path = Path(__file__).resolve().parents[1] / run.deepspeed_config
-    settings = read_json(path)
+    settings = read_object(path)
     for key, flags in _FROM_FLAGS.items():
         if key in settings:
             raise InputError(f"--deepspeed_config {path} sets {key!r}, which {flags} decide; remove it from the file")

@@ -6,11 +6,10 @@ import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from model.checkpoint import read_json
+from model.files import read_object, write_json
 from model.tokens import add_codebook, load_tokenizer
 
 from .build import make_config
-from .chat_session import write_json
 from .config import RunConfig
 from .data.encode import Encoder
 from .toy_world.tokenizer import train_tokenizer, write_tokenizer
@@ -41,5 +40,5 @@ def build_encoder(run: RunConfig) -> Encoder:
             write_json(tower / "config.json", {"image_size": size, "patch_size": 14, **_SIDES})
         tokenizer = load_tokenizer(base, model_max_length=run.model_max_length)
         codebook = add_codebook(tokenizer, scales=run.image_feature_scale_num, tokens=run.seg_token_num)
-        config = make_config(run, read_json(base / "config.json"), codebook, len(tokenizer), tower)
+        config = make_config(run, read_object(base / "config.json"), codebook, len(tokenizer), tower)
         return Encoder(tokenizer, codebook, config)

@@ -21,12 +21,13 @@ from tqdm import tqdm
 
 from model.errors import InputError
 from model.structures import Reply
-from utils.data.encode import read_photo
-from utils.data.records import RawSample, Turn
-from utils.data.sources import Source
-from utils.matching import MatchedPairs, match_masks
-from utils.metrics import IoUMeter, ReleasedMuseMeter
-from utils.rle import encode_rle
+
+from .data.encode import read_photo
+from .data.records import RawSample, Turn
+from .data.sources import Source
+from .masks.rle import encode_rle
+from .matching import MatchedPairs, match_masks
+from .metrics import IoUMeter, ReleasedMuseMeter
 
 PROTOCOL = "generative, one-to-one matched on IoU"
 

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: true masks beside predicted masks, for utils.visualize.contact_sheet."""
+"""Pictures of an evaluation: true masks beside predicted masks, for utils.pictures.contact_sheet."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from itertools import count
 
 import numpy as np
 
-from utils.data.encode import read_photo
-from utils.data.sources import Source
-from utils.evaluation import EvaluationResult, QuestionRecord, get_sample
-from utils.matching import EMPTY, MatchedPairs
-from utils.rle import decode_rles
-from utils.visualize import PALETTE, Color, fit, overlay
+from .data.encode import read_photo
+from .data.sources import Source
+from .evaluation import EvaluationResult, QuestionRecord, get_sample
+from .masks.rle import decode_rles
+from .matching import EMPTY, MatchedPairs
+from .pictures import PALETTE, Color, fit, overlay
 
 _PANEL_SIDE = 440
 # A token group as it stands in an answer: "[SEG]", or "[SEG0] [SEG1] ..." up to the next "[SEG0]".

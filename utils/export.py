@@ -11,19 +11,17 @@ from torch import Tensor
 from transformers import LlamaTokenizer
 
 from model.checkpoint import (
-    atomic_folder,
     build_model,
     check_model_target,
     load_with_report,
-    read_json,
     read_tower,
     read_weights,
-    resolve_folder,
     write_pretrained,
 )
 from model.configuration import PixelLMConfig, vision_keys
 from model.conversation import IMAGE_MARK, get_conversation
 from model.errors import InputError
+from model.files import atomic_folder, read_object, resolve_folder
 from model.lora import load_lora, lora_module_names, lora_rank, split_training_state, wrap_lora
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PRECISIONS
@@ -119,7 +117,7 @@ def _from_run_directory(folder: Path) -> _Run:
 
     run = RunConfig.load(folder)
     model_folder = folder / MODEL_FOLDER
-    config = PixelLMConfig.from_dict(read_json(model_folder / "config.json"))
+    config = PixelLMConfig.from_dict(read_object(model_folder / "config.json"))
     tokenizer = load_tokenizer(model_folder, model_max_length=config.model_max_length)
     add_codebook(tokenizer, scales=config.image_feature_scale_num, tokens=config.seg_token_num)
     logger.info("run directory %s: rank, alpha, token counts and sizes are taken from it", folder)
@@ -132,7 +130,7 @@ def _from_weights(base: dict[str, Tensor], parsed: Parsed[MergeConfig]) -> _Run:
     folder = resolve_folder(flags.version, flag="--version")
     tower = resolve_folder(flags.vision_tower, flag="--vision-tower")
     tokenizer = load_tokenizer(folder, model_max_length=flags.model_max_length)
-    flat, vision = read_json(folder / "config.json"), vision_keys(read_json(tower / "config.json"))
+    flat, vision = read_object(folder / "config.json"), vision_keys(read_object(tower / "config.json"))
     config = config_of_weights(
         {name: tuple(tensor.shape) for name, tensor in base.items()},
         flat=flat,

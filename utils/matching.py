@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from utils.metrics import pair_iou, pairwise_overlap
+from .metrics import pair_iou, pairwise_overlap
 
 EMPTY = -1
 

@@ -1,4 +1,4 @@
-"""Pictures of samples exactly as the network gets them, for utils.visualize.contact_sheet.
+"""Pictures of samples exactly as the network gets them, for utils.pictures.contact_sheet.
 
 Shapes: N masks in token order, R input side, H, W size of the photo's visible region.
 """
@@ -15,8 +15,9 @@ import torch
 from model.configuration import PixelLMConfig
 from model.conversation import IMAGE_END, IMAGE_START, Conversation, get_conversation
 from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, decode_released, seg_text
-from utils.data.encode import Encoder, Sample
-from utils.visualize import overlay
+
+from .data.encode import Encoder, Sample
+from .pictures import overlay
 
 
 def sample_panel(sample: Sample, encoder: Encoder) -> tuple[np.ndarray, str]:

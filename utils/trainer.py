@@ -14,8 +14,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from model.checkpoint import atomic_folder
 from model.errors import InputError
+from model.files import atomic_folder
 from model.losses import LossWeights, pixellm_loss
 from model.predictor import PRECISIONS
 from model.structures import Batch, LossTerms

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import read_base, read_json, read_tower, read_weights
+from model.checkpoint import read_base, read_tower, read_weights
 from model.configuration import vision_keys
 from model.errors import InputError
+from model.files import read_object
 from model.projector import build_projector
 from tests.tiny_world import CLIP, LLAMA
 from tests.utils.data.tiny_data import tiny_config
@@ -21,7 +22,7 @@ from .test_configuration import CODEBOOK
 @pytest.fixture(scope="module")
 def base_config(tiny_world):
     """Eight more rows than the tiny LLaVA has."""
-    vision = vision_keys(read_json(tiny_world.clip / "config.json"))
+    vision = vision_keys(read_object(tiny_world.clip / "config.json"))
     return tiny_config(CODEBOOK, llama={**LLAMA, "vocab_size": 368}, vision=vision)
 
 

@@ -11,17 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import (
-    TOWER_PREFIX,
-    build_model,
-    load_with_report,
-    read_json,
-    read_tower,
-    read_weights,
-    save_pretrained,
-)
+from model.checkpoint import TOWER_PREFIX, build_model, load_with_report, read_tower, read_weights, save_pretrained
 from model.configuration import vision_keys
 from model.errors import InputError
+from model.files import read_object
 from model.PixelLM import PixelLMForCausalLM
 from model.tokens import load_tokenizer, save_tokenizer
 from tests.tiny_world import TinyWorld
@@ -35,7 +28,7 @@ TALKS = [(0, "Which thing?", "The thing is {seg}."), (1, "What is it?", "It is h
 @pytest.fixture(scope="module")
 def tiny(tiny_world: TinyWorld):
     """A network on the tower of the tiny world, so that a folder without the tower finds it again."""
-    vision = vision_keys(read_json(tiny_world.clip / "config.json"))
+    vision = vision_keys(read_object(tiny_world.clip / "config.json"))
     network, tokenizer = make_network(tiny_world.llava, vision=vision, vision_tower=str(tiny_world.clip))
     network.load_state_dict(read_tower(tiny_world.clip, network.pixellm_config), strict=False)
     return network, tokenizer
@@ -231,7 +224,7 @@ def test_a_bad_config_json_is_named(copied, content):
 
 
 def test_tokenizer_and_config_must_belong_together(copied):
-    flat = read_json(copied / "config.json")
+    flat = read_object(copied / "config.json")
     ids = flat["seg_token_ids"]
     (copied / "config.json").write_text(json.dumps({**flat, "seg_token_ids": [ids[1], ids[0], *ids[2:]]}))
     with pytest.raises(
@@ -241,7 +234,7 @@ def test_tokenizer_and_config_must_belong_together(copied):
 
 
 def test_a_tower_that_is_gone(copied):
-    flat = read_json(copied / "config.json")
+    flat = read_object(copied / "config.json")
     for name in ("mm_vision_tower", "vision_tower"):
         flat[name] = "/nowhere/clip"
     (copied / "config.json").write_text(json.dumps(flat))
@@ -251,7 +244,7 @@ def test_a_tower_that_is_gone(copied):
 
 def test_a_vocabulary_smaller_than_the_tokenizer(copied):
     """The image marks get ids behind the embedding table where added_tokens.json of a published folder is lost."""
-    flat = read_json(copied / "config.json")
+    flat = read_object(copied / "config.json")
     last = flat["vocab_size"] - 1
     tokenizer = load_tokenizer(copied)
     tokenizer.add_tokens([f"[more{number}]" for number in range(flat["vocab_size"])])

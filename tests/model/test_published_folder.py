@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import load_with_report, read_json, save_pretrained
+from model.checkpoint import load_with_report, save_pretrained
 from model.configuration import PixelLMConfig
 from model.errors import InputError
+from model.files import read_object
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
@@ -83,7 +84,7 @@ def test_saved_again_it_is_one_of_ours(published, tmp_path, with_tower):
     save_pretrained(model, tokenizer, folder, tokenizer_source=published, save_vision_tower=with_tower)
     again, words, report = load_with_report(folder)
     assert report.initialized == report.constant == report.ignored == []
-    assert again.pixellm_config == model.pixellm_config == PixelLMConfig.from_dict(read_json(folder / "config.json"))
+    assert again.pixellm_config == model.pixellm_config == PixelLMConfig.from_dict(read_object(folder / "config.json"))
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert words.get_vocab() == tokenizer.get_vocab()
 

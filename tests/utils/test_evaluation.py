@@ -13,8 +13,8 @@ from model.structures import Reply, Target
 from utils.data.records import RawSample, Turn
 from utils.evaluation import EvaluationResult, Scores, evaluate_generative
 from utils.evaluation_pictures import picture_panels
-from utils.rle import decode_rles
-from utils.visualize import PALETTE, write_image
+from utils.masks.rle import decode_rles
+from utils.pictures import PALETTE, write_image
 
 H, W = 24, 36
 A, B, C, NOTHING = "A", "B", "C", "nothing"

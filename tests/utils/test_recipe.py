@@ -8,9 +8,10 @@ import json
 import pytest
 import torch
 
-from model.checkpoint import read_json, read_weights
+from model.checkpoint import read_weights
 from model.configuration import PixelLMConfig
 from model.errors import InputError
+from model.files import read_object
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.vision_tower import resize_position_table
 from tests.tiny_world import LLAMA, TinyWorld
@@ -138,7 +139,7 @@ def test_the_saved_config_records_each_choice(paper, released, tmp_path):
     records = []
     for training in (paper, released):
         training.config.save(tmp_path)
-        flat = read_json(tmp_path / "config.json")
+        flat = read_object(tmp_path / "config.json")
         assert PixelLMConfig.from_dict(flat) == training.config
         records.append(flat)
     ours, theirs = records
@@ -159,5 +160,5 @@ def test_the_run_directory_records_each_choice(tiny_world, tmp_path):
     run.run_dir.mkdir()
     run.save()
     assert RunConfig.load(run.run_dir) == run
-    stored = read_json(run.run_dir / "run_config.json")
+    stored = read_object(run.run_dir / "run_config.json")
     assert all(stored[name] == value for name, value in RELEASE_RECIPE.items())

@@ -20,16 +20,10 @@ from scripts.make_toy_world import main
 from utils.data.paths import DatasetPaths
 from utils.data.records import SEG_MARK
 from utils.data.sources.refer import read_refs
+from utils.masks.outlines import polygons, uncompressed_rle
 from utils.toy_world.base_weights import KEPT, pretrain, unpack
-from utils.toy_world.encoding import polygons, uncompressed_rle
 from utils.toy_world.export import MUSE_SPLITS, draw_muse_item
-from utils.toy_world.language import (
-    LanguageTraining,
-    ToyLlava,
-    draw_dialogues,
-    language_config,
-    measure_language,
-)
+from utils.toy_world.language import LanguageTraining, ToyLlava, draw_dialogues, language_config, measure_language
 from utils.toy_world.painting import COLORS
 from utils.toy_world.parallel import Workers
 from utils.toy_world.questions import SQUARES, Kind, referring_phrases, short_name, square_of, vocabulary_text

@@ -6,7 +6,7 @@ import pytest
 
 from model.errors import InputError
 from model.image import read_image
-from utils.visualize import PALETTE, contact_sheet, fit, overlay, released_overlay, write_image
+from utils.pictures import PALETTE, contact_sheet, fit, overlay, released_overlay, write_image
 
 
 def gray(height: int, width: int) -> np.ndarray:

@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 
 from model.errors import InputError
-from utils.rle import encode_rle
+from model.files import read_json
+from utils.masks.rle import encode_rle
 
 from . import prompts
-from .paths import read_json
 from .photos import photo_hw, read_label_map
 from .sources.custom import draw_target
 

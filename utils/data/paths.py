@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,11 +173,3 @@ class DatasetPaths:
                 f"--dataset_dir {self.root} is not a folder, but {asked_by} reads {name} there. {_GET_GOING}"
             )
         return self.root / name
-
-
-def read_json(path: Path) -> Any:
-    """Parse an annotation file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as err:  # bad JSON, or not UTF-8
-        raise InputError(f"{path} is not valid JSON ({err}); download it again from its source") from err

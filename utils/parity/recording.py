@@ -28,10 +28,11 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaTokenizer
 
-from model.checkpoint import TOWER_PREFIX, build_model, read_json, read_weights
+from model.checkpoint import TOWER_PREFIX, build_model, read_weights
 from model.configuration import PixelLMConfig, vision_keys
 from model.conversation import CONVERSATIONS
 from model.errors import InputError
+from model.files import read_object
 from model.lora import PEFT_PREFIX, load_lora, lora_module_names, lora_rank, split_training_state, wrap_lora
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
@@ -147,12 +148,12 @@ class Case:
     @cached_property
     def tower(self) -> Path:
         """The tower that the case's own config names, or the only one of the weights' width."""
-        flat = read_json(self.published / "config.json") if self.published.is_dir() else {}
+        flat = read_object(self.published / "config.json") if self.published.is_dir() else {}
         named = self.golden / str(flat.get("mm_vision_tower", "")).rsplit("/", 1)[-1]
         if named in self._neighbors():
             return named
         (width,) = self.shapes[f"{TOWER_PREFIX}embeddings.class_embedding"]
-        configs = {path: read_json(path / "config.json") for path in self._neighbors()}
+        configs = {path: read_object(path / "config.json") for path in self._neighbors()}
         towers = [path for path, config in configs.items() if "clip" in str(config.get("model_type"))]
         fitting = [path for path in towers if vision_keys(configs[path])["hidden_size"] == width]
         return _only(fitting, f"CLIP tower of width {width}", self.golden)
@@ -162,7 +163,7 @@ class Case:
         """The LLaVA base: of the case's width where there are several."""
         width = self.shapes["model.embed_tokens.weight"][1]
         bases = [path for path in self._neighbors() if (path / "tokenizer.model").is_file()]
-        fitting = [path for path in bases if read_json(path / "config.json").get("hidden_size") == width]
+        fitting = [path for path in bases if read_object(path / "config.json").get("hidden_size") == width]
         return _only(fitting, f"LLaVA base of width {width}", self.golden)
 
     @cached_property
@@ -188,12 +189,12 @@ class Case:
 
     @cached_property
     def config(self) -> PixelLMConfig:
-        flat = self.json("config.json") if self.is_seeded else read_json(self.base / "config.json")
-        whole = {**flat, **(read_json(self.published / "config.json") if self.published.is_dir() else {})}
+        flat = self.json("config.json") if self.is_seeded else read_object(self.base / "config.json")
+        whole = {**flat, **(read_object(self.published / "config.json") if self.published.is_dir() else {})}
         return config_of_weights(
             self.shapes,
             flat=whole,
-            vision=vision_keys(read_json(self.tower / "config.json")),
+            vision=vision_keys(read_object(self.tower / "config.json")),
             vision_tower=str(self.tower),
             tokenizer=self.tokenizer,
             pad=bool(whole.get("pad_train_clip_images", False)),

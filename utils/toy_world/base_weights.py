@@ -18,7 +18,8 @@ from torch import Tensor
 
 from model.errors import InputError
 from model.tokens import load_tokenizer
-from utils.toy_world.language import (
+
+from .language import (
     LanguageTraining,
     ToyLlava,
     draw_dialogues,
@@ -27,9 +28,9 @@ from utils.toy_world.language import (
     train_language,
     write_language,
 )
-from utils.toy_world.parallel import Workers
-from utils.toy_world.tokenizer import train_tokenizer, write_tokenizer
-from utils.toy_world.tower import (
+from .parallel import Workers
+from .tokenizer import train_tokenizer, write_tokenizer
+from .tower import (
     DEEP_LAYER,
     SHALLOW_LAYER,
     TowerTraining,
@@ -39,7 +40,7 @@ from utils.toy_world.tower import (
     train_tower,
     write_tower,
 )
-from utils.toy_world.views import Views
+from .views import Views
 
 logger = logging.getLogger(__name__)
 

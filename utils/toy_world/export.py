@@ -14,12 +14,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from model.files import write_json
 from utils.data.records import Turn
-from utils.toy_world.encoding import polygons, uncompressed_rle
-from utils.toy_world.parallel import Workers
-from utils.toy_world.questions import MAX_TARGETS, ask_questions, referring_phrases, short_name
-from utils.toy_world.scene import DEFAULT_STYLE, Scene, SceneStyle, ToyObject, draw_scene
-from utils.toy_world.shapes import SHAPES
+from utils.masks.outlines import polygons, uncompressed_rle
+
+from .parallel import Workers
+from .questions import MAX_TARGETS, ask_questions, referring_phrases, short_name
+from .scene import DEFAULT_STYLE, Scene, SceneStyle, ToyObject, draw_scene
+from .shapes import SHAPES
 
 logger = logging.getLogger(__name__)
 
@@ -105,10 +107,6 @@ def _write_image(scene: Scene, path: Path) -> None:
         raise OSError(f"could not write {path}; is the disk full?")
 
 
-def _write_json(content: object, path: Path) -> None:
-    path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-
-
 def _write_muse_item(index: int, *, root: Path, split: MuseSplit, seed: int) -> dict:
     """Write one picture and return its MUSE record."""
     scene, turns = draw_muse_item(split, index, seed=seed)
@@ -145,7 +143,7 @@ def _write_muse_item(index: int, *, root: Path, split: MuseSplit, seed: int) -> 
 def _write_muse_split(root: Path, split: MuseSplit, count: int, *, seed: int, workers: Workers) -> None:
     work = partial(_write_muse_item, root=root, split=split, seed=seed)
     records = list(workers.map(work, range(count)))
-    _write_json(records, root / "muse" / f"muse_{split.name}.json")
+    write_json(root / "muse" / f"muse_{split.name}.json", records, compact=True)
     targets = [len(answer) for record in records for answer in record["answers"]]
     mean = sum(targets) / max(len(targets), 1)
     logger.info("MUSE %s: %d images, %d questions, %.2f targets each", split.name, count, len(targets), mean)
@@ -205,7 +203,7 @@ def _write_refcoco(root: Path, count: int, *, seed: int, workers: Workers) -> No
     folder = root / "refer_seg" / "refcoco"
     categories = [{"id": i + 1, "name": shape, "supercategory": "shape"} for i, shape in enumerate(SHAPES)]
     instances = {"images": images, "annotations": annotations, "categories": categories}
-    _write_json({"info": {}, "licenses": [], **instances}, folder / "instances.json")
+    write_json(folder / "instances.json", {"info": {}, "licenses": [], **instances}, compact=True)
     # A pickle says which strings are one object, which depends on who made them; JSON forgets that.
     (folder / "refs(unc).p").write_bytes(pickle.dumps(json.loads(json.dumps(refs)), protocol=2))
     sentences = sum(len(ref["sentences"]) for ref in refs)

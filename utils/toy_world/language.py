@@ -21,16 +21,17 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from model.conversation import IMAGE_END, IMAGE_MARK, IMAGE_START, Rendered, get_conversation
+from model.files import write_json
 from model.image import CLIP_MEAN, CLIP_STD, ImageInput, ImagePreprocessor, patch_valid_mask
 from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, encode_conversation
-from utils.chat_session import write_json
 from utils.data import prompts
 from utils.data.records import SEG_MARK
-from utils.toy_world.export import MUSE_SPLITS, draw_muse_item
-from utils.toy_world.parallel import Workers
-from utils.toy_world.pretraining import Pretrainer, draw_batches
-from utils.toy_world.questions import square_of
-from utils.toy_world.tower import ToyTower
+
+from .export import MUSE_SPLITS, draw_muse_item
+from .parallel import Workers
+from .pretraining import Pretrainer, draw_batches
+from .questions import square_of
+from .tower import ToyTower
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from utils.data.prompts import join_words
 from utils.data.records import SEG_MARK, Turn
-from utils.toy_world.painting import COLORS, TEXTURES
-from utils.toy_world.scene import SIZES, Scene, ToyObject
-from utils.toy_world.shapes import SHAPES
+
+from .painting import COLORS, TEXTURES
+from .scene import SIZES, Scene, ToyObject
+from .shapes import SHAPES
 
 T = TypeVar("T")
 

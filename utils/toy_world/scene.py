@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.toy_world.painting import BACKGROUNDS, COLORS, TEXTURES, background, paint_object, photograph
-from utils.toy_world.shapes import SHAPES, coverage
+from .painting import BACKGROUNDS, COLORS, TEXTURES, background, paint_object, photograph
+from .shapes import SHAPES, coverage
 
 SIZES: tuple[str, ...] = ("small", "large")
 

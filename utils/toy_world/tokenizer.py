@@ -7,9 +7,10 @@ from pathlib import Path
 import sentencepiece
 
 from model.conversation import get_conversation
-from utils.chat_session import write_json
+from model.files import write_json
 from utils.data import prompts
-from utils.toy_world.questions import vocabulary_text
+
+from .questions import vocabulary_text
 
 VOCAB_SIZE = 900
 _PROMPT_WORDINGS = (

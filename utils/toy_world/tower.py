@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from model.files import write_json
 from model.image import CLIP_MEAN, CLIP_STD
-from utils.chat_session import write_json
-from utils.toy_world.pretraining import Pretrainer, draw_batches
-from utils.toy_world.views import CELLS, PATCH, TRAITS, PatchTargets, Views
+
+from .pretraining import Pretrainer, draw_batches
+from .views import CELLS, PATCH, TRAITS, PatchTargets, Views
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import InputError
-from utils.chat_session import write_json
-from utils.data.paths import read_json
-from utils.toy_world.export import write_dataset
-from utils.toy_world.parallel import Workers
+from model.files import read_json, write_json
+
+from .export import write_dataset
+from .parallel import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def _write_parts(folder: Path, settings: WorldSettings) -> dict[str, Any]:
 def _write_base_weights(folder: Path, settings: WorldSettings, workers: Workers) -> dict[str, Any]:
     """Unpack the kept base weights, or those that are trained first; returns what was measured on them."""
     # The dataset alone needs no torch.
-    from utils.toy_world import base_weights
+    from . import base_weights
 
     language, tower, file = folder / LANGUAGE_BASE, folder / TOWER, base_weights.KEPT
     if settings.pretrain:

@@ -13,7 +13,7 @@ from utils.data.mixture import Mixture
 from utils.data.photos import photo_hw, read_label_map
 from utils.data.registry import DataOptions, build_train_sources, build_val_source
 from utils.data.sources.custom import CustomSource
-from utils.rle import encode_rle
+from utils.masks.rle import encode_rle
 
 from .tiny_data import H, W, draw_photo
 

@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from model.errors import InputError
-from utils.data.masks import decode_segmentation
+from utils.masks.rasterize import decode_segmentation
 
 from .tiny_data import box
 

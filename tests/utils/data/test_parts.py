@@ -7,9 +7,9 @@ import pytest
 
 from model.errors import InputError
 from utils.data.asking import Asking
-from utils.data.masks import decode_segmentation
 from utils.data.paths import DatasetPaths
 from utils.data.sources.parts import PARTS, split_category
+from utils.masks.rasterize import decode_segmentation
 
 from .tiny_data import H, W, box
 

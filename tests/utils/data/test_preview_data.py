@@ -11,8 +11,8 @@ from model.image import read_image
 from scripts import preview_data
 from tests.bad_input import refused
 from utils.data.records import RawSample, Turn
+from utils.pictures import PALETTE
 from utils.sample_pictures import input_pixels, sample_panel
-from utils.visualize import PALETTE
 
 from .tiny_data import H, W
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..records import RawSample
+from utils.data.records import RawSample
 
 
 class Source(Protocol):

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from model.errors import InputError
-
-from ..masks import decode_segmentation
-from ..photos import photo_hw, read_label_map
-from ..records import SEG_MARK, RawSample, Turn
+from utils.data.photos import photo_hw, read_label_map
+from utils.data.records import SEG_MARK, RawSample, Turn
+from utils.masks.rasterize import decode_segmentation
 
 logger = logging.getLogger(__name__)
 

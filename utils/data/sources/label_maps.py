@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import InputError
-
-from ..asking import Asking
-from ..packed import Packed
-from ..paths import DatasetPaths, read_json
-from ..photos import read_label_map
-from ..records import NOTHING_TO_ASK, RawSample
+from model.files import read_json
+from utils.data.asking import Asking
+from utils.data.packed import Packed
+from utils.data.paths import DatasetPaths
+from utils.data.photos import read_label_map
+from utils.data.records import NOTHING_TO_ASK, RawSample
 
 logger = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from model.errors import InputError
-
-from .. import prompts
-from ..asking import Asking
-from ..masks import decode_segmentation
-from ..packed import Packed
-from ..paths import DatasetPaths, read_json
-from ..records import RawSample
+from model.files import read_json
+from utils.data import prompts
+from utils.data.asking import Asking
+from utils.data.packed import Packed
+from utils.data.paths import DatasetPaths
+from utils.data.records import RawSample
+from utils.masks.rasterize import decode_segmentation
 
 logger = logging.getLogger(__name__)
 

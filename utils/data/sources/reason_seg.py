@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from model.errors import InputError
-
-from .. import prompts
-from ..masks import paint_polygons
-from ..packed import Packed
-from ..paths import DatasetPaths, read_json
-from ..photos import photo_hw
-from ..records import SEG_MARK, RawSample, Turn
+from model.files import read_json
+from utils.data import prompts
+from utils.data.packed import Packed
+from utils.data.paths import DatasetPaths
+from utils.data.photos import photo_hw
+from utils.data.records import SEG_MARK, RawSample, Turn
+from utils.masks.rasterize import paint_polygons
 
 logger = logging.getLogger(__name__)
 

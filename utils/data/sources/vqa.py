@@ -9,11 +9,11 @@ import numpy as np
 
 from model.conversation import IMAGE_MARK
 from model.errors import InputError
-
-from ..packed import Packed
-from ..paths import DatasetPaths, read_json
-from ..photos import photo_hw
-from ..records import RawSample, Turn
+from model.files import read_json
+from utils.data.packed import Packed
+from utils.data.paths import DatasetPaths
+from utils.data.photos import photo_hw
+from utils.data.records import RawSample, Turn
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Masks in files: run lengths, polygons, outlines. The only room with pycocotools; no torch."""
