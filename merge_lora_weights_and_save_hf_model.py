@@ -6,10 +6,10 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from utils.args import parse
-from utils.config import MergeConfig
+from utils.cli.args import parse
+from utils.cli.config import MergeConfig
+from utils.cli.log import exit_code, setup_logging
 from utils.export import merge
-from utils.log import exit_code, setup_logging
 
 
 def main(argv: Sequence[str]) -> int:

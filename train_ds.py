@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from model.errors import InputError
-from utils.args import parse
 from utils.build import settle_flags
-from utils.config import RunConfig
-from utils.log import report_input_error, setup_logging
+from utils.cli.args import parse
+from utils.cli.config import RunConfig
+from utils.cli.log import report_input_error, setup_logging
 from utils.trainer import Trainer
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.errors import InputError
-from utils.args import flag, parse
-from utils.log import report_input_error, setup_logging
+from utils.cli.args import flag, parse
+from utils.cli.log import report_input_error, setup_logging
 from utils.parity.stages import STAGES, run_stages
 
 

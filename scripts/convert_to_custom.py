@@ -18,9 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.errors import InputError
-from utils.args import flag, parse_command
+from utils.cli.args import flag, parse_command
+from utils.cli.log import exit_code, setup_logging
 from utils.data.convert import Wording, clean_name, read_coco, read_labelme, read_mask_folder, write_records
-from utils.log import exit_code, setup_logging
 
 
 @dataclass(frozen=True)

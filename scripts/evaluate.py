@@ -23,11 +23,11 @@ from model.errors import InputError
 from model.files import write_json
 from model.predictor import PixelLMPredictor
 from utils import dist
-from utils.args import flag, parse
+from utils.cli.args import flag, parse
+from utils.cli.log import report_input_error, setup_logging
 from utils.data.registry import build_val_source
 from utils.evaluation import evaluate_generative, gather
 from utils.evaluation_pictures import picture_panels
-from utils.log import report_input_error, setup_logging
 from utils.pictures import contact_sheet, write_image
 
 

@@ -26,8 +26,8 @@ import numpy as np
 
 from model.errors import InputError
 from model.files import write_json
-from utils.args import flag, parse
-from utils.log import exit_code, setup_logging
+from utils.cli.args import flag, parse
+from utils.cli.log import exit_code, setup_logging
 from utils.masks.outlines import polygons
 from utils.masks.rle import encode_rle
 from utils.pictures import write_image

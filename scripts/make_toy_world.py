@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.errors import InputError
-from utils.args import flag, parse
+from utils.cli.args import flag, parse
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ToyWorldConfig:
 
 def main(argv: Sequence[str]) -> int:
     # Imported here because every worker process reads this file, and drawing needs no torch.
-    from utils.log import exit_code, setup_logging
+    from utils.cli.log import exit_code, setup_logging
     from utils.toy_world.world import WorldSettings, make_world
 
     setup_logging()

@@ -15,12 +15,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.errors import InputError
-from utils.args import flag, parse
-from utils.config import RunConfig
+from utils.cli.args import flag, parse
+from utils.cli.config import RunConfig
+from utils.cli.log import exit_code, setup_logging
 from utils.data.mixture import Mixture
 from utils.data.registry import DataOptions, build_train_sources
 from utils.encoder import build_encoder
-from utils.log import exit_code, setup_logging
 from utils.pictures import contact_sheet, write_image
 from utils.sample_pictures import sample_panel
 

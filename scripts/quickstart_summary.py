@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+from utils.cli.log import format_seconds
 from utils.data.registry import build_val_source
-from utils.log import format_seconds
 
 
 def example(dataset_dir: str) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from model.errors import InputError
-from utils.args import Parsed, build_parser, parse
-from utils.config import ChatConfig, MergeConfig, RunConfig
+from utils.cli.args import Parsed, build_parser, parse
+from utils.cli.config import ChatConfig, MergeConfig, RunConfig
 
 from .released_flags import CHAT_LINE, CHOICES, DEFAULTS, MERGE_LINE, TRAIN_LINE
 

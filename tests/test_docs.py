@@ -12,8 +12,8 @@ import pytest
 
 from model.checkpoint import _IGNORED_SUFFIXES, RELEASED_CONSTANTS
 from model.configuration import PixelLMConfig
-from utils.args import parse
-from utils.config import RELEASE_RECIPE, RunConfig
+from utils.cli.args import parse
+from utils.cli.config import RELEASE_RECIPE, RunConfig
 
 PLACE = re.compile(r"`([\w/]+\.py)::([\w.]+)`")
 KEYS = {field.name for config in (RunConfig, PixelLMConfig) for field in dataclasses.fields(config)}

@@ -16,9 +16,9 @@ from model.image import read_image
 from model.losses import LossWeights, pixellm_loss
 from model.predictor import PRECISIONS, PixelLMPredictor
 from model.tokens import seg_text
-from utils.args import parse
 from utils.build import TrainingModel, build_for_training, settle_flags
-from utils.config import RunConfig
+from utils.cli.args import parse
+from utils.cli.config import RunConfig
 from utils.data.collate import collate
 from utils.data.encode import Encoder
 from utils.data.registry import DataOptions, build_train_sources

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.args import parse
-from utils.config import RunConfig
+from utils.cli.args import parse
+from utils.cli.config import RunConfig
 
 from .launch import TRAIN_FLAGS, deepspeed, python
 from .tiny_world import TinyWorld

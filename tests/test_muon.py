@@ -8,7 +8,7 @@ import os
 import pytest
 
 from model.lora import set_trained, wrap_lora
-from utils.config import RunConfig
+from utils.cli.config import RunConfig
 
 from .launch import NUM_PROCESSES, TRAIN_FLAGS, deepspeed
 from .model.tiny_network import make_network

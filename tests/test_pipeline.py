@@ -19,7 +19,7 @@ import merge_lora_weights_and_save_hf_model as merge
 from model.checkpoint import load_with_report, read_weights
 from model.image import read_image
 from scripts import evaluate
-from utils.config import RunConfig
+from utils.cli.config import RunConfig
 from utils.masks.rle import decode_rles
 
 from .bad_input import refused

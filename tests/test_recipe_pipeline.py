@@ -12,7 +12,7 @@ import merge_lora_weights_and_save_hf_model as merge
 from model.checkpoint import load_with_report, read_weights
 from model.files import read_object
 from model.predictor import PixelLMPredictor
-from utils.config import RunConfig
+from utils.cli.config import RunConfig
 
 from .launch import TRAIN_FLAGS, python
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from model.errors import InputError
-from utils.args import parse
-from utils.config import OPTIMIZERS, RunConfig
+from utils.cli.args import parse
+from utils.cli.config import OPTIMIZERS, RunConfig
 from utils.trainer import Trainer
 
 from .launch import TRAIN_FLAGS, Finished, python

@@ -33,8 +33,8 @@ from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PRECISIONS
 from model.tokens import SegCodebook, add_codebook, load_tokenizer
 
-from .args import Parsed
-from .config import RunConfig
+from .cli.args import Parsed
+from .cli.config import RunConfig
 
 logger = logging.getLogger(__name__)
 

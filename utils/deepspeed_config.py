@@ -8,7 +8,7 @@ from typing import Any
 from model.errors import InputError
 from model.files import read_object
 
-from .config import RunConfig
+from .cli.config import RunConfig
 
 _FROM_FLAGS = {
     "train_micro_batch_size_per_gpu": "--batch_size",

@@ -10,7 +10,7 @@ from model.files import read_object, write_json
 from model.tokens import add_codebook, load_tokenizer
 
 from .build import make_config
-from .config import RunConfig
+from .cli.config import RunConfig
 from .data.encode import Encoder
 from .toy_world.tokenizer import train_tokenizer, write_tokenizer
 

@@ -16,7 +16,7 @@ from model.errors import InputError
 
 from . import dist
 from .build import TrainingModel
-from .config import RunConfig
+from .cli.config import RunConfig
 from .deepspeed_config import deepspeed_settings
 
 # Between the language model and the masks: no LLaVA base has them.

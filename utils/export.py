@@ -28,9 +28,9 @@ from model.predictor import PRECISIONS
 from model.structures import Batch
 from model.tokens import IGNORE_INDEX, add_codebook, encode_conversation, load_tokenizer, seg_text
 
-from .args import Parsed
 from .build import config_of_weights, portable_path
-from .config import RUN_CONFIG_FILE, MergeConfig, RunConfig
+from .cli.args import Parsed
+from .cli.config import RUN_CONFIG_FILE, MergeConfig, RunConfig
 from .engine import consolidate_zero
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ from model.tokens import save_tokenizer
 
 from . import dist
 from .build import TrainingModel, build_for_training
-from .config import RUN_CONFIG_FILE, RunConfig
+from .cli.config import RUN_CONFIG_FILE, RunConfig
+from .cli.log import JsonLines, format_seconds
 from .data.collate import Collator
 from .data.downloads import require_data
 from .data.encode import Encoder
@@ -31,7 +32,6 @@ from .data.mixture import Mixture, SkipTally, build_loader, describe_skips, read
 from .data.registry import DataOptions, build_train_sources, build_val_source
 from .data.sources import Source
 from .engine import build_engine, init_distributed, load_checkpoint, save_checkpoint
-from .log import JsonLines, format_seconds
 from .validation import validate_teacher_forced
 
 logger = logging.getLogger(__name__)

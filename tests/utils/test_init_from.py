@@ -14,9 +14,9 @@ from model.errors import InputError
 from model.image import CLIP_MEAN, RELEASED_MEAN
 from model.lora import split_training_state
 from tests.published import write_published
-from utils.args import parse
 from utils.build import build_for_training, settle_flags
-from utils.config import RunConfig
+from utils.cli.args import parse
+from utils.cli.config import RunConfig
 
 
 def settle(folder: Path, *more: str) -> RunConfig:

@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from model.errors import InputError
-from utils.args import flag, parse
-from utils.config import RunConfig
-from utils.log import exit_code, setup_logging
+from utils.cli.args import flag, parse
+from utils.cli.config import RunConfig
+from utils.cli.log import exit_code, setup_logging
 
 from .downloads import Status, look_up
 from .encode import read_photo

@@ -38,7 +38,7 @@ from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
 from model.tokens import IMAGE_TOKEN_ID, SegCodebook, load_tokenizer, seg_text
 from utils.build import config_of_weights
-from utils.config import MergeConfig
+from utils.cli.config import MergeConfig
 from utils.data.collate import collate
 from utils.data.encode import Encoder
 from utils.data.records import SEG_MARK, RawSample, Turn

@@ -35,8 +35,8 @@ from model.tokens import (
     seg_strings,
     seg_text,
 )
-from utils.args import Parsed
-from utils.config import MergeConfig
+from utils.cli.args import Parsed
+from utils.cli.config import MergeConfig
 from utils.data.encode import Sample
 from utils.data.prompts import MASK_REQUESTS
 from utils.data.records import SEG_MARK, RawSample

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import InputError
-
-from . import dist
+from utils import dist
 
 EXIT_BAD_INPUT = 2
 # A launcher stops all processes when the first one exits, so the one that speaks must be first.

@@ -1,0 +1,1 @@
+"""Command lines: flags from dataclasses, and what every command prints and returns."""
