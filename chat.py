@@ -35,7 +35,7 @@ def print_answer(predictor: PixelLMPredictor, config: ChatConfig, image_path: st
     reply, written = answer(
         predictor, image_path, question, output_dir=output_dir, max_new_tokens=config.max_new_tokens
     )
-    print(describe(predictor, reply, written), flush=True)
+    print(describe(reply, written), flush=True)
     if config.output_json:
         write_json(Path(config.output_json), to_json(reply, image_path=image_path, question=question))
         print(f"{config.output_json} has been saved.")

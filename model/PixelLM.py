@@ -6,22 +6,27 @@ D language-model width, C decoder width, g patches per side.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LlamaModel
+from transformers import LlamaModel, LlamaTokenizer
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from .codebook import TokenFusion, build_text_projection, gather_seg_states
 from .configuration import PixelLMConfig
 from .image import patch_valid_mask, resize_logits
-from .pixel_decoder import MaskDecoder, PromptEncoder
-from .projector import build_feature_neck, build_projector
+from .pixel_decoder import MaskDecoder, PromptEncoder, build_feature_neck
+from .projector import build_projector
 from .structures import Batch, PixelLMOutput, SegQueries, VisionFeatures
-from .tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, SegCodebook
+from .text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, SegCodebook
 from .vision_tower import VisionTower
+from .weights.checkpoint import LoadReport, fill, read_folder
+
+logger = logging.getLogger(__name__)
 
 
 class PixelLMModel(LlamaModel):
@@ -59,11 +64,47 @@ class PixelLMForCausalLM(nn.Module):
         self.lm_head = nn.Linear(llama.hidden_size, llama.vocab_size, bias=False)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **options: Any) -> PixelLMForCausalLM:
-        """Read a merged folder, ours or a published one; see ``checkpoint.load_pretrained``."""
-        from .checkpoint import load_pretrained
+    def from_weights(
+        cls,
+        config: PixelLMConfig,
+        state: dict[str, Tensor],
+        *,
+        dtype: torch.dtype,
+        source: str,
+        may_initialize: tuple[str, ...] = (),
+    ) -> tuple[PixelLMForCausalLM, LoadReport]:
+        """Make the network in evaluation mode from tensors; arguments and errors as in ``weights.checkpoint.fill``."""
+        with torch.device("meta"):
+            network = cls(config)
+        # Its tables are not in the state dict, so they must be made on a real device.
+        network.model.rotary_emb = LlamaRotaryEmbedding(network.model.config)
+        report = fill(network, state, dtype=dtype, source=source, may_initialize=may_initialize)
+        return network.eval(), report
 
-        return load_pretrained(folder, **options)
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        vision_tower: str | None = None,
+        conv_type: str | None = None,
+    ) -> tuple[PixelLMForCausalLM, LlamaTokenizer, LoadReport]:
+        """Read a merged folder; arguments and errors as in ``weights.checkpoint.read_folder``.
+
+        Returns:
+            the network, its tokenizer with the codebook in it, and what happened to every weight.
+        """
+        content = read_folder(folder, vision_tower=vision_tower, conv_type=conv_type)
+        network, report = cls.from_weights(content.config, content.state, dtype=dtype, source=content.source)
+        return network, content.tokenizer, report
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> PixelLMForCausalLM:
+        """The network of ``from_folder``, under the name that users of transformers expect."""
+        network, _, report = cls.from_folder(folder, **options)
+        logger.info("%s", report.describe())
+        return network
 
     @property
     def device(self) -> torch.device:
@@ -154,10 +195,14 @@ class PixelLMForCausalLM(nn.Module):
     def seg_queries(self, hidden: Tensor, input_ids: Tensor, image_index: Tensor) -> SegQueries:
         """(Q, L, D) states -> fused decoder queries, ordered by image and then by reading order."""
         states, query_index = gather_seg_states(hidden, input_ids, codebook=self.codebook)
-        embeds = self.model.token_fusion(self.model.text_hidden_fcs[0](states))
+        embeds = self.fuse(states)
         order = torch.argsort(image_index[query_index], stable=True)
         query_index = query_index[order]
         return SegQueries(embeds[order], query_index, image_index[query_index])
+
+    def fuse(self, states: Tensor) -> Tensor:
+        """States of complete token groups (N, S, K, D) -> one decoder query per scale, (N, S, C) (paper: phi)."""
+        return self.model.token_fusion(self.model.text_hidden_fcs[0](states))
 
     def decode_masks(self, features: VisionFeatures, queries: SegQueries) -> Tensor:
         """Queries -> (N, h, w) low-resolution logits of the padded input."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .tokens import SegCodebook
+from .text.tokens import SegCodebook
 
 
 def gather_seg_states(hidden: Tensor, input_ids: Tensor, *, codebook: SegCodebook) -> tuple[Tensor, Tensor]:

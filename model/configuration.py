@@ -7,16 +7,19 @@ read by the same function.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, LlamaConfig
 
-from .conversation import get_conversation
 from .errors import InputError
-from .image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD, ImagePreprocessor
+from .image import RELEASED_MEAN, RELEASED_STD, ImagePreprocessor
+from .text.conversation import get_conversation
+from .text.tokens import SegCodebook
 
 _LLAMA_KEYS = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -28,8 +31,7 @@ _VISION_KEYS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "image_size",
     "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout", "projection_dim",
 )  # fmt: skip
-# How every published model was trained, as far as config.json has no other key for it.
-RELEASED_RECIPE = {"refine_alpha": 1.0, "trained_set": "released", "projector_init": "fresh", "query_init": "released"}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Config = TypeVar("Config", LlamaConfig, CLIPVisionConfig)
 _REQUIRED_LLAMA = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
@@ -186,46 +188,40 @@ class PixelLMConfig:
         return cls(**values | overrides)
 
     @classmethod
-    def from_released(
+    def assemble(
         cls,
-        flat: dict[str, Any],
+        base: Mapping[str, Any],
+        tower: Mapping[str, Any],
+        codebook: SegCodebook,
         *,
-        vision: dict[str, Any],
         vision_tower: str,
-        seg_token_ids: tuple[int, ...],
-        conv_type: str = "llava_v1",
+        image_size: int | None = None,
+        **choices: Any,
     ) -> PixelLMConfig:
-        """Read a published folder (``model_type: llava`` with the PixelLM keys): released behaviour throughout.
+        """Put a configuration together from what a model is made of.
 
         Args:
-            flat: its config.json.
-            vision: the config.json of its tower.
-            seg_token_ids: ids of ``[SEG*]`` in its tokenizer, from which K follows.
-            conv_type: the release does not record it.
+            base: flat config.json of the language model, LLaVA's keys among it.
+            tower: config.json of the CLIP tower.
+            codebook: gives S, K and the ids.
+            image_size: R; default is the tower's own input size.
+            choices: every other attribute that does not keep its default.
+        Raises:
+            InputError: if a file lacks a key or a value does not fit.
         """
-        scales = flat.get("image_feature_scale_num", 1)
-        resized = flat.get("resize_vision_tower", False)
-        pad = flat.get("pad_train_clip_images", False)
-        normalization = {} if pad else {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
+        vision = vision_keys(tower)
         return cls(
-            llama=llama_keys(flat),
-            vision=vision_keys(vision),
+            llama=llama_keys(base),
+            vision=vision,
             vision_tower=vision_tower,
-            seg_token_num=len(seg_token_ids) // scales,
-            image_feature_scale_num=scales,
-            seg_token_ids=seg_token_ids,
-            image_size=flat["resize_vision_tower_size"] if resized else vision["image_size"],
+            seg_token_num=codebook.tokens,
+            image_feature_scale_num=codebook.scales,
+            seg_token_ids=codebook.ids,
+            image_size=image_size or vision["image_size"],
             vision_feature_layers=feature_layers(
-                scales, depth=vision["num_hidden_layers"], first=flat.get("mm_vision_select_layer", -2)
+                codebook.scales, depth=vision["num_hidden_layers"], first=base.get("mm_vision_select_layer", -2)
             ),
-            pad_train_clip_images=pad,
-            vision_position_resize="released",
-            separate_mm_projector=flat.get("separate_mm_projector", False),
-            mm_projector_hidden_dim=flat.get("mm_projector_hidden_dim", 2),
-            out_dim=flat.get("out_dim", 256),
-            conv_type=conv_type,
-            recipe=RELEASED_RECIPE,
-            **normalization,
+            **choices,
         )
 
 
@@ -242,7 +238,7 @@ def feature_layers(scales: int, *, depth: int, first: int = -2) -> tuple[int, ..
     return tuple(first - step * scale for scale in range(scales))
 
 
-def llama_keys(flat: dict[str, Any]) -> dict[str, Any]:
+def llama_keys(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The LLaMA part of a flat config."""
     missing = [key for key in _REQUIRED_LLAMA if key not in flat]
     if missing:
@@ -250,7 +246,7 @@ def llama_keys(flat: dict[str, Any]) -> dict[str, Any]:
     return {key: flat[key] for key in _LLAMA_KEYS if flat.get(key) is not None}
 
 
-def vision_keys(config: dict[str, Any]) -> dict[str, Any]:
+def vision_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """The tower part of a CLIP config.json, which may hold it under ``vision_config``."""
     config = config.get("vision_config", config)
     given = {key: config[key] for key in _VISION_KEYS if key in config}

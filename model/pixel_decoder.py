@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration import PixelLMConfig
-from .projector import LayerNorm2d
 
 NUM_MASK_TOKENS = 4  # of the SAM-shaped head; only the first makes the mask, the others exist in released weights
 
@@ -228,3 +227,33 @@ class MaskDecoder(nn.Module):
             F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0] for logits in per_scale
         ]
         return torch.einsum("s,snhw->nhw", self.scale_weights.to(resized[0].dtype), torch.stack(resized))
+
+
+class LayerNorm2d(nn.Module):
+    """LayerNorm over the channels of (B, C, h, w)."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean(1, keepdim=True)
+        variance = (x - mean).pow(2).mean(1, keepdim=True)
+        x = (x - mean) / torch.sqrt(variance + self.eps)
+        return self.weight[:, None, None] * x + self.bias[:, None, None]
+
+
+def build_feature_neck(in_channels: int, out_channels: int) -> nn.Sequential:
+    """(B, D, g, g) -> (B, C, g, g), shared by the scales."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False),
+        LayerNorm2d(out_channels),
+        nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        LayerNorm2d(out_channels),
+    )

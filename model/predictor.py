@@ -1,39 +1,29 @@
-"""PixelLMPredictor: set_image once, ask many times. Everything that generates text goes through it.
+"""PixelLMPredictor: set_image once, ask many times. Everything that answers goes through it.
 
-Shapes: T generated tokens, L prompt tokens, N masks, D language-model width.
+Shapes: T generated tokens, N masks, D language-model width, H, W size of the photo.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LlamaTokenizer
+from transformers import LlamaTokenizer
 
-from .checkpoint import load_with_report
-from .conversation import IMAGE_MARK, get_conversation
+from .configuration import PRECISIONS
 from .errors import InputError
+from .generation import generate
 from .image import ImageInput
 from .PixelLM import PixelLMForCausalLM
-from .structures import Reply, SegQueries, Target, VisionFeatures
-from .tokens import decode_released, encode_conversation, seg_text
+from .replies import Reply, make_reply
+from .structures import SegQueries, VisionFeatures
+from .text.conversation import IMAGE_MARK, get_conversation
+from .text.tokens import encode_conversation
 
 logger = logging.getLogger(__name__)
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass
-class _Generated:
-    """Greedy output: ids (end token included) and, for each, the state that predicted it, (T, D)."""
-
-    ids: list[int]
-    states: Tensor
-    finished: bool
 
 
 class PixelLMPredictor:
@@ -47,8 +37,7 @@ class PixelLMPredictor:
     def __init__(self, model: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self._image: ImageInput | None = None
-        self._features: VisionFeatures | None = None
+        self._seen: tuple[ImageInput, VisionFeatures] | None = None
 
     @classmethod
     def from_pretrained(
@@ -67,9 +56,11 @@ class PixelLMPredictor:
             device: default is the first GPU, else the CPU.
             vision_tower: only needed when the folder's own record of its tower is out of date.
             conv_type: template of a published folder that was not trained with llava_v1.
+        Raises:
+            InputError: if the folder cannot be read, or its files do not belong together.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model, tokenizer, report = load_with_report(
+        model, tokenizer, report = PixelLMForCausalLM.from_folder(
             folder, dtype=PRECISIONS[precision], vision_tower=vision_tower, conv_type=conv_type
         )
         logger.info("%s", report.describe())
@@ -81,27 +72,35 @@ class PixelLMPredictor:
         prepared = self.model.pixellm_config.preprocessor(image)
         pixel_values = prepared.pixel_values[None].to(self.model.device, self.model.dtype)
         valid_hw = torch.tensor([prepared.valid_hw], device=self.model.device)
-        self._features = self.model.encode_images(pixel_values, valid_hw)
-        self._image = prepared
+        self._seen = prepared, self.model.encode_images(pixel_values, valid_hw)
 
     @torch.inference_mode()
-    def ask(self, question: str, *, max_new_tokens: int = 512, use_cache: bool = True) -> Reply:
+    def ask(self, question: str, *, max_new_tokens: int = 512) -> Reply:
         """Answer a question about the current image, greedily.
 
-        Args:
-            use_cache: false recomputes everything for each token, as the release does; only for checking.
+        Raises:
+            InputError: if the question is too long for the model.
+            ValueError: before ``set_image``.
         """
-        if self._features is None:
+        if self._seen is None:
             raise ValueError("call set_image before ask")
+        image, features = self._seen
         prompt = self.prompt_ids(question)
-        limit = min(max_new_tokens, self.model.model.config.max_position_embeddings - len(prompt))
-        if limit < 1:
+        longest = self.model.model.config.max_position_embeddings
+        if len(prompt) >= longest:
             raise InputError(
-                f"the question has {len(prompt)} tokens with the image, but the model reads at most "
-                f"{self.model.model.config.max_position_embeddings}; shorten it"
+                f"the question has {len(prompt)} tokens with the image, but the model reads at most {longest}; "
+                "shorten it"
             )
-        generated = self._generate(prompt, max_new_tokens=limit, use_cache=use_cache)
-        return self._reply(generated)
+        generated = generate(
+            self.model,
+            prompt,
+            features,
+            end_id=self.tokenizer.eos_token_id,
+            max_new_tokens=min(max_new_tokens, longest - len(prompt)),
+        )
+        logits = self._decode(generated.ids, generated.states, image, features)
+        return make_reply(generated, logits, codebook=self.model.codebook, tokenizer=self.tokenizer)
 
     def prompt_ids(self, question: str) -> list[int]:
         """The open conversation of a question, image placeholder expanded."""
@@ -110,94 +109,14 @@ class PixelLMPredictor:
         ids, _ = encode_conversation(self.tokenizer, rendered, num_image_tokens=config.num_image_tokens)
         return ids
 
-    def _generate(self, prompt: list[int], *, max_new_tokens: int, use_cache: bool) -> _Generated:
-        model, device = self.model, self.model.device
-        input_ids = torch.tensor([prompt], device=device)
-        attention = torch.ones_like(input_ids, dtype=torch.bool)
-        embeds, attention = model.embed(input_ids, attention, self._features, torch.zeros(1, device=device).long())
-        cache = DynamicCache() if use_cache else None
-        step, start = embeds, 0
-        ids: list[int] = []
-        states: list[Tensor] = []
-        for _ in range(max_new_tokens):
-            positions = torch.arange(start, start + step.shape[1], device=device)[None]
-            hidden = model.model(
-                inputs_embeds=step,
-                attention_mask=attention,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=use_cache,
-            ).last_hidden_state[:, -1]  # (1, D)
-            next_id = int(model.lm_head(hidden).argmax(-1))
-            ids.append(next_id)
-            states.append(hidden[0])
-            if next_id == self.tokenizer.eos_token_id:
-                break
-            next_embed = model.model.embed_tokens(torch.tensor([[next_id]], device=device))
-            attention = torch.cat([attention, attention.new_ones(1, 1)], dim=1)
-            if use_cache:
-                start += step.shape[1]
-                step = next_embed
-            else:
-                step = torch.cat([step, next_embed], dim=1)
-        return _Generated(ids, torch.stack(states), ids[-1] == self.tokenizer.eos_token_id)
-
-    def _reply(self, generated: _Generated) -> Reply:
-        codebook = self.model.codebook
-        ids = torch.tensor([generated.ids], device=self.model.device)
-        _, starts = codebook.find_groups(ids)  # (N,)
-        logits = self._decode(generated.states, starts)
-        placed = self._image.place(logits, outside=float("-inf"))
-        spans = [(int(start), int(start) + codebook.size) for start in starts]
-        targets = [
-            Target(phrase, span, mask_logits > 0, _foreground_score(mask_logits), mask_logits)
-            for phrase, span, mask_logits in zip(self._phrases(generated.ids, spans), spans, placed, strict=True)
-        ]
-        text = self.decode(generated.ids)
-        return Reply(text, generated.ids, targets, self._reason(generated, ids, len(targets)))
-
-    def _decode(self, states: Tensor, starts: Tensor) -> Tensor:
-        """(T, D) states and (N,) group starts -> (N, H, W) logits of the region that the network saw."""
+    def _decode(self, ids: list[int], states: Tensor, image: ImageInput, features: VisionFeatures) -> Tensor:
+        """T ids and (T, D) states -> (N, H, W) logits of their complete groups, at the size of the photo."""
         model, codebook = self.model, self.model.codebook
+        _, starts = codebook.find_groups(torch.tensor([ids], device=model.device))  # (N,)
         position = starts[:, None] + torch.arange(codebook.size, device=starts.device)  # states[i] predicted ids[i]
         grouped = states[position].unflatten(1, (codebook.scales, codebook.tokens))  # (N, S, K, D)
-        embeds = model.model.token_fusion(model.model.text_hidden_fcs[0](grouped))
         zeros = torch.zeros(len(starts), dtype=torch.long, device=starts.device)
-        low_res = model.decode_masks(self._features, SegQueries(embeds, zeros, zeros))
-        _, _, height, width = self._image.region
-        return model.resize_masks(low_res, valid_hw=self._features.valid_hw[0], out_hw=(height, width))
-
-    def decode(self, ids: list[int]) -> str:
-        """Answer text without the end mark, single-spaced."""
-        kept = [token_id for token_id in ids if token_id != self.tokenizer.eos_token_id]
-        return " ".join(decode_released(self.tokenizer, kept).split())
-
-    def group_text(self) -> str:
-        """One token group as it stands in a reply's text."""
-        return seg_text(self.model.codebook.scales, self.model.codebook.tokens)
-
-    def _phrases(self, ids: list[int], spans: list[tuple[int, int]]) -> list[str]:
-        """The words before each group, back to the group before."""
-        phrases, previous = [], 0
-        for start, end in spans:
-            words = self.decode(ids[previous:start])
-            phrases.append(words.strip(" ,.;:").removeprefix("and ").strip())
-            previous = end
-        return phrases
-
-    def _reason(self, generated: _Generated, ids: Tensor, num_targets: int) -> str | None:
-        reasons = []
-        stray = self.model.codebook.count_stray(ids)
-        if stray:
-            reasons.append(f"{stray} segmentation tokens stood outside a complete group and were dropped")
-        if not generated.finished:
-            reasons.append(f"the answer was cut after {len(generated.ids)} tokens")
-        if num_targets == 0 and not stray:
-            reasons.append("the model answered without a segmentation token")
-        return "; ".join(reasons) or None
-
-
-def _foreground_score(logits: Tensor) -> float:
-    """Mean probability of the pixels inside the mask (release), 0 when the mask is empty."""
-    inside = logits > 0
-    return float((logits.sigmoid() * inside).sum() / inside.sum().clamp(min=1))
+        low_res = model.decode_masks(features, SegQueries(model.fuse(grouped), zeros, zeros))
+        _, _, height, width = image.region
+        logits = model.resize_masks(low_res, valid_hw=features.valid_hw[0], out_hw=(height, width))
+        return image.place(logits, outside=float("-inf"))

@@ -127,39 +127,3 @@ class LossTerms:
     dice: Tensor
     refine: Tensor
     num_masks: int
-
-
-@dataclass
-class Target:
-    """One object of a reply.
-
-    Attributes:
-        phrase: the words of the answer just before the token group.
-        token_span: half-open range of the group in ``Reply.output_ids``.
-        mask: (H, W) bool at the size of the image.
-        score: mean foreground probability over the mask, 0 when it is empty (the release's score).
-        logits: (H, W) float.
-    """
-
-    phrase: str
-    token_span: tuple[int, int]
-    mask: Tensor
-    score: float
-    logits: Tensor
-
-
-@dataclass
-class Reply:
-    """The answer to one question.
-
-    Attributes:
-        text: the answer, with its token groups as they were generated.
-        output_ids: generated ids, without the prompt.
-        targets: the objects, in the order of the text.
-        reason: why there is no target, or which groups were dropped; None when all is well.
-    """
-
-    text: str
-    output_ids: list[int]
-    targets: list[Target]
-    reason: str | None = None

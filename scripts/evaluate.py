@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from model.conversation import CONVERSATIONS
 from model.errors import InputError
 from model.files import write_json
 from model.predictor import PixelLMPredictor
+from model.text.conversation import CONVERSATIONS
 from utils import dist
 from utils.cli.args import flag, parse
 from utils.cli.log import report_input_error, setup_logging

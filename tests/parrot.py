@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from transformers import LlamaTokenizer
 
-from model.checkpoint import save_pretrained
-from model.conversation import get_conversation
 from model.PixelLM import PixelLMForCausalLM
-from model.tokens import encode_conversation
+from model.text.conversation import get_conversation
+from model.text.tokens import encode_conversation
+from model.weights.checkpoint import save_pretrained
 
 
 @torch.no_grad()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import TOWER_PREFIX, read_tower
 from model.configuration import feature_layers, vision_keys
 from model.files import read_object
 from model.image import CLIP_MEAN, CLIP_STD
 from model.PixelLM import PixelLMForCausalLM
+from model.weights.bases import TOWER_PREFIX, read_tower
 
 from .model.tiny_network import make_network
 from .tiny_world import TinyWorld, write_settings

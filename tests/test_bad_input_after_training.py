@@ -12,7 +12,7 @@ import torch
 
 import chat
 import merge_lora_weights_and_save_hf_model as merge
-from model.checkpoint import read_weights
+from model.weights.tensors import read_weights
 from scripts import evaluate
 from utils.build import build_for_training
 from utils.cli.args import parse

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import _IGNORED_SUFFIXES, RELEASED_CONSTANTS
 from model.configuration import PixelLMConfig
+from model.weights.checkpoint import IGNORED_SUFFIXES
+from model.weights.released import RELEASED_CONSTANTS
 from utils.cli.args import parse
-from utils.cli.config import RELEASE_RECIPE, RunConfig
+from utils.cli.config import RELEASE_RECIPE_FLAGS, RunConfig
 
 PLACE = re.compile(r"`([\w/]+\.py)::([\w.]+)`")
 KEYS = {field.name for config in (RunConfig, PixelLMConfig) for field in dataclasses.fields(config)}
@@ -79,7 +80,7 @@ def test_every_decision_has_its_flag_and_its_place(pages):
     decisions = rows(pages["paper_to_code.md"], "| # | Topic | Paper | Release |")
     assert [row[0] for row in decisions] == [str(number) for number in range(1, 13)]
     flags = {key for row in decisions for key in keys(row[5])}
-    assert set(RELEASE_RECIPE) <= flags <= {field.name for field in dataclasses.fields(RunConfig)}
+    assert set(RELEASE_RECIPE_FLAGS) <= flags <= {field.name for field in dataclasses.fields(RunConfig)}
     assert all(PLACE.search(row[6]) for row in decisions)
 
 
@@ -87,7 +88,7 @@ def test_the_recipe_is_the_one_described(pages):
     text = " ".join(pages["paper_to_code.md"].split())
     described = re.search(r"`--release_recipe` means `([^`]*)`", text)[1]
     assert dict(part.removeprefix("--").split("=") for part in described.split()) == {
-        name: str(value) for name, value in RELEASE_RECIPE.items()
+        name: str(value) for name, value in RELEASE_RECIPE_FLAGS.items()
     }
 
 
@@ -95,7 +96,7 @@ def test_the_allow_list_is_the_one_described(pages):
     table = rows(pages["checkpoints.md"], "| Name | Missing | Left over | Why |")
     assert len(table) == 3
     assert keys_of_names(table[0][0]) == set(RELEASED_CONSTANTS)
-    assert {name.removeprefix("*.") for name in keys_of_names(table[1][0])} == set(_IGNORED_SUFFIXES)
+    assert {name.removeprefix("*.") for name in keys_of_names(table[1][0])} == set(IGNORED_SUFFIXES)
 
 
 def keys_of_names(cell: str) -> set[str]:

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from model.configuration import PRECISIONS
 from model.image import read_image
 from model.losses import LossWeights, pixellm_loss
-from model.predictor import PRECISIONS, PixelLMPredictor
-from model.tokens import seg_text
+from model.predictor import PixelLMPredictor
+from model.text.tokens import seg_text
 from utils.build import TrainingModel, build_for_training, settle_flags
 from utils.cli.args import parse
 from utils.cli.config import RunConfig

@@ -16,8 +16,9 @@ import torch
 
 import chat
 import merge_lora_weights_and_save_hf_model as merge
-from model.checkpoint import load_with_report, read_weights
 from model.image import read_image
+from model.PixelLM import PixelLMForCausalLM
+from model.weights.tensors import read_weights
 from scripts import evaluate
 from utils.cli.config import RunConfig
 from utils.masks.rle import decode_rles
@@ -150,7 +151,7 @@ def test_merging_adds_lora_to_the_base(trained, merged, consolidated):
 def test_merged_weights_are_rounded_on_request(merged, trained, tiny_world, tmp_path):
     flags = [f"--weight={trained.folder / 'ckpt_model'}", f"--save_path={tmp_path / 'hf'}", "--save_vision_tower"]
     assert merge.main(flags) == 0
-    network, _, report = load_with_report(tmp_path / "hf", vision_tower="/nowhere")
+    network, _, report = PixelLMForCausalLM.from_folder(tmp_path / "hf", vision_tower="/nowhere")
     assert report.initialized == []
     half = read_weights(tmp_path / "hf")
     assert {tensor.dtype for tensor in half.values()} == {torch.bfloat16}

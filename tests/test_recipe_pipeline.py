@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import merge_lora_weights_and_save_hf_model as merge
-from model.checkpoint import load_with_report, read_weights
 from model.files import read_object
+from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
+from model.weights.tensors import read_weights
 from utils.cli.config import RunConfig
 
 from .launch import TRAIN_FLAGS, python
@@ -85,7 +86,7 @@ def test_the_second_run_goes_on_where_the_first_ended(first, second):
 
 
 def test_the_second_run_keeps_the_tokens(first, second):
-    (_, tokens, _), (_, again, report) = (load_with_report(stage.merged) for stage in (first, second))
+    (_, tokens, _), (_, again, report) = (PixelLMForCausalLM.from_folder(stage.merged) for stage in (first, second))
     assert tokens.get_vocab() == again.get_vocab()
     assert report.initialized == report.constant == []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,40 +12,23 @@ import torch
 from torch import nn
 from transformers import LlamaTokenizer, PreTrainedModel
 
-from model.checkpoint import (
-    TOWER_PREFIX,
-    LoadReport,
-    build_model,
-    load_with_report,
-    read_architecture,
-    read_base,
-    read_tower,
-    tower_beside,
-)
 from model.codebook import start_at_unit_size
-from model.configuration import RELEASED_RECIPE, PixelLMConfig, feature_layers, llama_keys, vision_keys
+from model.configuration import PRECISIONS, PixelLMConfig, vision_keys
 from model.errors import InputError
 from model.files import read_object, resolve_folder
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.lora import set_trained, wrap_lora
 from model.PixelLM import PixelLMForCausalLM
-from model.predictor import PRECISIONS
-from model.tokens import SegCodebook, add_codebook, load_tokenizer
+from model.text.tokenizer import add_codebook, load_tokenizer
+from model.text.tokens import SegCodebook
+from model.weights.bases import FRESH_MODULES, read_base, read_tower, tower_beside
+from model.weights.checkpoint import LoadReport, read_architecture
+from model.weights.released import RECIPE_OF_PUBLISHED_WEIGHTS
 
 from .cli.args import Parsed
 from .cli.config import RunConfig
 
 logger = logging.getLogger(__name__)
-
-# What a LLaVA base does not have; LLaMA's own weights must all be there.
-FRESH_MODULES = (
-    "model.mm_projector.",
-    "model.out_mm_projector.",
-    "model.prompt_encoder.",
-    "model.mask_decoder.",
-    "model.image_feature_neck.",
-    "model.text_hidden_fcs.",
-)
 
 
 @dataclass
@@ -134,7 +116,7 @@ def _from_base(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path
     config = make_config(run, read_object(folder / "config.json"), codebook, len(tokenizer), tower_folder)
     state, unused = read_base(folder, config, keep_projector=run.projector_init == "llava")
     state |= read_tower(tower_folder, config)
-    network, report = build_model(
+    network, report = PixelLMForCausalLM.from_weights(
         config, state, dtype=PRECISIONS[run.precision], source=f"--version {run.version}", may_initialize=FRESH_MODULES
     )
     if run.query_init == "unit":
@@ -145,7 +127,7 @@ def _from_base(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path
 
 def _from_merged_model(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path, LoadReport]:
     """Everything as it was trained, tokens included; only LoRA will be new. See ``settle_flags``."""
-    network, tokenizer, report = load_with_report(
+    network, tokenizer, report = PixelLMForCausalLM.from_folder(
         run.init_from, dtype=PRECISIONS[run.precision], vision_tower=run.vision_tower, conv_type=run.conv_type
     )
     tokenizer.model_max_length = run.model_max_length
@@ -160,7 +142,7 @@ def _from_merged_model(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokeniz
 
 def recipe_of(run: RunConfig) -> dict[str, Any]:
     """The choices between paper and release that config.json has no other key for."""
-    return {name: getattr(run, name) for name in ("release_recipe", *RELEASED_RECIPE)}
+    return {name: getattr(run, name) for name in ("release_recipe", *RECIPE_OF_PUBLISHED_WEIGHTS)}
 
 
 def _enable_checkpointing(llama: PreTrainedModel) -> None:
@@ -173,26 +155,17 @@ def make_config(
     run: RunConfig, base: dict[str, Any], codebook: SegCodebook, vocab_size: int, tower_folder: Path
 ) -> PixelLMConfig:
     """The architecture of a new run, from its flags and the folders it starts from."""
-    vision = vision_keys(read_object(tower_folder / "config.json"))
-    image_size = run.resize_vision_tower_size if run.resize_vision_tower else vision["image_size"]
+    tower = read_object(tower_folder / "config.json")
+    image_size = run.resize_vision_tower_size if run.resize_vision_tower else vision_keys(tower)["image_size"]
     mean, std = read_normalization(run.preprocessor_config, image_size=image_size)
     if run.image_normalization == "released" and run.pad_train_clip_images:
         mean, std = RELEASED_MEAN, RELEASED_STD
-    llama = llama_keys(base)
-    llama["vocab_size"] = max(llama["vocab_size"], vocab_size)
-    return PixelLMConfig(
-        llama=llama,
-        vision=vision,
+    return PixelLMConfig.assemble(
+        {**base, "vocab_size": max(base.get("vocab_size", 0), vocab_size)},
+        tower,
+        codebook,
         vision_tower=portable_path(run.vision_tower),
-        seg_token_num=run.seg_token_num,
-        image_feature_scale_num=run.image_feature_scale_num,
-        seg_token_ids=codebook.ids,
         image_size=image_size,
-        vision_feature_layers=feature_layers(
-            run.image_feature_scale_num,
-            depth=vision["num_hidden_layers"],
-            first=base.get("mm_vision_select_layer", -2),
-        ),
         image_token_grid=run.image_token_grid,
         pad_train_clip_images=run.pad_train_clip_images,
         image_mean=mean,
@@ -203,69 +176,6 @@ def make_config(
         conv_type=run.conv_type,
         model_max_length=run.model_max_length,
         recipe=recipe_of(run),
-    )
-
-
-def config_of_weights(
-    shapes: Mapping[str, Sequence[int]],
-    *,
-    flat: dict[str, Any],
-    vision: dict[str, Any],
-    vision_tower: str,
-    tokenizer: LlamaTokenizer,
-    pad: bool,
-    conv_type: str,
-    model_max_length: int,
-    source: str,
-) -> PixelLMConfig:
-    """The architecture of a released training checkpoint: counts and sizes are read off its tensors.
-
-    What tensors do not show is released behaviour throughout. The codebook is added to ``tokenizer``.
-
-    Args:
-        shapes: of the plain model's weights, under released names.
-        flat: config.json of the LLaVA base; vision: that of the tower.
-        pad: the run padded its images; a resized tower says so too.
-        source: names the weights in messages.
-    """
-    try:
-        scales, out_dim = shapes["model.mask_decoder.level_embed.weight"]
-        rows = shapes["model.embed_tokens.weight"][0]
-        hidden = shapes["model.mm_projector.0.weight"][0]
-    except KeyError as err:
-        raise InputError(f"{source} lacks {err}; expected the weights of a PixelLM run") from err
-    positions = shapes.get(TOWER_PREFIX + "embeddings.position_embedding.weight")
-    grid = round((positions[0] - 1) ** 0.5) if positions is not None else vision["image_size"] // vision["patch_size"]
-    added = rows - len(tokenizer) - 2  # the two image marks
-    if added < 1 or added % scales:
-        raise InputError(
-            f"{source} has {rows} vocabulary rows and {scales} scales, but --version {tokenizer.name_or_path} has "
-            f"{len(tokenizer)} tokens: {added} codebook tokens cannot be. Give the LLaVA base of the run as --version."
-        )
-    codebook = add_codebook(tokenizer, scales=scales, tokens=added // scales)
-    # The release pads whenever it resizes the tower (its constructor overrides the flag).
-    pad = pad or grid * vision["patch_size"] != vision["image_size"]
-    return PixelLMConfig(
-        llama={**llama_keys(flat), "vocab_size": rows},
-        vision=vision,
-        vision_tower=vision_tower,
-        seg_token_num=codebook.tokens,
-        image_feature_scale_num=scales,
-        seg_token_ids=codebook.ids,
-        image_size=grid * vision["patch_size"],
-        vision_feature_layers=feature_layers(
-            scales, depth=vision["num_hidden_layers"], first=flat.get("mm_vision_select_layer", -2)
-        ),
-        pad_train_clip_images=pad,
-        image_mean=RELEASED_MEAN if pad else CLIP_MEAN,
-        image_std=RELEASED_STD if pad else CLIP_STD,
-        vision_position_resize="released",
-        separate_mm_projector="model.out_mm_projector.0.weight" in shapes,
-        mm_projector_hidden_dim=hidden // flat["hidden_size"],
-        out_dim=out_dim,
-        conv_type=conv_type,
-        model_max_length=model_max_length,
-        recipe=RELEASED_RECIPE,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from model.image import read_image
 from model.predictor import PixelLMPredictor
-from model.structures import Reply
+from model.replies import Reply
 
 from .masks.rle import encode_rle
 from .pictures import PALETTE, overlay, released_overlay, write_image
@@ -51,17 +51,9 @@ def write_pictures(image: np.ndarray, masks: np.ndarray, *, output_dir: Path, st
     return written
 
 
-def numbered_text(predictor: PixelLMPredictor, reply: Reply) -> str:
-    """The answer with each token group replaced by the number of its target, from 0 as in file names and pictures."""
-    text, group = reply.text, predictor.group_text()
-    for number in range(len(reply.targets)):
-        text = text.replace(group, f"[{number}]", 1)
-    return text
-
-
-def describe(predictor: PixelLMPredictor, reply: Reply, written: list[Path]) -> str:
+def describe(reply: Reply, written: list[Path]) -> str:
     """What chat prints."""
-    lines = [f"text_output: {numbered_text(predictor, reply)}"]
+    lines = [f"text_output: {reply.numbered()}"]
     for number, target in enumerate(reply.targets):
         area = float(target.mask.float().mean())
         lines.append(f"  [{number}] {target.phrase or '(no words)'}: {area:.1%} of the image, score {target.score:.2f}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from model.files import read_object, write_json
-from model.tokens import add_codebook, load_tokenizer
+from model.text.tokenizer import add_codebook, load_tokenizer
 
 from .build import make_config
 from .cli.config import RunConfig

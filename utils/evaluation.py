@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from model.errors import InputError
-from model.structures import Reply
+from model.replies import Reply
 
 from .data.encode import read_photo
 from .data.records import RawSample, Turn
@@ -48,6 +48,7 @@ class QuestionRecord:
 
     Attributes:
         index, conversation: where the question stands in the source.
+        numbered: the answer with every token group written as the number of its mask.
         reason: why there is no target, or which groups were dropped; None when all is well.
         pairs: predicted and true masks, matched.
         predictions: the predicted masks as COCO RLE, in the order of the answer.
@@ -58,6 +59,7 @@ class QuestionRecord:
     sample_id: str
     question: str
     answer: str
+    numbered: str
     reason: str | None
     pairs: MatchedPairs
     predictions: tuple[dict[str, Any], ...]
@@ -247,6 +249,7 @@ def _record(sample: RawSample, turn: Turn, reply: Reply, *, index: int, conversa
         sample_id=sample.sample_id,
         question=turn.question,
         answer=reply.text,
+        numbered=reply.numbered(),
         reason=reply.reason,
         pairs=match_masks(predicted & counts, true & counts),
         predictions=tuple(encode_rle(mask) for mask in predicted),

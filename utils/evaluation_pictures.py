@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from itertools import count
-
 import numpy as np
 
 from .data.encode import read_photo
@@ -15,8 +12,6 @@ from .matching import EMPTY, MatchedPairs
 from .pictures import PALETTE, Color, fit, overlay
 
 _PANEL_SIDE = 440
-# A token group as it stands in an answer: "[SEG]", or "[SEG0] [SEG1] ..." up to the next "[SEG0]".
-_GROUP = re.compile(r"\[SEG0?\](?:\s*\[SEG[1-9]\d*\])*")
 
 
 def picture_panels(result: EvaluationResult, source: Source, *, num_questions: int) -> list[tuple[np.ndarray, str]]:
@@ -52,9 +47,5 @@ def _matched_colors(pairs: MatchedPairs) -> list[Color]:
 
 def _answer_caption(record: QuestionRecord) -> str:
     """The answer with every token group written as the number of its mask, and the mean IoU of the pairs."""
-    numbers = count()
-    answer = record.answer
-    if len(_GROUP.findall(answer)) == record.num_predicted:
-        answer = _GROUP.sub(lambda _: f"[{next(numbers)}]", answer)
     score = f"mean IoU {record.pairs.iou.mean():.1%}" if len(record.pairs.iou) else "no masks"
-    return f"{answer}\n{score}, masks: {record.num_predicted} given, {record.num_true} asked for"
+    return f"{record.numbered}\n{score}, masks: {record.num_predicted} given, {record.num_true} asked for"

@@ -10,25 +10,21 @@ import torch
 from torch import Tensor
 from transformers import LlamaTokenizer
 
-from model.checkpoint import (
-    build_model,
-    check_model_target,
-    load_with_report,
-    read_tower,
-    read_weights,
-    write_pretrained,
-)
-from model.configuration import PixelLMConfig, vision_keys
-from model.conversation import IMAGE_MARK, get_conversation
+from model.configuration import PRECISIONS, PixelLMConfig, vision_keys
 from model.errors import InputError
 from model.files import atomic_folder, read_object, resolve_folder
 from model.lora import load_lora, lora_module_names, lora_rank, split_training_state, wrap_lora
 from model.PixelLM import PixelLMForCausalLM
-from model.predictor import PRECISIONS
 from model.structures import Batch
-from model.tokens import IGNORE_INDEX, add_codebook, encode_conversation, load_tokenizer, seg_text
+from model.text.conversation import IMAGE_MARK, get_conversation
+from model.text.tokenizer import add_codebook, load_tokenizer
+from model.text.tokens import IGNORE_INDEX, encode_conversation, seg_text
+from model.weights.bases import read_tower
+from model.weights.checkpoint import check_model_target, write_pretrained
+from model.weights.released import config_of_weights
+from model.weights.tensors import read_weights
 
-from .build import config_of_weights, portable_path
+from .build import portable_path
 from .cli.args import Parsed
 from .cli.config import RUN_CONFIG_FILE, MergeConfig, RunConfig
 from .engine import consolidate_zero
@@ -70,7 +66,7 @@ def _write_merged(parsed: Parsed[MergeConfig], folder: Path) -> dict[str, Tensor
     run = _describe(weight, base, parsed)
     if not flags.save_vision_tower:
         base = _with_tower_of_folder(base, run.config)
-    network, report = build_model(run.config, base, dtype=torch.float32, source=str(weight), may_initialize=())
+    network, report = PixelLMForCausalLM.from_weights(run.config, base, dtype=torch.float32, source=str(weight))
     logger.info("%s", report.describe())
     if lora:
         rank = lora_rank(lora)
@@ -189,7 +185,7 @@ def probe(network: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> dict[str, T
 
 def verify(folder: Path, expected: dict[str, Tensor], *, precision: str) -> None:
     """Reload a merged folder and compare its logits and masks with those of the unmerged model."""
-    network, tokenizer, _ = load_with_report(folder, dtype=torch.float32)
+    network, tokenizer, _ = PixelLMForCausalLM.from_folder(folder, dtype=torch.float32)
     found = probe(network, tokenizer)
     limit = _TOLERANCE[precision]
     for name, reference in expected.items():

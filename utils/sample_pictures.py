@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from model.configuration import PixelLMConfig
-from model.conversation import IMAGE_END, IMAGE_START, Conversation, get_conversation
-from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, decode_released, seg_text
+from model.text.conversation import IMAGE_END, IMAGE_START, Conversation, get_conversation
+from model.text.tokenizer import decode_released
+from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, name_groups
 
 from .data.encode import Encoder, Sample
 from .pictures import overlay
@@ -62,16 +63,15 @@ def _words(sample: Sample, encoder: Encoder, names: Sequence[str]) -> str:
     Args:
         names: what stands for each token group, in reading order.
     """
-    group = seg_text(encoder.codebook.scales, encoder.codebook.tokens)
+    group = encoder.codebook.group_text
     template = get_conversation(encoder.config.conv_type)
     lines, remaining = [], iter(names)
     for ids, labels in zip(sample.input_ids, sample.labels, strict=True):
         pairs = zip(ids.tolist(), (labels != IGNORE_INDEX).tolist(), strict=True)
         for is_answer, run in groupby(pairs, key=lambda pair: pair[1]):
             text = decode_released(encoder.tokenizer, [token for token, _ in run if token != IMAGE_TOKEN_ID])
-            while group in text:
-                text = text.replace(group, next(remaining), 1)
-            lines.append(f"{'A' if is_answer else 'Q'}: {_without_template(text, template)}")
+            named = name_groups(text, group, remaining)
+            lines.append(f"{'A' if is_answer else 'Q'}: {_without_template(named, template)}")
     return "\n".join(lines)
 
 

@@ -14,12 +14,12 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from model.configuration import PRECISIONS
 from model.errors import InputError
 from model.files import atomic_folder
 from model.losses import LossWeights, pixellm_loss
-from model.predictor import PRECISIONS
 from model.structures import Batch, LossTerms
-from model.tokens import save_tokenizer
+from model.text.tokenizer import save_tokenizer
 
 from . import dist
 from .build import TrainingModel, build_for_training

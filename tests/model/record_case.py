@@ -15,10 +15,11 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.configuration import PixelLMConfig, feature_layers, llama_keys, vision_keys
-from model.conversation import get_conversation
 from model.losses import LossWeights, pixellm_loss
 from model.PixelLM import PixelLMForCausalLM
-from model.tokens import IGNORE_INDEX, add_codebook, load_tokenizer, seg_text
+from model.text.conversation import get_conversation
+from model.text.tokenizer import add_codebook, load_tokenizer
+from model.text.tokens import IGNORE_INDEX, seg_text
 from tests.tiny_world import TinyWorld
 from utils.parity.recording import Case, released_ids
 

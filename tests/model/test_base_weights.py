@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import read_base, read_tower, read_weights
 from model.configuration import vision_keys
 from model.errors import InputError
 from model.files import read_object
 from model.projector import build_projector
+from model.weights.bases import read_base, read_tower
+from model.weights.tensors import read_weights
 from tests.tiny_world import CLIP, LLAMA
 from tests.utils.data.tiny_data import tiny_config
 

@@ -11,14 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import TOWER_PREFIX, build_model, load_with_report, read_tower, read_weights, save_pretrained
 from model.configuration import vision_keys
 from model.errors import InputError
 from model.files import read_object
 from model.PixelLM import PixelLMForCausalLM
-from model.tokens import load_tokenizer, save_tokenizer
+from model.text.tokenizer import load_tokenizer, save_tokenizer
+from model.weights.bases import FRESH_MODULES, TOWER_PREFIX, read_tower
+from model.weights.checkpoint import save_pretrained
+from model.weights.tensors import read_weights
 from tests.tiny_world import TinyWorld
-from utils.build import FRESH_MODULES
 
 from .tiny_network import make_batch, make_network
 
@@ -51,7 +52,7 @@ def copied(saved: Path, tmp_path: Path) -> Path:
 def test_saved_and_loaded_bit_for_bit(tiny, tiny_world, tmp_path, with_tower):
     network, tokenizer = tiny
     save_pretrained(network, tokenizer, tmp_path / "m", tokenizer_source=tiny_world.llava, save_vision_tower=with_tower)
-    loaded, again, report = load_with_report(tmp_path / "m")
+    loaded, again, report = PixelLMForCausalLM.from_folder(tmp_path / "m")
     own, found = network.state_dict(), loaded.state_dict()
     assert set(own) == set(found)
     for name, tensor in own.items():
@@ -115,7 +116,7 @@ def test_every_layout_of_weights_is_read(copied, layout):
     found = read_weights(copied)
     assert set(found) == set(state)
     assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
-    assert load_with_report(copied)[2].initialized == []
+    assert PixelLMForCausalLM.from_folder(copied)[2].initialized == []
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_every_layout_of_weights_is_read(copied, layout):
 def test_weights_that_do_not_fit_are_named(copied, change, message):
     rewrite(copied, change)
     with pytest.raises(InputError, match=rf"{copied} does not fit the model: {message}.*config\.json"):
-        load_with_report(copied)
+        PixelLMForCausalLM.from_folder(copied)
 
 
 CONSTANTS = ("model.token_fusion.weights", "model.mask_decoder.scale_weights")
@@ -145,7 +146,7 @@ def test_constants_of_the_release_may_be_missing(copied):
     """Published weights have no fusion and scale weights: they were constants (design decision 2)."""
     for name in CONSTANTS:
         rewrite(copied, lambda state, name=name: state.pop(name))
-    network, _, report = load_with_report(copied)
+    network, _, report = PixelLMForCausalLM.from_folder(copied)
     assert torch.allclose(network.model.token_fusion.weights, torch.full((3,), 1 / 6))
     assert torch.allclose(network.model.mask_decoder.scale_weights, torch.full((2,), 1 / 2))
     assert report.initialized == []
@@ -196,13 +197,13 @@ def test_nothing_else_may_be_left_over(tiny, name):
 
 
 def build(network, state):
-    return build_model(network.pixellm_config, state, dtype=torch.float32, source="test", may_initialize=())
+    return PixelLMForCausalLM.from_weights(network.pixellm_config, state, dtype=torch.float32, source="test")
 
 
 def test_fresh_modules_are_initialized_and_reported(tiny):
     network, _ = tiny
     state = {name: t for name, t in network.state_dict().items() if not name.startswith(FRESH_MODULES)}
-    built, report = build_model(
+    built, report = PixelLMForCausalLM.from_weights(
         network.pixellm_config, state, dtype=torch.float32, source="test", may_initialize=FRESH_MODULES
     )
     missing = {name for name in network.state_dict() if name.startswith(FRESH_MODULES)}
@@ -220,7 +221,7 @@ def test_a_bad_config_json_is_named(copied, content):
     if content is not None:
         (copied / "config.json").write_text(content)
     with pytest.raises(InputError, match=rf"{copied / 'config.json'} "):
-        load_with_report(copied)
+        PixelLMForCausalLM.from_folder(copied)
 
 
 def test_tokenizer_and_config_must_belong_together(copied):
@@ -230,7 +231,7 @@ def test_tokenizer_and_config_must_belong_together(copied):
     with pytest.raises(
         InputError, match=r"its tokenizer gives the codebook ids .*take both files from the same folder"
     ):
-        load_with_report(copied)
+        PixelLMForCausalLM.from_folder(copied)
 
 
 def test_a_tower_that_is_gone(copied):
@@ -239,7 +240,7 @@ def test_a_tower_that_is_gone(copied):
         flat[name] = "/nowhere/clip"
     (copied / "config.json").write_text(json.dumps(flat))
     with pytest.raises(InputError, match=r"made with another folder for its tower: --vision-tower /nowhere/clip"):
-        load_with_report(copied)
+        PixelLMForCausalLM.from_folder(copied)
 
 
 def test_a_vocabulary_smaller_than_the_tokenizer(copied):
@@ -252,4 +253,4 @@ def test_a_vocabulary_smaller_than_the_tokenizer(copied):
     with pytest.raises(
         InputError, match=rf"tokenizer {copied}: .* has id \d+ but config\.json says vocab_size {last + 1}"
     ):
-        load_with_report(copied)
+        PixelLMForCausalLM.from_folder(copied)

@@ -9,7 +9,9 @@ import pytest
 from model.configuration import PixelLMConfig, feature_layers, llama_keys, vision_keys
 from model.errors import InputError
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
-from model.tokens import SegCodebook
+from model.text.tokenizer import add_codebook, load_tokenizer
+from model.text.tokens import SegCodebook
+from model.weights.released import RECIPE_OF_PUBLISHED_WEIGHTS, released_config
 from tests.utils.data.tiny_data import tiny_config
 
 CODEBOOK = SegCodebook(2, 3, tuple(range(360, 366)))
@@ -92,23 +94,32 @@ def test_values_that_contradict_each_other():
         tiny_config(CODEBOOK, llama={**tiny_config(CODEBOOK).llama, "num_attention_heads": 3}).llama_config()
 
 
-def released(**changes):
-    llama = tiny_config(CODEBOOK).llama
-    flat = {**llama, "image_feature_scale_num": 2, **changes}
-    vision = {**tiny_config(CODEBOOK).vision, "num_hidden_layers": 12}
-    return PixelLMConfig.from_released(flat, vision=vision, vision_tower="t", seg_token_ids=CODEBOOK.ids)
+@pytest.fixture
+def released(tiny_tokenizer_dir, tmp_path):
+    """The configuration of a published folder whose tower has 12 blocks; other arguments change its config.json."""
+    tower = {**tiny_config(CODEBOOK).vision, "num_hidden_layers": 12}
+    (tmp_path / "config.json").write_text(json.dumps(tower), encoding="utf-8")
+    tokenizer = load_tokenizer(tiny_tokenizer_dir)
+    add_codebook(tokenizer, scales=2, tokens=3)
+
+    def read(**changes) -> PixelLMConfig:
+        flat = {**tiny_config(CODEBOOK).llama, "vocab_size": 400, "image_feature_scale_num": 2, **changes}
+        return released_config(flat, tokenizer, folder=tmp_path, tower=str(tmp_path), conv_type="llava_v1")
+
+    return read
 
 
-def test_published_folders_keep_the_released_behaviour():
+def test_published_folders_keep_the_released_behaviour(released):
     config = released(resize_vision_tower=True, resize_vision_tower_size=84, pad_train_clip_images=True)
     assert (config.image_size, config.seg_token_num) == (84, 3)
     assert config.vision_position_resize == "released"
     assert (config.image_mean, config.image_std) == (RELEASED_MEAN, RELEASED_STD)
     assert config.vision_feature_layers == (-2, -11)
     assert not config.separate_mm_projector
+    assert config.recipe == RECIPE_OF_PUBLISHED_WEIGHTS
 
 
-def test_published_folders_without_padding_use_clip_normalization():
+def test_published_folders_without_padding_use_clip_normalization(released):
     config = released()
     assert config.image_size == 56
     assert (config.image_mean, config.image_std) == (CLIP_MEAN, CLIP_STD)

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from model.conversation import CONVERSATIONS, get_conversation
 from model.errors import InputError
-from model.tokens import IMAGE_TOKEN_ID, add_codebook, encode_conversation, load_tokenizer
+from model.text.conversation import CONVERSATIONS, get_conversation
+from model.text.tokenizer import add_codebook, load_tokenizer
+from model.text.tokens import IMAGE_TOKEN_ID, encode_conversation
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import load_with_report
+from model.PixelLM import PixelLMForCausalLM
 from utils.parity.recording import Case, find_cases
 from utils.parity.stages import run_stages
 
@@ -27,7 +27,7 @@ def cases(golden) -> list[Case]:
 
 def test_the_folder_is_understood(golden):
     """It names its tower and does not hold it; it lies one folder up."""
-    model, tokenizer, report = load_with_report(golden / "pixellm-tiny/hf_model")
+    model, tokenizer, report = PixelLMForCausalLM.from_folder(golden / "pixellm-tiny/hf_model")
     config = model.pixellm_config
     assert (config.image_feature_scale_num, config.seg_token_num, config.image_size) == (2, 3, 448)
     assert config.seg_token_ids == tuple(range(1200, 1206))

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from model.errors import InputError
+from model.generation import generate
 from model.predictor import PixelLMPredictor
-from model.structures import Reply
+from model.replies import Reply
 from tests.parrot import teach
 
 from .tiny_network import make_network
@@ -34,17 +35,24 @@ def test_cached_generation_is_uncached_generation(tiny_tokenizer_dir, scales, to
     network, tokenizer = make_network(tiny_tokenizer_dir, scales=scales, tokens=tokens)
     predictor = PixelLMPredictor(network, tokenizer)
     predictor.set_image(np.resize(PHOTO, (*hw, 3)))
-    cached = predictor._generate(predictor.prompt_ids("What?"), max_new_tokens=12, use_cache=True)
-    uncached = predictor._generate(predictor.prompt_ids("What?"), max_new_tokens=12, use_cache=False)
-    assert cached.ids == uncached.ids
+    _, features = predictor._seen
+    prompt = predictor.prompt_ids("What?")
+    cached = generate(network, prompt, features, end_id=-1, max_new_tokens=12)
     assert len(cached.ids) == 12
-    assert torch.allclose(cached.states, uncached.states, atol=1e-5)
+    ids, zero = torch.tensor([[*prompt, *cached.ids]]), torch.zeros(1, dtype=torch.long)
+    with torch.no_grad():
+        embeds, visible = network.embed(ids, torch.ones_like(ids, dtype=torch.bool), features, zero)
+        states = network.model(inputs_embeds=embeds, attention_mask=visible, use_cache=False).last_hidden_state[0]
+    predicting = states[len(prompt) - 1 : -1]
+    assert network.lm_head(predicting).argmax(-1).tolist() == cached.ids
+    assert torch.allclose(cached.states, predicting, atol=1e-5)
 
 
 def test_a_group_becomes_a_mask_of_the_size_of_the_photo(tiny_tokenizer_dir):
     predictor = predictor_saying(tiny_tokenizer_dir, f"the thing is {GROUP}.</s>")
     reply = predictor.ask("What?")
     assert reply.text == f"the thing is {GROUP} ."
+    assert reply.numbered() == "the thing is [0] ."
     assert reply.reason is None
     (target,) = reply.targets
     assert target.phrase == "the thing is"
@@ -63,7 +71,7 @@ def test_the_mask_is_the_one_of_the_training_forward_pass(tiny_tokenizer_dir):
     network = predictor.model
     reply = predictor.ask("What?", max_new_tokens=30)
     ids = torch.tensor([[*predictor.prompt_ids("What?"), *reply.output_ids]])
-    features, zero = predictor._features, torch.zeros(1, dtype=torch.long)
+    (_, features), zero = predictor._seen, torch.zeros(1, dtype=torch.long)
     with torch.no_grad():
         embeds, visible = network.embed(ids, torch.ones_like(ids, dtype=torch.bool), features, zero)
         hidden = network.model(inputs_embeds=embeds, attention_mask=visible, use_cache=False).last_hidden_state
@@ -90,7 +98,7 @@ def test_one_photo_serves_many_questions(tiny_tokenizer_dir):
 
 
 def test_whole_groups_are_kept_and_the_cut_one_is_reported(tiny_tokenizer_dir):
-    """The release drops every mask of an answer that holds an incomplete group (design decision 6)."""
+    """The release drops every mask of an answer that holds an incomplete group (docs/paper_to_code.md, row 6)."""
     predictor = predictor_saying(tiny_tokenizer_dir, f"thing {GROUP}")
     period = 1 + 6
     reply = predictor.ask("What?", max_new_tokens=2 * period + 4)

@@ -12,21 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.conversation import CONVERSATIONS, get_conversation
 from model.errors import InputError
-from model.tokens import (
-    IGNORE_INDEX,
-    IMAGE_TOKEN_ID,
-    SegCodebook,
-    add_codebook,
-    check_token_ids,
-    decode_released,
-    encode_conversation,
-    load_tokenizer,
-    save_tokenizer,
-    seg_strings,
-    seg_text,
-)
+from model.text.conversation import CONVERSATIONS, get_conversation
+from model.text.tokenizer import add_codebook, check_token_ids, decode_released, load_tokenizer, save_tokenizer
+from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, SegCodebook, encode_conversation, seg_strings, seg_text
 
 
 @st.composite

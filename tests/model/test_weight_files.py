@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import read_weights
 from model.errors import InputError
 from model.files import atomic_folder, resolve_folder
+from model.weights.tensors import read_weights
 
 
 def test_a_missing_shard_is_named(tmp_path):

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from transformers import LlamaTokenizer
 
-from model.conversation import get_conversation
 from model.pixel_decoder import PositionEncoding
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
-from model.tokens import IGNORE_INDEX, add_codebook, encode_conversation, load_tokenizer, seg_text
+from model.text.conversation import get_conversation
+from model.text.tokenizer import add_codebook, load_tokenizer
+from model.text.tokens import IGNORE_INDEX, encode_conversation, seg_text
 from tests.utils.data.tiny_data import tiny_config
 
 Talk = tuple[int, str, str]  # image, question, answer with a "{seg}" per target

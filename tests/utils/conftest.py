@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from model.tokens import SegCodebook, add_codebook, load_tokenizer
+from model.text.tokenizer import add_codebook, load_tokenizer
+from model.text.tokens import SegCodebook
 from utils.data.encode import Encoder
 
 from .data.tiny_data import tiny_config, write_dataset

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model.errors import InputError
-from model.structures import Reply, Target
+from model.replies import Reply, Target
 from utils.data.records import RawSample, Turn
 from utils.evaluation import EvaluationResult, Scores, evaluate_generative
 from utils.evaluation_pictures import picture_panels
@@ -70,7 +70,9 @@ class Script:
         masks = [torch.from_numpy(MASKS[name]) for name in names]
         targets = [Target(name, (0, 1), mask, 0.5, mask.float()) for name, mask in zip(names, masks, strict=True)]
         text = ", ".join(f"{name} [SEG0] [SEG1]" for name in names)
-        return Reply(text, [], targets, None if names else "the model answered without a segmentation token")
+        return Reply(
+            text, [], targets, "[SEG0] [SEG1]", None if names else "the model answered without a segmentation token"
+        )
 
 
 def evaluate(tmp_path, true, replies, **options) -> EvaluationResult:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import load_with_report
 from model.errors import InputError
 from model.image import CLIP_MEAN, RELEASED_MEAN
 from model.lora import split_training_state
+from model.PixelLM import PixelLMForCausalLM
 from tests.published import write_published
 from utils.build import build_for_training, settle_flags
 from utils.cli.args import parse
@@ -26,7 +26,7 @@ def settle(folder: Path, *more: str) -> RunConfig:
 def assert_nothing_is_new(run: RunConfig, folder: Path, **options) -> None:
     """Every weight of the folder is in the training model; LoRA is there and does nothing yet."""
     training = build_for_training(run)
-    expected, tokenizer, report = load_with_report(folder, **options)
+    expected, tokenizer, report = PixelLMForCausalLM.from_folder(folder, **options)
     assert report.initialized == []
     plain, lora = split_training_state(training.wrapped.state_dict())
     state = expected.state_dict()

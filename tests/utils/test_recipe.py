@@ -8,16 +8,16 @@ import json
 import pytest
 import torch
 
-from model.checkpoint import read_weights
 from model.configuration import PixelLMConfig
 from model.errors import InputError
 from model.files import read_object
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.vision_tower import resize_position_table
+from model.weights.tensors import read_weights
 from tests.tiny_world import LLAMA, TinyWorld
 from utils.build import TrainingModel, build_for_training, settle_flags
 from utils.cli.args import parse
-from utils.cli.config import RELEASE_RECIPE, RunConfig
+from utils.cli.config import RELEASE_RECIPE_FLAGS, RunConfig
 
 SHAPE = (
     "--seg_token_num=3", "--image_feature_scale_num=2", "--pad_train_clip_images", "--resize_vision_tower",
@@ -49,12 +49,12 @@ def released(tiny_world, preprocessor) -> TrainingModel:
 
 
 def test_flags_of_both(tiny_world):
-    assert {name: getattr(flags(tiny_world), name) for name in RELEASE_RECIPE} == {
+    assert {name: getattr(flags(tiny_world), name) for name in RELEASE_RECIPE_FLAGS} == {
         "refine_alpha": 2.0, "trained_set": "paper", "vision_position_resize": "correct",
         "image_normalization": "file", "projector_init": "llava", "query_init": "unit",
     }  # fmt: skip
     run = flags(tiny_world, "--release_recipe")
-    assert {name: getattr(run, name) for name in RELEASE_RECIPE} == {
+    assert {name: getattr(run, name) for name in RELEASE_RECIPE_FLAGS} == {
         "refine_alpha": 1.0, "trained_set": "released", "vision_position_resize": "released",
         "image_normalization": "released", "projector_init": "fresh", "query_init": "released",
     }  # fmt: skip
@@ -161,4 +161,4 @@ def test_the_run_directory_records_each_choice(tiny_world, tmp_path):
     run.save()
     assert RunConfig.load(run.run_dir) == run
     stored = read_object(run.run_dir / "run_config.json")
-    assert all(stored[name] == value for name, value in RELEASE_RECIPE.items())
+    assert all(stored[name] == value for name, value in RELEASE_RECIPE_FLAGS.items())

@@ -15,7 +15,8 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, load_tokenizer
+from model.text.tokenizer import load_tokenizer
+from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID
 from scripts.make_toy_world import main
 from utils.data.paths import DatasetPaths
 from utils.data.records import SEG_MARK

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.configuration import RELEASED_RECIPE
 from model.errors import InputError
 from model.files import read_object
+from model.weights.released import RECIPE_OF_PUBLISHED_WEIGHTS
 
 from .args import flag
 
 # --release_recipe: what the release does where it differs from the paper (docs/paper_to_code.md).
-RELEASE_RECIPE = {**RELEASED_RECIPE, "vision_position_resize": "released", "image_normalization": "released"}
+RELEASE_RECIPE_FLAGS = {
+    **RECIPE_OF_PUBLISHED_WEIGHTS,
+    "vision_position_resize": "released",
+    "image_normalization": "released",
+}
 RUN_CONFIG_FILE = "run_config.json"
 _NO_SAM = "PixelLM uses no SAM image"
 _FROM_FOLDER = "the model folder records it"
@@ -103,7 +107,7 @@ class RunConfig:
     warmup_steps: int = flag(100, "updates of linear warm-up, at most a tenth of the run")
     image_token_grid: int = flag(16, "image tokens per side for the language model, at most")
     init_from: str = flag("", "merged model, published or ours, to start from in place of --version")
-    release_recipe: bool = flag(False, "train as the release does, not as the paper says", implies=RELEASE_RECIPE)
+    release_recipe: bool = flag(False, "train as the release does, not as the paper says", implies=RELEASE_RECIPE_FLAGS)
     trained_set: str = flag(
         "paper", "train neck, no-mask embedding, fusion and scale weights too, or not", choices=("paper", "released")
     )

@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from model.structures import Batch
-from model.tokens import IGNORE_INDEX, SegCodebook
+from model.text.tokens import IGNORE_INDEX, SegCodebook
 
 from .encode import Sample
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import LlamaTokenizer
 
 from model.configuration import PixelLMConfig
-from model.conversation import IMAGE_MARK, get_conversation
 from model.errors import InputError
 from model.image import ImageInput, read_image
-from model.tokens import SegCodebook, encode_conversation, seg_text
+from model.text.conversation import IMAGE_MARK, get_conversation
+from model.text.tokens import SegCodebook, encode_conversation, seg_text
 
 from .records import SEG_MARK, RawSample, Skip, Turn
 

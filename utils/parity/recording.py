@@ -28,16 +28,18 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaTokenizer
 
-from model.checkpoint import TOWER_PREFIX, build_model, read_weights
 from model.configuration import PixelLMConfig, vision_keys
-from model.conversation import CONVERSATIONS
 from model.errors import InputError
 from model.files import read_object
 from model.lora import PEFT_PREFIX, load_lora, lora_module_names, lora_rank, split_training_state, wrap_lora
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
-from model.tokens import IMAGE_TOKEN_ID, SegCodebook, load_tokenizer, seg_text
-from utils.build import config_of_weights
+from model.text.conversation import CONVERSATIONS
+from model.text.tokenizer import load_tokenizer
+from model.text.tokens import IMAGE_TOKEN_ID, SegCodebook, seg_text
+from model.weights.bases import TOWER_PREFIX
+from model.weights.released import config_of_weights
+from model.weights.tensors import read_weights
 from utils.cli.config import MergeConfig
 from utils.data.collate import collate
 from utils.data.encode import Encoder
@@ -211,7 +213,7 @@ class Case:
     def network(self) -> PixelLMForCausalLM:
         """The recorded weights; LoRA, where there is some, inside the language model."""
         plain, lora = split_training_state(self.state)
-        network, _ = build_model(self.config, plain, dtype=torch.float32, source=str(self.folder), may_initialize=())
+        network, _ = PixelLMForCausalLM.from_weights(self.config, plain, dtype=torch.float32, source=str(self.folder))
         if lora:
             names = lora_module_names(lora)
             wrapped = wrap_lora(

@@ -19,22 +19,16 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from model.checkpoint import RELEASED_CONSTANTS, read_weights
-from model.conversation import IMAGE_MARK, get_conversation
 from model.errors import InputError
 from model.image import read_image
 from model.lora import is_trained
 from model.losses import LossWeights, pixellm_loss
 from model.predictor import PixelLMPredictor
-from model.tokens import (
-    IMAGE_TOKEN_ID,
-    add_codebook,
-    decode_released,
-    encode_conversation,
-    load_tokenizer,
-    seg_strings,
-    seg_text,
-)
+from model.text.conversation import IMAGE_MARK, get_conversation
+from model.text.tokenizer import add_codebook, decode_released, load_tokenizer
+from model.text.tokens import IMAGE_TOKEN_ID, encode_conversation, seg_strings, seg_text
+from model.weights.released import RELEASED_CONSTANTS
+from model.weights.tensors import read_weights
 from utils.cli.args import Parsed
 from utils.cli.config import MergeConfig
 from utils.data.encode import Sample

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.errors import InputError
-from model.tokens import load_tokenizer
+from model.text.tokenizer import load_tokenizer
 
 from .language import (
     LanguageTraining,

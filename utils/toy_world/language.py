@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
-from model.conversation import IMAGE_END, IMAGE_MARK, IMAGE_START, Rendered, get_conversation
 from model.files import write_json
 from model.image import CLIP_MEAN, CLIP_STD, ImageInput, ImagePreprocessor, patch_valid_mask
-from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, encode_conversation
+from model.text.conversation import IMAGE_END, IMAGE_MARK, IMAGE_START, Rendered, get_conversation
+from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, encode_conversation
 from utils.data import prompts
 from utils.data.records import SEG_MARK
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from model.conversation import get_conversation
 from model.files import write_json
+from model.text.conversation import get_conversation
 from utils.data import prompts
 
 from .questions import vocabulary_text

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.errors import InputError
-from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, add_codebook, seg_text
+from model.text.tokenizer import add_codebook
+from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, seg_text
 from utils.data.collate import Collator, collate
 from utils.data.records import RawSample, Turn
 

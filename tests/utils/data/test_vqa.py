@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.errors import InputError
-from model.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID
+from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID
 from utils.data.collate import collate
 from utils.data.paths import DatasetPaths
 from utils.data.sources.vqa import Vqa

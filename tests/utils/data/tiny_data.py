@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from model.configuration import PixelLMConfig
-from model.tokens import SegCodebook
+from model.text.tokens import SegCodebook
 
 H, W = 40, 60
 IMAGES = Path("refer_seg/images/mscoco/images")

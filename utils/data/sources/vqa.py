@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from model.conversation import IMAGE_MARK
 from model.errors import InputError
 from model.files import read_json
+from model.text.conversation import IMAGE_MARK
 from utils.data.packed import Packed
 from utils.data.paths import DatasetPaths
 from utils.data.photos import photo_hw

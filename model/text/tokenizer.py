@@ -1,81 +1,18 @@
-"""Token strings and ids: the tokenizer, the segmentation codebook, and prompts as ids.
-
-Shapes: Q conversations, L tokens, N complete token groups, S scales, K tokens per scale, P image tokens.
-"""
+"""The tokenizer of a LLaMA folder, with the ids and the spacing of the release."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
 from transformers import AddedToken, LlamaTokenizer
 
-from .conversation import IMAGE_END, IMAGE_MARK, IMAGE_START, Rendered
-from .errors import InputError
+from model.errors import InputError
 
-IGNORE_INDEX = -100
-IMAGE_TOKEN_ID = -200  # stands in input_ids for one image token; never reaches the embedding table
-
-
-def seg_strings(scales: int, tokens: int) -> tuple[str, ...]:
-    """The codebook in vocabulary order: scale-major, ``[SEG]`` alone when there is only one."""
-    size = scales * tokens
-    return ("[SEG]",) if size == 1 else tuple(f"[SEG{i}]" for i in range(size))
-
-
-def seg_text(scales: int, tokens: int) -> str:
-    """One token group as it stands in an answer: S*K strings joined by a space."""
-    return " ".join(seg_strings(scales, tokens))
-
-
-@dataclass(frozen=True)
-class SegCodebook:
-    """The S x K segmentation tokens (paper: C_seg = {c_n^l}) and their vocabulary ids.
-
-    ``ids`` is scale-major: the first K tokens belong to the deepest scale.
-    """
-
-    scales: int
-    tokens: int
-    ids: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.ids) != self.scales * self.tokens:
-            raise InputError(
-                f"the codebook has {self.scales} scales x {self.tokens} tokens but {len(self.ids)} ids were given: "
-                "--image_feature_scale_num and --seg_token_num do not belong to this tokenizer"
-            )
-
-    @property
-    def size(self) -> int:
-        return len(self.ids)
-
-    def find_groups(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Locate the complete groups of (Q, L) ids in reading order.
-
-        A group is the S*K ids in codebook order without a gap; anything else is a stray token and is skipped.
-
-        Returns:
-            query_index (N,) and start (N,), the position of each group's first token.
-        """
-        if input_ids.shape[1] < self.size:
-            empty = input_ids.new_zeros(0)
-            return empty, empty
-        pattern = torch.tensor(self.ids, device=input_ids.device, dtype=input_ids.dtype)
-        windows = input_ids.unfold(1, self.size, 1)  # (Q, L - S*K + 1, S*K)
-        query_index, start = (windows == pattern).all(-1).nonzero(as_tuple=True)
-        return query_index, start
-
-    def count_stray(self, input_ids: Tensor) -> int:
-        """How many codebook tokens of (Q, L) ids stand outside every complete group."""
-        pattern = torch.tensor(self.ids, device=input_ids.device, dtype=input_ids.dtype)
-        total = int(torch.isin(input_ids, pattern).sum())
-        return total - self.size * len(self.find_groups(input_ids)[0])
+from .conversation import IMAGE_END, IMAGE_START
+from .tokens import SegCodebook, seg_strings
 
 
 def load_tokenizer(folder: str | Path, *, model_max_length: int | None = None) -> LlamaTokenizer:
@@ -186,33 +123,6 @@ def save_tokenizer(tokenizer: LlamaTokenizer, folder: Path, *, source: Path | No
     config_path.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
     if source is not None and (source / "tokenizer.model").is_file():
         shutil.copyfile(source / "tokenizer.model", folder / "tokenizer.model")
-
-
-def encode_conversation(
-    tokenizer: LlamaTokenizer, rendered: Rendered, *, num_image_tokens: int
-) -> tuple[list[int], list[int]]:
-    """Tokenize a conversation, expand its image placeholder, and label what the assistant says.
-
-    The text is tokenized in the pieces before and after ``<image>``, as the release does.
-
-    Returns:
-        input_ids and labels of one length; labels are ``IGNORE_INDEX`` outside the answers.
-    """
-    ids: list[int] = [tokenizer.bos_token_id]
-    labels: list[int] = [IGNORE_INDEX]
-    base = 0
-    for index, piece in enumerate(rendered.text.split(IMAGE_MARK)):
-        if index > 0:
-            ids += [IMAGE_TOKEN_ID] * num_image_tokens
-            labels += [IGNORE_INDEX] * num_image_tokens
-            base += len(IMAGE_MARK)
-        encoded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
-        for token_id, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
-            ids.append(token_id)
-            said = any(low < base + end and base + start < high for low, high in rendered.answer_spans)
-            labels.append(token_id if said else IGNORE_INDEX)
-        base += len(piece)
-    return ids, labels
 
 
 def decode_released(tokenizer: LlamaTokenizer, ids: list[int]) -> str:

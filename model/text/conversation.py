@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .errors import InputError
+from model.errors import InputError
 
 IMAGE_MARK = "<image>"
 IMAGE_START, IMAGE_END = "<im_start>", "<im_end>"

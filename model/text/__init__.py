@@ -1,0 +1,1 @@
+"""Strings <-> ids: conversation templates, token strings, the tokenizer."""

@@ -1,0 +1,113 @@
+"""What PixelLM starts from: LLaVA bases and CLIP towers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.configuration import PixelLMConfig
+from model.errors import InputError
+from model.files import resolve_folder
+from model.projector import widen_linear_projector
+from model.vision_tower import resize_position_table
+
+from .tensors import read_weights
+
+TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
+_LLAVA_PROJECTOR = "model.mm_projector"
+
+
+def read_tower(folder: Path, config: PixelLMConfig) -> dict[str, Tensor]:
+    """A CLIP folder's vision weights under released names, its position table resized to the input size."""
+    state = read_weights(folder)
+    vision = {name.removeprefix("vision_model."): t for name, t in state.items() if name.startswith("vision_model.")}
+    if not vision:  # transformers 5 saves a bare CLIPVisionModel without the prefix
+        vision = state
+    key = "embeddings.position_embedding.weight"
+    if key not in vision:
+        raise InputError(f"--vision-tower {folder}: found no {key}; expected a CLIP vision model")
+    vision[key] = resize_position_table(vision[key], grid=config.patch_grid, rule=config.vision_position_resize)
+    return {TOWER_PREFIX + name: tensor for name, tensor in vision.items()}
+
+
+def read_base(
+    folder: Path, config: PixelLMConfig, *, keep_projector: bool = True
+) -> tuple[dict[str, Tensor], list[str]]:
+    """A LLaVA base: its weights with rows for the added tokens, and the names that PixelLM has no use for.
+
+    New rows of the embedding tables start at the mean of the old rows plus noise.
+
+    Args:
+        keep_projector: a linear ``mm_projector`` of the right width becomes an equal two-layer one, so that the
+            language model goes on seeing images as LLaVA taught it; the release starts its projector afresh.
+    """
+    state = read_weights(folder)
+    refuse_delta(folder, state)
+    unused = [name for name in state if name.startswith("model.vision_tower.")]
+    weight, bias = (state.get(f"{_LLAVA_PROJECTOR}.{part}") for part in ("weight", "bias"))
+    if weight is not None or not keep_projector:
+        unused += [name for name in state if name.startswith(f"{_LLAVA_PROJECTOR}.")]
+    width, hidden = config.llama["hidden_size"], config.mm_projector_hidden_dim * config.llama["hidden_size"]
+    if (
+        keep_projector
+        and bias is not None
+        and weight.shape == (width, config.vision["hidden_size"])
+        and hidden >= 2 * width
+    ):
+        widened = widen_linear_projector(weight, bias, hidden_width=hidden)
+        state |= {f"{_LLAVA_PROJECTOR}.{name}": tensor for name, tensor in widened.items()}
+    for name in unused:
+        del state[name]
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name not in state:
+            raise InputError(f"--version {folder}: no {name} in its weights; expected a LLaVA or LLaMA folder")
+        state[name] = _grow_rows(state[name], config.llama["vocab_size"])
+    return state, unused
+
+
+def _grow_rows(table: Tensor, rows: int) -> Tensor:
+    if len(table) >= rows:
+        return table  # a padded vocabulary keeps its rows; the shape check speaks if the config disagrees
+    mean = table.float().mean(0, keepdim=True)
+    noise = torch.randn(rows - len(table), table.shape[1]) * 0.02
+    return torch.cat([table, (mean + noise).to(table.dtype)])
+
+
+def refuse_delta(folder: Path, state: dict[str, Tensor]) -> None:
+    """Delta weights (target minus LLaMA) load without an error and answer with noise; refuse them."""
+    norm = state.get("model.norm.weight")
+    is_delta = norm is not None and float(norm.float().abs().mean()) < 0.05
+    if is_delta or "delta" in folder.name.lower():
+        raise InputError(
+            f"--version {folder} holds delta weights, not a model. Add them to the original LLaMA first: "
+            f"python -m llava.model.apply_delta --base PATH_TO_LLAMA --target PATH_TO_LLaVA --delta {folder}"
+        )
+
+
+def locate_tower(name: str | None, folder: Path) -> Path:
+    """The tower that a merged folder speaks of: beside it or one folder up, where it says, or on the hub."""
+    if not name:
+        raise InputError(f"{folder} has no vision tower and does not say where it is; give --vision-tower")
+    try:
+        return tower_beside(name, folder) or resolve_folder(name, flag="--vision-tower")
+    except InputError as err:
+        raise InputError(f"{folder} was made with another folder for its tower: {err}") from err
+
+
+def tower_beside(name: str, folder: Path) -> Path | None:
+    """The tower of that name next to a merged folder, or one folder up."""
+    places = [parent / name for parent in list(folder.absolute().parents)[:2]]
+    return next((place for place in places if place.is_dir()), None)
+
+
+# What a LLaVA base does not have; LLaMA's own weights must all be there.
+FRESH_MODULES = (
+    "model.mm_projector.",
+    "model.out_mm_projector.",
+    "model.prompt_encoder.",
+    "model.mask_decoder.",
+    "model.image_feature_neck.",
+    "model.text_hidden_fcs.",
+)
