@@ -10,10 +10,10 @@ from pathlib import Path
 from model.errors import InputError
 from model.files import write_json
 from model.predictor import PixelLMPredictor
-from utils.chat_session import answer, describe, to_json
 from utils.cli.args import parse
 from utils.cli.config import ChatConfig
 from utils.cli.log import exit_code, report_input_error, setup_logging
+from utils.inference.answer import answer, describe, to_json
 
 
 def converse(predictor: PixelLMPredictor, config: ChatConfig) -> None:

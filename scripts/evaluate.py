@@ -7,90 +7,17 @@ Under ``torchrun --nproc_per_node N`` the images are divided over N processes; t
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-
 from model.errors import InputError
-from model.files import write_json
-from model.predictor import PixelLMPredictor
-from model.text.conversation import CONVERSATIONS
 from utils import dist
-from utils.cli.args import flag, parse
+from utils.cli.args import parse
 from utils.cli.log import report_input_error, setup_logging
-from utils.data.registry import build_val_source
-from utils.evaluation import evaluate_generative, gather
-from utils.evaluation_pictures import picture_panels
-from utils.pictures import contact_sheet, write_image
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Flags of this script."""
-
-    version: str = flag("", "merged model: folder or hub id")
-    vision_tower: str = flag("", "CLIP tower, when the model folder has none", aliases=("--vision-tower",))
-    conv_type: str = flag(
-        "llava_v1", "template of a published model; a folder of ours records its own", choices=tuple(CONVERSATIONS)
-    )
-    precision: str = flag("bf16", "inference precision", choices=("fp32", "bf16", "fp16"))
-    dataset_dir: str = flag("./dataset", "dataset tree")
-    val_dataset: str = flag("MultiReasonSeg|val", "validation sets, joined with ||")
-    limit: int = flag(0, "images per set, from its start; 0 takes all")
-    max_new_tokens: int = flag(512, "longest answer, in tokens")
-    output_dir: str = flag("./eval_output", "where results.json and pictures.png are written")
-    pictures: int = flag(8, "questions per set in pictures.png; 0 writes none")
-
-    def __post_init__(self) -> None:
-        if not self.version:
-            raise InputError("--version is missing; give the folder of a merged model")
-
-
-def evaluate(config: EvaluateConfig) -> None:
-    """Print a table per set and write the output folder."""
-    # Every set is opened before the first one costs hours.
-    sources = [build_val_source(config.dataset_dir, name) for name in config.val_dataset.split("||")]
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    predictor = PixelLMPredictor.from_pretrained(
-        config.version,
-        precision=config.precision,
-        device=device,
-        vision_tower=config.vision_tower or None,
-        conv_type=config.conv_type,
-    )
-    # Bad input up to here is met by every process, bad input after it by some.
-    if dist.world_size() > 1:
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=1))
-    results, panels = [], []
-    for source in sources:
-        with dist.stop_together():
-            part = evaluate_generative(
-                predictor,
-                source,
-                limit=config.limit or None,
-                progress=dist.is_main(),
-                max_new_tokens=config.max_new_tokens,
-                shard=(dist.rank(), dist.world_size()),
-            )
-        result = gather(part)
-        if dist.is_main():
-            print(result.table(), flush=True)
-            results.append(result.to_dict())
-            panels += picture_panels(result, source, num_questions=config.pictures)
-    if dist.is_main():
-        output_dir = Path(config.output_dir)
-        write_json(output_dir / "results.json", {"settings": asdict(config), "results": results})
-        if panels:
-            images, captions = zip(*panels, strict=True)
-            write_image(output_dir / "pictures.png", contact_sheet(images, columns=2, captions=captions))
-        print(f"{output_dir} holds {', '.join(sorted(path.name for path in output_dir.iterdir()))}")
+from utils.evaluation.run import EvaluateConfig, evaluate
 
 
 def main(argv: Sequence[str]) -> int:
@@ -98,10 +25,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         evaluate(parse(EvaluateConfig, argv, "Score PixelLM by free generation.").config)
     except InputError as err:
-        return report_input_error(err, every_rank=torch.distributed.is_initialized())
+        return report_input_error(err, every_rank=dist.is_initialized())
     finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        dist.leave()
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import TypeVar
 
@@ -52,6 +53,27 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def is_initialized() -> bool:
+    """Whether this process has joined a group."""
+    return torch.distributed.is_initialized()
+
+
+def join(backend: str, *, timeout: timedelta) -> None:
+    """Join the launcher's process group.
+
+    Args:
+        backend: gloo or nccl.
+        timeout: how long a process waits for the others in a collective.
+    """
+    torch.distributed.init_process_group(backend, timeout=timeout)
+
+
+def leave() -> None:
+    """Leave the process group; without one, nothing happens."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:

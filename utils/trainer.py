@@ -32,7 +32,7 @@ from .data.mixture import Mixture, SkipTally, build_loader, describe_skips, read
 from .data.registry import DataOptions, build_train_sources, build_val_source
 from .data.sources import Source
 from .engine import build_engine, init_distributed, load_checkpoint, save_checkpoint
-from .validation import validate_teacher_forced
+from .evaluation.teacher_forced import validate_teacher_forced
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ import torch
 from model.errors import InputError
 from model.replies import Reply, Target
 from utils.data.records import RawSample, Turn
-from utils.evaluation import EvaluationResult, Scores, evaluate_generative
-from utils.evaluation_pictures import picture_panels
+from utils.evaluation.generative import evaluate_generative
+from utils.evaluation.pictures import picture_panels
+from utils.evaluation.results import EvaluationResult, Scores
 from utils.masks.rle import decode_rles
 from utils.pictures import PALETTE, write_image
 

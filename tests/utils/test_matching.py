@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from utils.matching import EMPTY, match_masks
-from utils.metrics import pair_iou, pairwise_overlap
+from utils.evaluation.matching import EMPTY, match_masks
+from utils.evaluation.metrics import pair_iou, pairwise_overlap
 
 
 def masks_of(max_count: int) -> st.SearchStrategy[np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.metrics import IoUMeter, ReleasedMuseMeter, pair_iou, pairwise_overlap
+from utils.evaluation.metrics import IoUMeter, ReleasedMuseMeter, pair_iou, pairwise_overlap
 
 areas = st.integers(0, 10_000)
 pairs = st.lists(st.tuples(areas, areas).map(lambda ab: (min(ab), max(ab))), max_size=12)

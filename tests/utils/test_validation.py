@@ -9,7 +9,7 @@ from model.errors import InputError
 from model.structures import Batch, PixelLMOutput
 from utils.data.collate import Collator
 from utils.data.registry import build_val_source
-from utils.validation import validate_teacher_forced
+from utils.evaluation.teacher_forced import validate_teacher_forced
 
 from .data.whole_tree import write_whole_tree
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from .data.encode import read_photo
-from .data.sources import Source
-from .evaluation import EvaluationResult, QuestionRecord, get_sample
-from .masks.rle import decode_rles
+from utils.data.encode import read_photo
+from utils.data.sources import Source
+from utils.masks.rle import decode_rles
+from utils.pictures import PALETTE, Color, fit, overlay
+
+from .generative import get_sample
 from .matching import EMPTY, MatchedPairs
-from .pictures import PALETTE, Color, fit, overlay
+from .results import EvaluationResult, QuestionRecord
 
 _PANEL_SIDE = 440
 

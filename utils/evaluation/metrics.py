@@ -5,7 +5,7 @@ Shapes: P predicted masks, G true masks, n pairs, H, W size of the photo. Masks 
 A pair scores I / U, the area of the intersection over the area of the union. Over all pairs of a set
     gIoU = mean of I / U            (PixelLM section 4: mean over pairs)
     cIoU = sum of I / sum of U
-What counts as a pair is the business of utils.matching.
+What counts as a pair is the business of matching.py.
 
 Two empty masks have U = 0. Such a pair scores 1 if it has a true mask: "nothing there" was the right answer.
 An *extra* pair, a prediction that no true mask is left for, scores 0 even when it is empty: it announced an

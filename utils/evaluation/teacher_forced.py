@@ -2,7 +2,7 @@
 
 Pixels that a dataset marks as not counting (ReasonSeg) are left out of both areas, as in the release.
 
-This is the release's protocol for referring and reasoning sets. It is not generation: see utils/evaluation.py.
+This is the release's protocol for referring and reasoning sets. It is not generation: see generative.py.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from model.structures import Batch
+from utils import dist
+from utils.data.collate import Collator
+from utils.data.encode import Encoder
+from utils.data.mixture import ValDataset
+from utils.data.sources import Source
 
-from . import dist
-from .data.collate import Collator
-from .data.encode import Encoder
-from .data.mixture import ValDataset
-from .data.sources import Source
 from .metrics import IoUMeter
 
 

@@ -11,9 +11,8 @@ import numpy as np
 from model.image import read_image
 from model.predictor import PixelLMPredictor
 from model.replies import Reply
-
-from .masks.rle import encode_rle
-from .pictures import PALETTE, overlay, released_overlay, write_image
+from utils.masks.rle import encode_rle
+from utils.pictures import PALETTE, overlay, released_overlay, write_image
 
 
 def answer(

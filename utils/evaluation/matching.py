@@ -37,7 +37,7 @@ class MatchedPairs:
 
     @property
     def iou(self) -> np.ndarray:
-        """(n,) float64, 0 for an extra prediction even when it is empty (see utils.metrics)."""
+        """(n,) float64, 0 for an extra prediction even when it is empty (see metrics.py)."""
         return np.where(self.is_extra, 0.0, pair_iou(self.intersection, self.union))
 
 

@@ -1,11 +1,4 @@
-"""Generative evaluation: the model answers freely, and its masks are matched with the true ones.
-
-Protocol. Of every image the model is asked each question once, greedily, without seeing any part of the answer.
-The masks of a reply are paired one to one with the true masks of the question (utils.matching); all pairs count the
-same in gIoU (utils.metrics). This is the paper's MUSE evaluation without its last step, in which GPT-3.5 reads the
-answer and may set the intersection of a pair to 0. Published ReasonSeg and RefCOCO numbers are teacher-forced: the
-answer with its token groups is given to the model. They must not be compared with numbers of this protocol.
-"""
+"""What an evaluation found: every question with its matched masks, the scores that follow, and how they are shown."""
 
 from __future__ import annotations
 
@@ -13,33 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from math import isnan
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
-from model.errors import InputError
-from model.replies import Reply
-
-from .data.encode import read_photo
-from .data.records import RawSample, Turn
-from .data.sources import Source
-from .masks.rle import encode_rle
-from .matching import MatchedPairs, match_masks
+from .matching import MatchedPairs
 from .metrics import IoUMeter, ReleasedMuseMeter
 
 PROTOCOL = "generative, one-to-one matched on IoU"
-
-
-class Predictor(Protocol):
-    """What is evaluated: model.predictor.PixelLMPredictor, or anything that answers like it."""
-
-    def set_image(self, image: np.ndarray) -> None:
-        """Look at a (H, W, 3) uint8 RGB photo."""
-
-    def ask(self, question: str, *, max_new_tokens: int) -> Reply:
-        """Answer a question, without image mark, about the photo."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +62,8 @@ class Scores:
     """The numbers of a set of questions; nan where there is nothing to divide by.
 
     Attributes:
-        giou, ciou: over the matched pairs (utils.metrics.IoUMeter).
-        released_muse_giou: the release's own "gIoU" (utils.metrics.ReleasedMuseMeter).
+        giou, ciou: over the matched pairs (utils.evaluation.metrics.IoUMeter).
+        released_muse_giou: the release's own "gIoU" (utils.evaluation.metrics.ReleasedMuseMeter).
         mean_pred, mean_true: masks per question.
         right_count: share of the questions answered with the right number of masks.
     """
@@ -177,80 +151,3 @@ class EvaluationResult:
             line = f"{name:15}{s.num_questions:10d}{cells}{s.released_muse_giou:20.1%}"
             lines.append(line.replace("nan%", "   -").replace("nan", "  -"))
         return "\n".join(lines)
-
-
-def evaluate_generative(
-    predictor: Predictor,
-    source: Source,
-    *,
-    limit: int | None = None,
-    progress: bool = True,
-    max_new_tokens: int = 512,
-    shard: tuple[int, int] = (0, 1),
-) -> EvaluationResult:
-    """Ask every question of a validation set and score the masks of the replies.
-
-    Args:
-        limit: images to use, from the start; default all.
-        progress: show a bar on stderr.
-        shard: (rank, number of processes); ``gather`` puts the parts together.
-    Raises:
-        InputError: from any sample, which it names: evaluation never skips one.
-    """
-    if limit is not None and limit < 1:
-        raise InputError(f"--limit is {limit}; give at least 1, or leave it out to evaluate everything")
-    rank, num_shards = shard
-    indices = range(rank, min(len(source), limit or len(source)), num_shards)
-    records: list[QuestionRecord] = []
-    for index in tqdm(indices, desc=source.name, disable=not progress):
-        records.extend(_evaluate_image(predictor, source, index=index, max_new_tokens=max_new_tokens))
-    return EvaluationResult(source.name, tuple(records), max_new_tokens)
-
-
-def gather(part: EvaluationResult) -> EvaluationResult:
-    """The whole result on every process, each of which evaluated its shard."""
-    if not torch.distributed.is_initialized():
-        return part
-    parts: list[EvaluationResult | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, part)
-    return EvaluationResult.join(parts)
-
-
-def _evaluate_image(predictor: Predictor, source: Source, *, index: int, max_new_tokens: int) -> list[QuestionRecord]:
-    name = f"sample {index} of {source.name}"
-    try:
-        sample = get_sample(source, index)
-        name = sample.sample_id
-        predictor.set_image(read_photo(sample))
-        records = []
-        for conversation, turns in enumerate(sample.conversations):
-            (turn,) = turns  # a validation question stands alone; a source that breaks this is a bug
-            reply = predictor.ask(turn.question, max_new_tokens=max_new_tokens)
-            records.append(_record(sample, turn, reply, index=index, conversation=conversation))
-    except InputError as err:
-        raise InputError(f"{name}: {err}") from err
-    return records
-
-
-def get_sample(source: Source, index: int) -> RawSample:
-    """The same sample in every run, in any process, and again for the pictures."""
-    return source.get(index, np.random.default_rng(index))
-
-
-def _record(sample: RawSample, turn: Turn, reply: Reply, *, index: int, conversation: int) -> QuestionRecord:
-    true = sample.masks[list(turn.targets)]
-    predicted = np.zeros((len(reply.targets), *sample.masks.shape[1:]), dtype=bool)
-    for row, target in zip(predicted, reply.targets, strict=True):
-        row[:] = target.mask.cpu().numpy()
-    counts = True if sample.ignore is None else ~sample.ignore
-    return QuestionRecord(
-        index=index,
-        conversation=conversation,
-        sample_id=sample.sample_id,
-        question=turn.question,
-        answer=reply.text,
-        numbered=reply.numbered(),
-        reason=reply.reason,
-        pairs=match_masks(predicted & counts, true & counts),
-        predictions=tuple(encode_rle(mask) for mask in predicted),
-    )
