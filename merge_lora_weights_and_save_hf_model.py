@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from utils.cli.args import parse
 from utils.cli.config import MergeConfig
 from utils.cli.log import exit_code, setup_logging
-from utils.export import merge
+from utils.training.merge import merge
 
 
 def main(argv: Sequence[str]) -> int:

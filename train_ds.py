@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from model.errors import InputError
-from utils.build import settle_flags
 from utils.cli.args import parse
 from utils.cli.config import RunConfig
 from utils.cli.log import report_input_error, setup_logging
-from utils.trainer import Trainer
+from utils.training.start import settle_flags
+from utils.training.trainer import Trainer
 
 
 def main(argv: Sequence[str]) -> int:

@@ -17,14 +17,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.errors import InputError
 from model.files import write_json
+from utils.benchmark.data import table, time_samples
 from utils.cli.args import flag, parse_command
 from utils.cli.config import RunConfig
 from utils.cli.log import exit_code, setup_logging
 from utils.data.downloads import require_data
 from utils.data.mixture import init_worker
 from utils.data.registry import DataOptions, build_train_sources
-from utils.data_timing import table, time_samples
-from utils.encoder import build_encoder
+from utils.training.preview import build_encoder
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,8 @@ from utils.cli.config import RunConfig
 from utils.cli.log import exit_code, setup_logging
 from utils.data.mixture import Mixture
 from utils.data.registry import DataOptions, build_train_sources
-from utils.encoder import build_encoder
 from utils.pictures import contact_sheet, write_image
-from utils.sample_pictures import sample_panel
+from utils.training.preview import build_encoder, sample_panel
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import chat
 import merge_lora_weights_and_save_hf_model as merge
 from model.weights.tensors import read_weights
 from scripts import evaluate
-from utils.build import build_for_training
 from utils.cli.args import parse
 from utils.cli.config import RunConfig
+from utils.training.start import build_for_training
 
 from .bad_input import edit_json, refused
 from .launch import TRAIN_FLAGS

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from scripts import benchmark
+from utils.benchmark.data import STAGES, time_samples
 from utils.data.records import RawSample, Turn
 from utils.data.sources import Source
-from utils.data_timing import STAGES, time_samples
-from utils.encoder import build_encoder
+from utils.training.preview import build_encoder
 
 from .bad_input import refused
 

@@ -210,7 +210,7 @@ def test_shipped_configurations_parse(repository):
 
 @pytest.mark.parametrize("size", [448, 512])
 def test_shipped_preprocessor_files_belong_to_their_size(repository, size):
-    from utils.build import read_normalization
+    from utils.training.start import read_normalization
 
     file = repository / f"configs/preprocessor_{size}.json"
     mean, std = read_normalization(str(file), image_size=size)

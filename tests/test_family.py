@@ -17,12 +17,12 @@ from model.image import read_image
 from model.losses import LossWeights, pixellm_loss
 from model.predictor import PixelLMPredictor
 from model.text.tokens import seg_text
-from utils.build import TrainingModel, build_for_training, settle_flags
 from utils.cli.args import parse
 from utils.cli.config import RunConfig
 from utils.data.collate import collate
 from utils.data.encode import Encoder
 from utils.data.registry import DataOptions, build_train_sources
+from utils.training.start import TrainingModel, build_for_training, settle_flags
 
 from .parrot import teach
 from .tiny_world import TinyWorld

@@ -17,8 +17,8 @@ ENTRY_POINTS = {"train_ds", "chat", "merge_lora_weights_and_save_hf_model"}
 FIRST_PARTY = {"model", "utils", "scripts", "tests"} | ENTRY_POINTS
 # The one module that may import a heavy or optional library (None: nobody).
 OWNERS = {
-    "deepspeed": {"utils/engine.py"},
-    "peft": {"model/lora.py"},
+    "deepspeed": {"utils/training/engine.py"},
+    "peft": {"utils/training/lora.py"},
     "pycocotools": {"utils/masks/rle.py", "utils/masks/rasterize.py"},
     "gradio": set(),
     "bitsandbytes": set(),

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from model.lora import set_trained, wrap_lora
 from utils.cli.config import RunConfig
+from utils.training.lora import set_trained, wrap_lora
 
 from .launch import NUM_PROCESSES, TRAIN_FLAGS, deepspeed
 from .model.tiny_network import make_network
@@ -17,7 +17,7 @@ from .tiny_world import TinyWorld
 
 def test_muon_moves_the_linear_layers_of_the_mask_side_and_nothing_else(tiny_tokenizer_dir):
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from utils.engine import make_muon
+    from utils.training.optimizer import make_muon
 
     network, _ = make_network(tiny_tokenizer_dir)
     wrapped = wrap_lora(network, rank=4, alpha=8, dropout=0.0, names=["q_proj", "v_proj"])

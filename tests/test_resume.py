@@ -15,7 +15,7 @@ import pytest
 from model.errors import InputError
 from utils.cli.args import parse
 from utils.cli.config import OPTIMIZERS, RunConfig
-from utils.trainer import Trainer
+from utils.training.trainer import Trainer
 
 from .launch import TRAIN_FLAGS, Finished, python
 from .tiny_world import TinyWorld
@@ -25,7 +25,7 @@ PARTS = ("ce", "bce", "dice", "refine", "masks", "lr")
 DIE_IN_UPDATE_3 = """
 import os, sys
 import train_ds
-from utils.trainer import Trainer
+from utils.training.trainer import Trainer
 
 log_update = Trainer._log_update
 

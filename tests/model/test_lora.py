@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model.errors import InputError
-from model.lora import (
+from utils.training.lora import (
     PEFT_PREFIX,
     load_lora,
     lora_module_names,

@@ -10,7 +10,7 @@ import torch
 from model.losses import LossWeights, pixellm_loss
 from model.structures import LossTerms, PixelLMOutput
 from model.text.tokens import IMAGE_TOKEN_ID
-from utils.build import set_trained
+from utils.training.start import set_trained
 
 from .tiny_network import make_batch, make_network
 

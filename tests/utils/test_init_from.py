@@ -11,12 +11,12 @@ import torch
 
 from model.errors import InputError
 from model.image import CLIP_MEAN, RELEASED_MEAN
-from model.lora import split_training_state
 from model.PixelLM import PixelLMForCausalLM
 from tests.published import write_published
-from utils.build import build_for_training, settle_flags
 from utils.cli.args import parse
 from utils.cli.config import RunConfig
+from utils.training.lora import split_training_state
+from utils.training.start import build_for_training, settle_flags
 
 
 def settle(folder: Path, *more: str) -> RunConfig:

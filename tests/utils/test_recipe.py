@@ -15,9 +15,9 @@ from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.vision_tower import resize_position_table
 from model.weights.tensors import read_weights
 from tests.tiny_world import LLAMA, TinyWorld
-from utils.build import TrainingModel, build_for_training, settle_flags
 from utils.cli.args import parse
 from utils.cli.config import RELEASE_RECIPE_FLAGS, RunConfig
+from utils.training.start import TrainingModel, build_for_training, settle_flags
 
 SHAPE = (
     "--seg_token_num=3", "--image_feature_scale_num=2", "--pad_train_clip_images", "--resize_vision_tower",

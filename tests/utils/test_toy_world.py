@@ -20,19 +20,26 @@ from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID
 from scripts.make_toy_world import main
 from utils.data.paths import DatasetPaths
 from utils.data.records import SEG_MARK
+from utils.data.small_tokenizer import train_tokenizer, write_tokenizer
 from utils.data.sources.refer import read_refs
 from utils.masks.outlines import polygons, uncompressed_rle
-from utils.toy_world.base_weights import KEPT, pretrain, unpack
-from utils.toy_world.export import MUSE_SPLITS, draw_muse_item
-from utils.toy_world.language import LanguageTraining, ToyLlava, draw_dialogues, language_config, measure_language
+from utils.toy_world.base.language import (
+    LanguageTraining,
+    ToyLlava,
+    draw_dialogues,
+    language_config,
+    measure_language,
+)
+from utils.toy_world.base.pack import KEPT, pretrain, unpack
+from utils.toy_world.base.tokenizer import toy_corpus
+from utils.toy_world.base.tower import TowerTraining, ToyTower, tower_config
+from utils.toy_world.base.views import TRAITS, Views
 from utils.toy_world.painting import COLORS
 from utils.toy_world.parallel import Workers
 from utils.toy_world.questions import SQUARES, Kind, referring_phrases, short_name, square_of, vocabulary_text
 from utils.toy_world.scene import Scene, draw_scene
 from utils.toy_world.shapes import SHAPES, coverage
-from utils.toy_world.tokenizer import train_tokenizer, write_tokenizer
-from utils.toy_world.tower import TowerTraining, ToyTower, tower_config
-from utils.toy_world.views import TRAITS, Views
+from utils.toy_world.tree import MUSE_SPLITS, draw_muse_item
 
 IMAGES = "refer_seg/images/mscoco/images"
 SMALL = ["--num_train", "7", "--num_val", "2", "--num_test", "2", "--skip_base_weights"]
@@ -277,7 +284,7 @@ class TestDataset:
 
 class TestBaseWeights:
     def test_tokenizer_knows_every_word(self, tmp_path: Path) -> None:
-        write_tokenizer(tmp_path, train_tokenizer())
+        write_tokenizer(tmp_path, train_tokenizer(toy_corpus()))
         tokenizer = load_tokenizer(tmp_path)
         assert (tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
         assert 600 <= len(tokenizer) <= 900
@@ -357,7 +364,7 @@ class TestBaseWeights:
         assert not list((tmp_path / "world").iterdir())
 
     def test_dialogues_label_answers_only_and_say_where_objects_are(self, tmp_path: Path) -> None:
-        write_tokenizer(tmp_path, train_tokenizer())
+        write_tokenizer(tmp_path, train_tokenizer(toy_corpus()))
         tokenizer = load_tokenizer(tmp_path)
         with Workers(1) as workers:
             drawn = draw_dialogues(

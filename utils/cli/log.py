@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 from model.errors import InputError
 from utils import dist
@@ -52,20 +49,6 @@ def exit_code(function: Callable[[], None]) -> int:
     except InputError as err:
         return report_input_error(err)
     return 0
-
-
-class JsonLines:
-    """A log of one JSON object per line, flushed at once so that it survives a crash."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps({"time": round(time.time(), 3), **record}) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def format_seconds(seconds: float) -> str:

@@ -31,7 +31,6 @@ from transformers import LlamaTokenizer
 from model.configuration import PixelLMConfig, vision_keys
 from model.errors import InputError
 from model.files import read_object
-from model.lora import PEFT_PREFIX, load_lora, lora_module_names, lora_rank, split_training_state, wrap_lora
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
 from model.text.conversation import CONVERSATIONS
@@ -44,6 +43,7 @@ from utils.cli.config import MergeConfig
 from utils.data.collate import collate
 from utils.data.encode import Encoder
 from utils.data.records import SEG_MARK, RawSample, Turn
+from utils.training.lora import PEFT_PREFIX, load_lora, lora_module_names, lora_rank, split_training_state, wrap_lora
 
 # Which elements of an array a seeded case keeps.
 _THINNED = {

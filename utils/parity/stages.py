@@ -21,7 +21,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.errors import InputError
 from model.image import read_image
-from model.lora import is_trained
 from model.losses import LossWeights, pixellm_loss
 from model.predictor import PixelLMPredictor
 from model.text.conversation import IMAGE_MARK, get_conversation
@@ -35,7 +34,8 @@ from utils.data.encode import Sample
 from utils.data.prompts import MASK_REQUESTS
 from utils.data.records import SEG_MARK, RawSample
 from utils.data.registry import build_val_source
-from utils.export import merge
+from utils.training.lora import is_trained
+from utils.training.merge import merge
 
 from .recording import Case, find_cases, released_ids, template_of
 

@@ -13,8 +13,8 @@ from typing import Any
 from model.errors import InputError
 from model.files import read_json, write_json
 
-from .export import write_dataset
 from .parallel import Workers
+from .tree import write_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def _write_parts(folder: Path, settings: WorldSettings) -> dict[str, Any]:
 def _write_base_weights(folder: Path, settings: WorldSettings, workers: Workers) -> dict[str, Any]:
     """Unpack the kept base weights, or those that are trained first; returns what was measured on them."""
     # The dataset alone needs no torch.
-    from . import base_weights
+    from .base import pack as base_weights
 
     language, tower, file = folder / LANGUAGE_BASE, folder / TOWER, base_weights.KEPT
     if settings.pretrain:

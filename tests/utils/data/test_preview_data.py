@@ -12,7 +12,7 @@ from scripts import preview_data
 from tests.bad_input import refused
 from utils.data.records import RawSample, Turn
 from utils.pictures import PALETTE
-from utils.sample_pictures import input_pixels, sample_panel
+from utils.training.preview import input_pixels, sample_panel
 
 from .tiny_data import H, W
 

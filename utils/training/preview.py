@@ -1,24 +1,60 @@
-"""Pictures of samples exactly as the network gets them, for utils.pictures.contact_sheet.
+"""Samples exactly as the network gets them, without its weights: the encoder of a run, and pictures of what it makes.
 
 Shapes: N masks in token order, R input side, H, W size of the photo's visible region.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
 import torch
 
 from model.configuration import PixelLMConfig
+from model.files import read_object, write_json
 from model.text.conversation import IMAGE_END, IMAGE_START, Conversation, get_conversation
-from model.text.tokenizer import decode_released
+from model.text.tokenizer import add_codebook, decode_released, load_tokenizer
 from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, name_groups
+from utils.cli.config import RunConfig
+from utils.data.encode import Encoder, Sample
+from utils.data.small_tokenizer import PROMPT_WORDINGS, train_tokenizer, write_tokenizer
+from utils.pictures import overlay
 
-from .data.encode import Encoder, Sample
-from .pictures import overlay
+from .start import make_config
+
+logger = logging.getLogger(__name__)
+
+# Stands in for a base that is not here; of its numbers the encoder uses none.
+_SIDES = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 24, "num_attention_heads": 4}
+
+
+def build_encoder(run: RunConfig) -> Encoder:
+    """What turns samples of this run into ids and pixels.
+
+    Only the tokenizer of ``--version`` and the config.json of ``--vision-tower`` are read. Where one is no local
+    folder, a stand-in takes its place: pictures, words and masks are the same, token counts are not.
+    """
+    with TemporaryDirectory() as temporary:
+        base, tower = Path(run.version), Path(run.vision_tower)
+        if not base.is_dir():
+            logger.info("--version %s is no local folder: a small tokenizer stands in for its own", run.version)
+            base = Path(temporary) / "base"
+            base.mkdir()
+            write_tokenizer(base, train_tokenizer(PROMPT_WORDINGS))
+            write_json(base / "config.json", {"vocab_size": 32000, **_SIDES})
+        if not tower.is_dir():
+            tower = Path(temporary) / "tower"
+            size = 336 if run.vision_tower.endswith("336") else 224
+            write_json(tower / "config.json", {"image_size": size, "patch_size": 14, **_SIDES})
+        tokenizer = load_tokenizer(base, model_max_length=run.model_max_length)
+        codebook = add_codebook(tokenizer, scales=run.image_feature_scale_num, tokens=run.seg_token_num)
+        config = make_config(run, read_object(base / "config.json"), codebook, len(tokenizer), tower)
+        return Encoder(tokenizer, codebook, config)
 
 
 def sample_panel(sample: Sample, encoder: Encoder) -> tuple[np.ndarray, str]:

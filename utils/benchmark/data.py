@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .data.encode import Encoder, Sample, read_photo
-from .data.mixture import Mixture
-from .data.records import RawSample
-from .data.sources import Source
+from utils.data.encode import Encoder, Sample, read_photo
+from utils.data.mixture import Mixture
+from utils.data.records import RawSample
+from utils.data.sources import Source
 
 STAGES = ("decode", "resize", "masks", "text")
 

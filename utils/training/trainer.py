@@ -20,19 +20,21 @@ from model.files import atomic_folder
 from model.losses import LossWeights, pixellm_loss
 from model.structures import Batch, LossTerms
 from model.text.tokenizer import save_tokenizer
+from utils import dist
+from utils.cli.config import RUN_CONFIG_FILE, RunConfig
+from utils.cli.log import format_seconds
+from utils.data.collate import Collator
+from utils.data.downloads import require_data
+from utils.data.encode import Encoder
+from utils.data.mixture import Mixture, SkipTally, build_loader, describe_skips, read_batches
+from utils.data.registry import DataOptions, build_train_sources, build_val_source
+from utils.data.sources import Source
+from utils.evaluation.teacher_forced import validate_teacher_forced
 
-from . import dist
-from .build import TrainingModel, build_for_training
-from .cli.config import RUN_CONFIG_FILE, RunConfig
-from .cli.log import JsonLines, format_seconds
-from .data.collate import Collator
-from .data.downloads import require_data
-from .data.encode import Encoder
-from .data.mixture import Mixture, SkipTally, build_loader, describe_skips, read_batches
-from .data.registry import DataOptions, build_train_sources, build_val_source
-from .data.sources import Source
-from .engine import build_engine, init_distributed, load_checkpoint, save_checkpoint
-from .evaluation.teacher_forced import validate_teacher_forced
+from .checkpoints import load_checkpoint, save_checkpoint
+from .engine import build_engine, init_distributed
+from .journal import JsonLines
+from .start import TrainingModel, build_for_training
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .errors import InputError
+from model.errors import InputError
 
 PEFT_PREFIX = "base_model.model."
 

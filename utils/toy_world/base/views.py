@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.image import CLIP_MEAN, CLIP_STD, ImagePreprocessor, patch_valid_mask
-
-from .painting import COLORS, TEXTURES
-from .parallel import Workers
-from .scene import SIZES, SceneStyle, draw_scene
-from .shapes import SHAPES
+from utils.toy_world.painting import COLORS, TEXTURES
+from utils.toy_world.parallel import Workers
+from utils.toy_world.scene import SIZES, SceneStyle, draw_scene
+from utils.toy_world.shapes import SHAPES
 
 PATCH = 14
 CELLS = 4

@@ -1,44 +1,39 @@
-"""A small LLaMA tokenizer that writes the words of the toy world and of its prompts in few pieces."""
+"""A small LLaMA tokenizer: of the toy world's base, and in place of one that is not here."""
+
+from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
 
 from model.files import write_json
-from model.text.conversation import get_conversation
-from utils.data import prompts
 
-from .questions import vocabulary_text
+from . import prompts
 
-VOCAB_SIZE = 900
-_PROMPT_WORDINGS = (
+# What training can ask and answer, names left out.
+PROMPT_WORDINGS = (
     *(prompts.SHORT_QUESTIONS + prompts.EXPANDED_SHORT_QUESTIONS),
     *(prompts.MASK_REQUESTS + prompts.EXPANDED_MASK_REQUESTS),
     *(prompts.NAMED_ANSWERS + prompts.BARE_ANSWERS + prompts.SEPARATE_CLAUSES),
     *(prompts.NAMED_JOINT_ANSWERS + prompts.BARE_JOINT_ANSWERS),
 )
-# The prompts are a few lines beside some thousand names of objects; they would lose every merge.
-_PROMPT_REPEATS = 40
 
 
-def _corpus() -> Iterator[str]:
-    yield from vocabulary_text()
-    rendered = get_conversation("llava_v1").render([("\n", "It is")]).text.split("\n")
-    for _ in range(_PROMPT_REPEATS):
-        yield from rendered
-        yield from _PROMPT_WORDINGS
+def train_tokenizer(lines: Iterable[str], *, vocab_size: int = 900) -> bytes:
+    """A sentencepiece model that writes these lines in few pieces; the same for one version of sentencepiece.
 
-
-def train_tokenizer() -> bytes:
-    """A sentencepiece model of the toy world's words; the same for one version of sentencepiece."""
+    Args:
+        vocab_size: at most; it includes 256 bytes, with which any text can be spelled.
+    """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=_corpus(),
+        sentence_iterator=iter(lines),
         model_writer=model,
         model_type="bpe",
-        vocab_size=VOCAB_SIZE,
+        hard_vocab_limit=False,
+        vocab_size=vocab_size,
         byte_fallback=True,
         character_coverage=1.0,
         split_digits=True,

@@ -7,8 +7,7 @@ from typing import Any
 
 from model.errors import InputError
 from model.files import read_object
-
-from .cli.config import RunConfig
+from utils.cli.config import RunConfig
 
 _FROM_FLAGS = {
     "train_micro_batch_size_per_gpu": "--batch_size",
@@ -24,7 +23,7 @@ def deepspeed_settings(run: RunConfig) -> dict[str, Any]:
     """Read ``--deepspeed_config`` (relative to the repository when it is not found from here) and add the flags."""
     path = Path(run.deepspeed_config)
     if not path.is_file():
-        path = Path(__file__).resolve().parents[1] / run.deepspeed_config
+        path = Path(__file__).resolve().parents[2] / run.deepspeed_config
     settings = read_object(path)
     for key, flags in _FROM_FLAGS.items():
         if key in settings:

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from model.errors import InputError
 from model.text.tokenizer import load_tokenizer
+from utils.data.small_tokenizer import train_tokenizer, write_tokenizer
+from utils.toy_world.parallel import Workers
 
 from .language import (
     LanguageTraining,
@@ -28,8 +30,7 @@ from .language import (
     train_language,
     write_language,
 )
-from .parallel import Workers
-from .tokenizer import train_tokenizer, write_tokenizer
+from .tokenizer import toy_corpus
 from .tower import (
     DEEP_LAYER,
     SHALLOW_LAYER,
@@ -69,7 +70,7 @@ def pretrain(
     tower, measured = make_tower(
         image_size=image_size, seed=seed, workers=workers, training=tower_training or TowerTraining()
     )
-    tokenizer = train_tokenizer()
+    tokenizer = train_tokenizer(toy_corpus())
     write_tokenizer(scratch, tokenizer)
     llava, loss = make_llava(
         tower,

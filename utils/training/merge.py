@@ -13,7 +13,6 @@ from transformers import LlamaTokenizer
 from model.configuration import PRECISIONS, PixelLMConfig, vision_keys
 from model.errors import InputError
 from model.files import atomic_folder, read_object, resolve_folder
-from model.lora import load_lora, lora_module_names, lora_rank, split_training_state, wrap_lora
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
 from model.text.conversation import IMAGE_MARK, get_conversation
@@ -23,11 +22,12 @@ from model.weights.bases import read_tower
 from model.weights.checkpoint import check_model_target, write_pretrained
 from model.weights.released import config_of_weights
 from model.weights.tensors import read_weights
+from utils.cli.args import Parsed
+from utils.cli.config import RUN_CONFIG_FILE, MergeConfig, RunConfig
 
-from .build import portable_path
-from .cli.args import Parsed
-from .cli.config import RUN_CONFIG_FILE, MergeConfig, RunConfig
-from .engine import consolidate_zero
+from .checkpoints import consolidate_zero
+from .lora import load_lora, lora_module_names, lora_rank, split_training_state, wrap_lora
+from .start import portable_path
 
 logger = logging.getLogger(__name__)
 

@@ -26,11 +26,11 @@ from model.text.conversation import IMAGE_END, IMAGE_MARK, IMAGE_START, Rendered
 from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, encode_conversation
 from utils.data import prompts
 from utils.data.records import SEG_MARK
+from utils.toy_world.parallel import Workers
+from utils.toy_world.questions import square_of
+from utils.toy_world.tree import MUSE_SPLITS, draw_muse_item
 
-from .export import MUSE_SPLITS, draw_muse_item
-from .parallel import Workers
 from .pretraining import Pretrainer, draw_batches
-from .questions import square_of
 from .tower import ToyTower
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,57 @@
+"""DeepSpeed: the only module that imports it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from utils import dist
+from utils.cli.config import RunConfig
+
+from .deepspeed_config import deepspeed_settings
+from .optimizer import learning_rate_factor, make_adamw, make_muon
+from .start import TrainingModel
+
+
+def init_distributed() -> torch.device:
+    """Join the launcher's process group, or make a group of one; returns this process's device."""
+    dist.set_single_process_environment()
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    else:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        device = torch.device("cpu")
+        # Processes that each use every core slow one another down many times over.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // dist.local_world_size()))
+    import deepspeed
+
+    if device.type == "cpu":
+        # DeepSpeed would compile this extension at its first use, although only inference needs it: under a lock that
+        # a killed process leaves behind, on which every later run waits, and with buffers that stay in shared memory.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    return device
+
+
+def build_engine(run: RunConfig, training: TrainingModel) -> Any:
+    """Wrap the network, the optimizer and the learning-rate schedule in a DeepSpeed engine."""
+    import deepspeed
+
+    trained = [parameter for parameter in training.wrapped.parameters() if parameter.requires_grad]
+    optimizer = make_muon(run, training.wrapped) if run.optimizer == "muon" else make_adamw(run, trained)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(run))
+    engine, _, _, _ = deepspeed.initialize(
+        model=training.wrapped,
+        model_parameters=trained,
+        optimizer=optimizer,
+        lr_scheduler=scheduler,
+        config=deepspeed_settings(run),
+    )
+    # DeepSpeed casts buffers to the training precision; rotary tables need float32.
+    llama = training.network.model
+    llama.rotary_emb = LlamaRotaryEmbedding(llama.config).to(engine.device)
+    return engine
