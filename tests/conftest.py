@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from .model.tiny_network import make_network
-from .parrot import write_parrot
-from .tiny_world import TinyWorld, write_tiny_world, write_tokenizer
+from .support.parrot import write_parrot
+from .support.tiny_network import make_network
+from .support.tiny_world import TinyWorld, write_tiny_world, write_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,7 @@ def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def parrot(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A merged model that answers every question with one target (see tests/parrot.py)."""
+    """A merged model that answers every question with one target (see tests/support/parrot.py)."""
     folder = tmp_path_factory.mktemp("parrot") / "hf_model"
     network, tokenizer = make_network(tiny_world.llava, scales=1, tokens=2)
     write_parrot(folder, network, tokenizer, "the thing is [SEG0] [SEG1] </s>", source=tiny_world.llava)

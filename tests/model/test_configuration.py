@@ -12,7 +12,7 @@ from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.text.tokenizer import add_codebook, load_tokenizer
 from model.text.tokens import SegCodebook
 from model.weights.released import RECIPE_OF_PUBLISHED_WEIGHTS, released_config
-from tests.utils.data.tiny_data import tiny_config
+from tests.support.tiny_data import tiny_config
 
 CODEBOOK = SegCodebook(2, 3, tuple(range(360, 366)))
 

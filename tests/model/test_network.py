@@ -10,9 +10,8 @@ import torch
 from model.losses import LossWeights, pixellm_loss
 from model.structures import LossTerms, PixelLMOutput
 from model.text.tokens import IMAGE_TOKEN_ID
+from tests.support.tiny_network import make_batch, make_network
 from utils.training.start import set_trained
-
-from .tiny_network import make_batch, make_network
 
 TALKS = [
     (0, "Which thing?", "The thing is {seg} and {seg}."),

@@ -10,9 +10,8 @@ from model.errors import InputError
 from model.generation import generate
 from model.predictor import PixelLMPredictor
 from model.replies import Reply
-from tests.parrot import teach
-
-from .tiny_network import make_network
+from tests.support.parrot import teach
+from tests.support.tiny_network import make_network
 
 PHOTO = np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 

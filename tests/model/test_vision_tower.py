@@ -7,7 +7,7 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from model.vision_tower import VisionTower, resize_position_table
-from tests.utils.data.tiny_data import tiny_config
+from tests.support.tiny_data import tiny_config
 
 from .test_configuration import CODEBOOK
 

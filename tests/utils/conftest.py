@@ -10,10 +10,9 @@ import pytest
 
 from model.text.tokenizer import add_codebook, load_tokenizer
 from model.text.tokens import SegCodebook
+from tests.support.tiny_data import tiny_config, write_dataset
+from tests.support.whole_tree import write_whole_tree
 from utils.data.encode import Encoder
-
-from .data.tiny_data import tiny_config, write_dataset
-from .data.whole_tree import write_whole_tree
 
 
 @pytest.fixture(scope="session")

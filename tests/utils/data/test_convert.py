@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from scripts import convert_to_custom, make_custom_sample
-from tests.bad_input import edit_json, refused
+from tests.support.bad_input import edit_json, refused
 from utils.data.sources.custom import CustomSource
 
 PHOTOS = 6

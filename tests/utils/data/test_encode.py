@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from model.errors import InputError
 from model.text.tokenizer import add_codebook
 from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, seg_text
+from tests.support.tiny_data import H, W, draw_photo
 from utils.data.collate import Collator, collate
 from utils.data.records import RawSample, Turn
-
-from .tiny_data import H, W, draw_photo
 
 NUM_IMAGE_TOKENS = 16
 

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from model.errors import InputError
+from tests.support.tiny_data import IMAGES, draw_photo
+from tests.support.whole_tree import COCO, dialogue
 from utils.data.mixture import Mixture
 from utils.data.registry import DataOptions, build_train_sources
-
-from .tiny_data import IMAGES, draw_photo
-from .whole_tree import COCO, dialogue
 
 MUSE, LLAVA = "muse/muse_train.json", "llava_dataset/llava_instruct_150k.json"
 PACO, REFCLEF = "vlpart/paco/annotations/paco_lvis_v1_train.json", "refer_seg/refclef/instances.json"

@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from tests.support.tiny_data import SHARED
 from utils.data.registry import DataOptions, build_train_sources
 from utils.parity.recording import Case, find_cases
 from utils.parity.stages import run_stages
-
-from .tiny_data import SHARED
 
 GOLDEN, REAL_MINI = SHARED / "golden", SHARED / "real_mini"
 SETS = (

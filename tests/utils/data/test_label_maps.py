@@ -7,12 +7,11 @@ import pytest
 from PIL import Image
 
 from model.errors import InputError
+from tests.support.tiny_data import SHARED, H, W, draw_photo
+from tests.support.whole_tree import label_map, write_png
 from utils.data.asking import Asking
 from utils.data.paths import DatasetPaths
 from utils.data.sources.label_maps import LABEL_MAPS, _names
-
-from .tiny_data import SHARED, H, W, draw_photo
-from .whole_tree import label_map, write_png
 
 # The classes of label_map(): value 5 above, value 17 below; 0 is a class in two of the three datasets.
 EXPECTED = {

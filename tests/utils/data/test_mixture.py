@@ -9,12 +9,11 @@ import torch
 
 from model.errors import InputError
 from model.structures import Batch
+from tests.support.tiny_data import IMAGES
 from utils.data.collate import Collator
 from utils.data.mixture import Mixture, RankSampler, SkipTally, ValDataset, build_loader, describe_skips, read_batches
 from utils.data.records import NOTHING_TO_ASK, RawSample, Skip
 from utils.data.registry import DataOptions, build_train_sources, build_val_source
-
-from .tiny_data import IMAGES
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from model.errors import InputError
+from tests.support.tiny_data import H, W, make_object, make_record, write_muse
 from utils.data.paths import DatasetPaths
 from utils.data.registry import build_val_source
 from utils.data.sources.muse import MuseTrain
-
-from .tiny_data import H, W, make_object, make_record, write_muse
 
 CUP, PLATE = make_object(3, "the cup", category="cup"), make_object(15, "the plate", category="plate")
 

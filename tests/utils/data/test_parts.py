@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from model.errors import InputError
+from tests.support.tiny_data import H, W, box
 from utils.data.asking import Asking
 from utils.data.paths import DatasetPaths
 from utils.data.sources.parts import PARTS, split_category
 from utils.masks.rasterize import decode_segmentation
-
-from .tiny_data import H, W, box
 
 PACO = "vlpart/paco/annotations/paco_lvis_v1_train.json"
 

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from model.errors import InputError
+from tests.support.tiny_data import H, W, draw_photo
+from tests.support.whole_tree import reason_record, shape, write_reason_seg
 from utils.data.paths import DatasetPaths
 from utils.data.registry import build_val_source
 from utils.data.sources.reason_seg import ReasonSegTrain, read_record
-
-from .tiny_data import H, W, draw_photo
-from .whole_tree import reason_record, shape, write_reason_seg
 
 
 def open_train(root, *, splits="train", explanatory=0.1, num_questions=3):

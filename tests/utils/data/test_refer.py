@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import InputError
+from tests.support.tiny_data import make_ref, write_refer
 from utils.data.asking import Asking, deal
 from utils.data.paths import DatasetPaths
 from utils.data.registry import build_val_source
 from utils.data.sources.refer import ReferTrain, in_split, read_refs
-
-from .tiny_data import make_ref, write_refer
 
 
 def train_source(root: Path, *, questions: int = 3, per_question: int = 1) -> ReferTrain:

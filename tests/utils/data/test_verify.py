@@ -7,12 +7,11 @@ import pytest
 
 import train_ds
 from model.errors import InputError
-from tests.bad_input import refused
+from tests.support.bad_input import refused
+from tests.support.tiny_data import IMAGES, SHARED, box, write_json
 from utils.data import verify
 from utils.data.downloads import look_up, needs, require_data
 from utils.data.registry import FAMILIES, DataOptions, val_names
-
-from .tiny_data import IMAGES, SHARED, box, write_json
 
 REAL_MINI = SHARED / "real_mini"
 ALL = "sem_seg||refer_seg||vqa||reason_seg||multi_reason_seg"

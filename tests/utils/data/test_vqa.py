@@ -5,12 +5,11 @@ import pytest
 
 from model.errors import InputError
 from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID
+from tests.support.tiny_data import draw_photo, write_json
+from tests.support.whole_tree import COCO, dialogue
 from utils.data.collate import collate
 from utils.data.paths import DatasetPaths
 from utils.data.sources.vqa import Vqa
-
-from .tiny_data import draw_photo, write_json
-from .whole_tree import COCO, dialogue
 
 
 def open_source(root, *items) -> Vqa:

@@ -1,0 +1,137 @@
+"""A run that is stopped goes on as if it had not been: same samples, same weights, same learning rate.
+
+One plain process each, as ``python train_ds.py`` starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from model.errors import InputError
+from tests.support.launch import TRAIN_FLAGS, Finished, python
+from tests.support.tiny_world import TinyWorld
+from utils.cli.args import parse
+from utils.cli.config import OPTIMIZERS, RunConfig
+from utils.training.trainer import Trainer
+
+PARTS = ("ce", "bce", "dice", "refine", "masks", "lr")
+# The same main(), whose process dies when update 3 is logged, after the checkpoint of update 2.
+DIE_IN_UPDATE_3 = """
+import os, sys
+import train_ds
+from utils.training.trainer import Trainer
+
+log_update = Trainer._log_update
+
+def log_and_die(self, *arguments, **named):
+    log_update(self, *arguments, **named)
+    if self.update == 3:
+        os._exit(9)
+
+Trainer._log_update = log_and_die
+sys.exit(train_ds.main(sys.argv[1:]))
+"""
+
+
+class Trainings:
+    """Starts runs in one folder of runs."""
+
+    def __init__(self, world: TinyWorld, repository: Path, runs: Path, *, optimizer: str) -> None:
+        self.runs, self._repository = runs, repository
+        own = ["--no_eval", "--workers=0", "--batch_size=2", f"--optimizer={optimizer}"]
+        self.flags = [*world.arguments, *TRAIN_FLAGS, *own]
+
+    def start(self, name: str, *flags: str, program: tuple[str, ...] = ("train_ds.py",)) -> tuple[Finished, list[dict]]:
+        """One process; returns the records of the run's log, of earlier processes too."""
+        where = [f"--log_base_dir={self.runs}", f"--exp_name={name}"]
+        finished = python(*program, *self.flags, *where, *flags, cwd=self._repository)
+        lines = (self.runs / name / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        return finished, [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module", params=OPTIMIZERS)
+def trainings(tiny_world: TinyWorld, repository: Path, tmp_path_factory, request) -> Trainings:
+    """``killed`` died in update 3; ``again`` is a copy of its folder."""
+    trainings = Trainings(tiny_world, repository, tmp_path_factory.mktemp("runs"), optimizer=request.param)
+    finished, log = trainings.start("killed", program=("-c", DIE_IN_UPDATE_3))
+    assert finished.code == 9, finished.text
+    assert [record["update"] for record in log] == [1, 2, 3]
+    shutil.copytree(trainings.runs / "killed", trainings.runs / "again")
+    return trainings
+
+
+@pytest.fixture(scope="module")
+def whole(trainings) -> list[dict]:
+    """Four updates without a stop."""
+    finished, log = trainings.start("whole", "--no_auto_resume")
+    assert finished.code == 0, finished.text
+    return log
+
+
+@pytest.fixture(scope="module")
+def resumed(trainings) -> tuple[Finished, list[dict]]:
+    """The killed run, started again with the same command line."""
+    return trainings.start("again")
+
+
+def same(record: dict, other: dict) -> None:
+    for name in PARTS:
+        assert record[name] == pytest.approx(other[name], rel=1e-4, abs=1e-5), (name, record, other)
+
+
+def test_a_plain_process_trains(whole):
+    assert [record["update"] for record in whole] == [1, 2, 3, 4]
+    assert whole[-1]["total"] < whole[0]["total"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--no_auto_resume"], "which --no_auto_resume would replace"),
+        (["--init_from=/other/model"], "which started from a LLaVA base, not /other/model"),
+        (["--resume=/other/ckpt_model"], "but --resume goes on with /other/ckpt_model"),
+        ([], "but no file named latest"),
+    ],
+)
+def test_a_new_run_under_a_used_name_is_refused(trainings, tmp_path, flags, says):
+    """Its first save would remove the checkpoint of the earlier run."""
+    run = Path(shutil.copytree(trainings.runs / "killed", tmp_path / "used"))
+    if not flags:
+        (run / "ckpt_model/latest").unlink()
+    before = sorted(str(path) for path in run.rglob("*"))
+    own = [*trainings.flags, f"--log_base_dir={tmp_path}", "--exp_name=used"]
+    with pytest.raises(InputError, match=re.escape(says)):
+        Trainer(parse(RunConfig, [*own, *flags], "").config).setup()
+    assert sorted(str(path) for path in run.rglob("*")) == before
+
+
+def test_a_killed_run_goes_on_after_its_last_checkpoint(resumed):
+    finished, log = resumed
+    assert finished.code == 0, finished.text
+    assert "after update 2" in finished.text
+    assert [record["update"] for record in log] == [1, 2, 3, 3, 4]
+
+
+def test_it_goes_on_as_if_it_had_not_been_stopped(whole, resumed):
+    """Weights, optimizer, schedule and the stream of samples: any of them lost would show in update 3 or 4."""
+    _, log = resumed
+    for record, other in zip([*log[:2], *log[3:]], whole, strict=True):
+        same(record, other)
+    same(log[2], log[3])
+
+
+def test_a_finished_run_says_so_and_a_longer_one_goes_on(trainings, resumed):
+    finished, log = trainings.start("again")
+    assert finished.code == 0
+    assert "is complete (4 updates); nothing to train" in finished.text
+    assert len(log) == 5
+    finished, log = trainings.start("again", "--epochs=3", "--lr=0.0002", "--muon_lr=0.0002")
+    assert finished.code == 0, finished.text
+    assert [record["update"] for record in log[5:]] == [5, 6]
+    # Warm-up of one update, then down to zero at update 6: the longer schedule, not the zero of the shorter one.
+    assert [record["lr"] for record in log[5:]] == pytest.approx([2e-4 * 2 / 5, 2e-4 * 1 / 5])

@@ -1,0 +1,225 @@
+"""The released command lines work unchanged: every flag, every default, and the lines of the README.
+
+Also ours: every switch can be turned off, and what a flag says is never silently lost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.errors import InputError
+from tests.support.released_flags import CHAT_LINE, CHOICES, DEFAULTS, MERGE_LINE, TRAIN_LINE
+from utils.cli.args import Parsed, build_parser, parse
+from utils.cli.config import ChatConfig, MergeConfig, RunConfig
+
+SCRIPTS = {"train_ds.py": RunConfig, "chat.py": ChatConfig, "merge_lora_weights_and_save_hf_model.py": MergeConfig}
+COLUMN = {RunConfig: 0, ChatConfig: 1, MergeConfig: 2}
+FLAGS = [
+    pytest.param(config_type, flag, row[column], id=f"{config_type.__name__}{flag}")
+    for flag, row in DEFAULTS.items()
+    for config_type, column in COLUMN.items()
+    if row[column] is not ...
+]
+
+
+def field_name(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def arguments(line: str) -> tuple[str, list[str]]:
+    """A shell line -> the script it runs and that script's arguments."""
+    words = shlex.split(line.replace("\\\n", " "))
+    place = next(index for index, word in enumerate(words) if word.endswith(".py"))
+    return Path(words[place]).name, words[place + 1 :]
+
+
+def test_the_table_is_whole():
+    """64 rows: 62 flags of training, 20 of chat and 26 of the merge script."""
+    counts = [sum(row[column] is not ... for row in DEFAULTS.values()) for column in range(3)]
+    assert (len(DEFAULTS), counts) == (64, [62, 20, 26])
+    assert len(FLAGS) == sum(counts)
+
+
+@pytest.mark.parametrize(("config_type", "flag", "default"), FLAGS)
+def test_released_flag_and_default(config_type, flag, default):
+    name = field_name(flag)
+    found = getattr(parse(config_type, [], "").config, name)
+    assert found == default
+    assert type(found) is type(default)
+    if isinstance(default, bool):
+        assert getattr(parse(config_type, [f"--no_{name}"], "").config, name) is False
+        if name not in ("load_in_8bit", "load_in_4bit"):  # refused: see test_quantized_loading_is_refused
+            assert getattr(parse(config_type, [flag], "").config, name) is True
+        return
+    value = {str: CHOICES.get(flag, ("a",))[0], int: "1", float: "1.5"}[type(default)]
+    for spelling in ([flag, value], [f"{flag}={value}"]):
+        parsed = parse(config_type, spelling, "")
+        assert getattr(parsed.config, name) == type(default)(value)
+        assert parsed.given == {name}
+
+
+@pytest.mark.parametrize("config_type", SCRIPTS.values())
+@pytest.mark.parametrize("flag", CHOICES)
+def test_choices(config_type, flag):
+    for value in CHOICES[flag]:
+        assert getattr(parse(config_type, [flag, value], "").config, field_name(flag)) == value
+    with pytest.raises(SystemExit) as exited:
+        parse(config_type, [flag, "other"], "")
+    assert exited.value.code == 2
+
+
+@pytest.mark.parametrize("config_type", SCRIPTS.values())
+@pytest.mark.parametrize("spelling", ["--local_rank=1", "--local-rank=1", "--vision-tower=T", "--vision_tower=T"])
+def test_both_spellings(config_type, spelling):
+    name, value = spelling.removeprefix("--").split("=")
+    found = getattr(parse(config_type, [spelling], "").config, name.replace("-", "_"))
+    assert str(found) == value
+
+
+@pytest.mark.parametrize("config_type", SCRIPTS.values())
+def test_every_switch_can_be_turned_off(config_type):
+    switches = [field.name for field in dataclasses.fields(config_type) if isinstance(field.default, bool)]
+    assert len(switches) >= 6
+    for name in switches:
+        assert getattr(parse(config_type, [f"--no_{name}"], "").config, name) is False
+
+
+@pytest.mark.parametrize("config_type", [RunConfig, ChatConfig])
+@pytest.mark.parametrize("flag", ["--load_in_8bit", "--load_in_4bit"])
+def test_quantized_loading_is_refused(config_type, flag):
+    with pytest.raises(InputError, match=r"--precision bf16"):
+        parse(config_type, [flag], "")
+
+
+@pytest.mark.parametrize("line", [TRAIN_LINE, MERGE_LINE, CHAT_LINE])
+def test_lines_of_the_readme(line):
+    script, argv = arguments(line)
+    parsed = parse(SCRIPTS[script], argv, "")
+    assert len(parsed.given) == len(argv)
+    expected: dict[str, Any] = {}
+    for word in argv:
+        flag, _, value = word.partition("=")
+        expected[field_name(flag)] = value or True
+    for name, value in expected.items():
+        assert str(getattr(parsed.config, name)) == str(value)
+
+
+def test_the_launcher_adds_the_rank_in_front():
+    script, argv = arguments(TRAIN_LINE)
+    assert parse(SCRIPTS[script], ["--local_rank=1", *argv], "").config.local_rank == 1
+
+
+@pytest.mark.parametrize("config_type", SCRIPTS.values())
+def test_a_flag_without_effect_gives_one_notice(config_type):
+    unused = [field for field in dataclasses.fields(config_type) if field.metadata["unused"]]
+    assert len(unused) >= 5
+    for field in unused:
+        value = [] if isinstance(field.default, bool) else [str(field.default) or "x"]
+        (notice,) = parse(config_type, [f"--{field.name}", *value], "").notices()
+        assert notice == f"--{field.name} has no effect here: {field.metadata['unused']}"
+    assert parse(config_type, [], "").notices() == []
+
+
+def test_a_flag_with_effect_gives_no_notice():
+    assert parse(RunConfig, ["--seg_token_num=3", "--pad_train_clip_images"], "").notices() == []
+
+
+@pytest.mark.parametrize("config_type", SCRIPTS.values())
+@pytest.mark.parametrize("flag", ["--unheard_of", "--seg_token", "--batch_size=two"])
+def test_unknown_shortened_and_malformed_flags_stop(config_type, flag, capsys):
+    """A shortened flag is refused too: a new flag would change what it means."""
+    with pytest.raises(SystemExit) as exited:
+        parse(config_type, [flag], "")
+    assert exited.value.code == 2
+    assert flag.split("=")[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config_type", SCRIPTS.values())
+def test_help_names_every_flag(config_type):
+    text = build_parser(config_type, "").format_help()
+    for field in dataclasses.fields(config_type):
+        assert f"--{field.name}" in text
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    def write(content: Any) -> str:
+        path = tmp_path / "flags.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        return f"--config={path}"
+
+    return write
+
+
+def test_defaults_then_file_then_command_line(config_file):
+    argv = [config_file({"batch_size": 7, "lr": 1, "workers": 3}), "--workers=0"]
+    parsed: Parsed[RunConfig] = parse(RunConfig, argv, "")
+    assert (parsed.config.batch_size, parsed.config.lr, parsed.config.workers) == (7, 1.0, 0)
+    assert parsed.config.epochs == 10
+    assert parsed.given == {"batch_size", "lr", "workers"}
+
+
+def test_a_switch_of_the_file_can_be_turned_off(config_file):
+    argv = [config_file({"pad_train_clip_images": True}), "--no_pad_train_clip_images"]
+    assert parse(RunConfig, argv, "").config.pad_train_clip_images is False
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"batchsize": 2}, r"flags\.json: unknown key 'batchsize'"),
+        ({"batch_size": "2"}, r"batch_size is '2'; expected a int"),
+        ({"batch_size": True}, r"batch_size is True"),
+        ({"batch_size": 2.5}, r"batch_size is 2\.5"),
+        ({"no_eval": 1}, r"no_eval is 1; expected a bool"),
+        ({"precision": "fp8"}, r"precision is 'fp8'; expected one of fp32"),
+        ("{", r"flags\.json cannot be read"),
+        ("[1]", r"flags\.json holds a list"),
+    ],
+)
+def test_bad_files_name_the_file_and_the_key(config_file, content, message):
+    with pytest.raises(InputError, match=message):
+        parse(RunConfig, [config_file(content)], "")
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.json cannot be read"):
+        parse(RunConfig, [f"--config={tmp_path / 'nowhere.json'}"], "")
+
+
+def test_shipped_configurations_parse(repository):
+    flags = {field.name for field in dataclasses.fields(RunConfig)}
+    parsed = []
+    for path in sorted((repository / "configs").glob("*.json")):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if path.stem.startswith(("ds_", "preprocessor_")):
+            assert not set(settings) & flags, f"{path} is not a file of flags"
+            continue
+        config = parse(RunConfig, ["--config", str(path)], "").config
+        assert all(getattr(config, name) == value for name, value in settings.items())
+        parsed.append(path.stem)
+    assert "tiny_cpu" in parsed
+
+
+@pytest.mark.parametrize("size", [448, 512])
+def test_shipped_preprocessor_files_belong_to_their_size(repository, size):
+    from utils.training.start import read_normalization
+
+    file = repository / f"configs/preprocessor_{size}.json"
+    mean, std = read_normalization(str(file), image_size=size)
+    assert (len(mean), len(std)) == (3, 3)
+    with pytest.raises(InputError, match=rf"--resize_vision_tower_size={size}"):
+        read_normalization(str(file), image_size=336)
+
+
+def test_run_config_is_saved_and_read_back(tmp_path):
+    run = parse(RunConfig, [f"--log_base_dir={tmp_path}", "--exp_name=x", "--lr=0.5", "--no_auto_resume"], "").config
+    run.run_dir.mkdir()
+    run.save()
+    assert RunConfig.load(run.run_dir) == run
