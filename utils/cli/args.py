@@ -145,7 +145,8 @@ class Parsed(Generic[ConfigType]):
 
 
 def build_parser(config_type: type, description: str) -> argparse.ArgumentParser:
-    """A parser of the dataclass's flags that reports only what was given; every boolean ``--x`` also has ``--no_x``.
+    """A parser of the dataclass's flags that reports only what was given; every boolean ``--x`` also has ``--no_x``,
+    and ``--no_x`` has ``--x``.
 
     ``--help`` shows the flags under the first line of the docstring of the class that declares them.
     """
@@ -232,6 +233,7 @@ def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
     if isinstance(field.default, bool):
         group.add_argument(*names, dest=field.name, action="store_true", help=help_text)
         off = [f"--no_{name.lstrip('-')}" for name in names]
+        off += [f"--{name.removeprefix('--no_')}" for name in names if name.startswith("--no_")]
         group.add_argument(*off, dest=field.name, action="store_false", help=argparse.SUPPRESS)
     else:
         choices = get_args(hint) if get_origin(hint) is Literal else None

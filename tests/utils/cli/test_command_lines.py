@@ -264,3 +264,8 @@ def test_commands_have_flags_of_their_own(capsys):
     assert run_commands(commands, "", ["show", "--num=5"]) == 5
     assert run_commands(commands, "", ["sho"]) == 2
     assert "show" in capsys.readouterr().err
+
+
+def test_a_negative_switch_has_a_positive_one(config_file):
+    """A preset may say no_eval; the command line says --eval, not --no_no_eval."""
+    assert parse(RunConfig, [config_file({"no_eval": True}), "--eval"], "").config.no_eval is False
