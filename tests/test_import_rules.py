@@ -146,6 +146,7 @@ def rules(repository) -> list[Rule]:
     return rules
 
 
+@pytest.mark.slow
 def test_every_source_file_is_seen(repository, rules):
     """Counts what the other tests look at, so that none of them passes on an empty list."""
     files = sources(repository)
@@ -228,6 +229,7 @@ def test_heavy_libraries_are_imported_inside_functions(repository, library):
                 assert library != top(node.module or ""), file
 
 
+@pytest.mark.slow
 def test_inference_imports_without_training_libraries(repository):
     modules = (
         "model.predictor",
@@ -281,6 +283,7 @@ def test_banned_constructs_are_nowhere(repository):
     assert checked >= 45
 
 
+@pytest.mark.slow
 def test_the_data_root_holds_no_code(repository):
     """Users mount, link or remove data over it; ``./dataset`` is the default of --dataset_dir."""
     tracked = subprocess.run(

@@ -153,6 +153,7 @@ def test_constants_of_the_release_may_be_missing(copied):
     assert "at the released constants: " in report.describe()
 
 
+@pytest.mark.slow
 def test_nothing_else_may_be_missing(tiny):
     """One weight of every kind: a module that is silently random would answer with noise."""
     network, _ = tiny
