@@ -9,15 +9,20 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 
 def run_python() -> None:
     subprocess.run([sys.executable, "-c", ""], check=True)
 
 
-def start_child(method: str) -> None:
-    multiprocessing.get_context(method).Process(target=print).start()
+def fork_child() -> None:
+    multiprocessing.get_context("fork").Process(target=print).start()
+
+
+def spawn_child() -> None:
+    multiprocessing.get_context("spawn").Process(target=print).start()
 
 
 def fork_bare() -> None:
@@ -26,13 +31,13 @@ def fork_bare() -> None:
 
 
 def read_with_a_worker() -> None:
-    next(iter(DataLoader([1, 2], num_workers=1)))
+    next(iter(DataLoader(TensorDataset(torch.arange(2)), num_workers=1)))
 
 
 LAUNCHES = [
     pytest.param(run_python, id="subprocess"),
-    pytest.param(lambda: start_child("fork"), id="fork"),
-    pytest.param(lambda: start_child("spawn"), id="spawn"),
+    pytest.param(fork_child, id="fork"),
+    pytest.param(spawn_child, id="spawn"),
     pytest.param(lambda: multiprocessing.Pool(1), id="pool"),
     pytest.param(fork_bare, id="bare-fork"),
     pytest.param(read_with_a_worker, id="loader-worker"),
