@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -62,9 +63,15 @@ def sources(root: Path) -> list[Path]:
     return sorted(file for file in files if (root / file).stat().st_size)
 
 
+@cache
+def parsed(text: str) -> ast.Module:
+    """The tree of a file, made once however many rules look at it."""
+    return ast.parse(text)
+
+
 def imports(root: Path, file: Path) -> Iterator[str]:
     """Dotted names that a file imports anywhere in it, relative ones resolved; ``from a import b`` gives ``a.b``."""
-    for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed((root / file).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
