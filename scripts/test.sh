@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole test suite, from nothing: makes .venv if need be, checks style, spelling and types, runs every test.
-# --fast: style and the tests that launch no process and train nothing.
+# --fast: style and the quick tests, none of which launches a process.
 # Usage: bash scripts/test.sh [--fast] [pytest arguments]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements.txt tests/requirements.txt

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
+from .support.no_processes import forbid_processes
 from .support.parrot import write_parrot
 from .support.tiny_network import make_network
 from .support.tiny_world import TinyWorld, write_tiny_world, write_tokenizer
+
+RUNS = Path(__file__).parent / "runs"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything under tests/runs/ launches processes or trains."""
+    for item in items:
+        if RUNS in item.path.parents:
+            item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that is not marked slow may launch no process, nor may its fixtures."""
+    with pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("slow") is None:
+            forbid_processes(patch)
+        return (yield)
 
 
 @pytest.fixture(scope="session")

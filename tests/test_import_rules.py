@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -62,9 +63,15 @@ def sources(root: Path) -> list[Path]:
     return sorted(file for file in files if (root / file).stat().st_size)
 
 
+@cache
+def parsed(text: str) -> ast.Module:
+    """The tree of a file, made once however many rules look at it."""
+    return ast.parse(text)
+
+
 def imports(root: Path, file: Path) -> Iterator[str]:
     """Dotted names that a file imports anywhere in it, relative ones resolved; ``from a import b`` gives ``a.b``."""
-    for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed((root / file).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -146,6 +153,7 @@ def rules(repository) -> list[Rule]:
     return rules
 
 
+@pytest.mark.slow
 def test_every_source_file_is_seen(repository, rules):
     """Counts what the other tests look at, so that none of them passes on an empty list."""
     files = sources(repository)
@@ -228,6 +236,7 @@ def test_heavy_libraries_are_imported_inside_functions(repository, library):
                 assert library != top(node.module or ""), file
 
 
+@pytest.mark.slow
 def test_inference_imports_without_training_libraries(repository):
     modules = (
         "model.predictor",
@@ -281,6 +290,7 @@ def test_banned_constructs_are_nowhere(repository):
     assert checked >= 45
 
 
+@pytest.mark.slow
 def test_the_data_root_holds_no_code(repository):
     """Users mount, link or remove data over it; ``./dataset`` is the default of --dataset_dir."""
     tracked = subprocess.run(

@@ -11,7 +11,7 @@ from model.losses import LossWeights, pixellm_loss
 from model.structures import LossTerms, PixelLMOutput
 from model.text.tokens import IMAGE_TOKEN_ID
 from tests.support.tiny_network import make_batch, make_network
-from utils.training.start import set_trained
+from utils.training.lora import set_trained
 
 TALKS = [
     (0, "Which thing?", "The thing is {seg} and {seg}."),

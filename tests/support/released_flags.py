@@ -1,6 +1,6 @@
 """The released command lines: every flag with its default in each script, and the command lines of the README.
 
-From released_interface.md sections 1 and 2. ``...`` stands for a script that has no such flag.
+Read from the argument parsers and the README of the release. ``...`` stands for a script that has no such flag.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ CONSTANTS = ("model.token_fusion.weights", "model.mask_decoder.scale_weights")
 
 
 def test_constants_of_the_release_may_be_missing(copied):
-    """Published weights have no fusion and scale weights: they were constants (design decision 2)."""
+    """Published weights have no fusion and scale weights: they were constants (docs/paper_to_code.md, row 2)."""
     for name in CONSTANTS:
         rewrite(copied, lambda state, name=name: state.pop(name))
     network, _, report = PixelLMForCausalLM.from_folder(copied)
@@ -153,6 +153,7 @@ def test_constants_of_the_release_may_be_missing(copied):
     assert "at the released constants: " in report.describe()
 
 
+@pytest.mark.slow
 def test_nothing_else_may_be_missing(tiny):
     """One weight of every kind: a module that is silently random would answer with noise."""
     network, _ = tiny

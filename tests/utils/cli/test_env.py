@@ -15,6 +15,7 @@ import torch
 
 from utils.cli import env
 
+pytestmark = pytest.mark.slow  # it asks git and the GPU driver
 NAMES = ["pixellm", "commit", "python", "system", "cpus", "memory", "free disk", "processes", "torch", "gpus"]
 
 

@@ -1,5 +1,7 @@
 """Encoding and collating: counts agree by construction, and nothing is cut in two."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,16 +76,21 @@ def test_counts_agree_by_construction(make_encoder, photo, conversations, budget
 
     dropped = sum(map(len, conversations)) - sample.num_dropped_turns
     assert 0 < dropped <= sum(map(len, conversations))
-    named = [target + 1 for turns in _kept(encoder, conversations) for turn in turns for target in turn.targets]
+    kept = longest_fits(make_encoder(*shape, model_max_length=10_000), raw, budget)
+    named = [target + 1 for turns in kept for turn in turns for target in turn.targets]
     assert sample.masks.sum(dim=(1, 2)).tolist() == named
 
 
-def _kept(encoder, conversations):
-    """The longest run of first turns that fits, by brute force."""
-    for turns in conversations:
+def longest_fits(roomy, raw, budget):
+    """The longest run of first turns that fits, of each conversation that has one, by brute force.
+
+    Args:
+        roomy: an encoder that drops no turn.
+    """
+    for turns in raw.conversations:
         for count in range(len(turns), 0, -1):
-            raw = (tuple(turns[:count]),)
-            if len(encoder._encode(raw[0], shows_photo=True)[0]) <= encoder.config.model_max_length:
+            (ids,) = roomy(replace(raw, conversations=(turns[:count],))).input_ids
+            if len(ids) <= budget:
                 yield turns[:count]
                 break
 

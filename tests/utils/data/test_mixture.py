@@ -43,6 +43,7 @@ def same(first: Batch, second: Batch) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(mixture):
     alone, helped = read(mixture), read(mixture, num_workers=2)
     assert len(alone) == len(helped) == 4
@@ -189,7 +190,7 @@ def test_photos_with_nothing_to_ask_about_are_no_fault(caplog):
     assert describe_skips(tally.counts) == "a: nothing to ask about 100"
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_skips_travel_with_the_batch(dataset_dir, encoder, num_workers):
     """Counts do not depend on the number of workers."""
     mixture = make_mixture(dataset_dir, encoder)
@@ -203,7 +204,7 @@ def test_skips_travel_with_the_batch(dataset_dir, encoder, num_workers):
     assert expected > 0
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_errors_arrive_as_they_were_raised(dataset_dir, encoder, num_workers):
     """torch would wrap a worker's error into a message with a traceback."""
     mixture = make_mixture(dataset_dir, encoder)

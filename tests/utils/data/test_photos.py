@@ -61,7 +61,7 @@ def test_annotations_speak_of_stored_rows_and_viewers_of_shown_ones(tmp_path, en
     assert encoder(one_turn(path, (20, 30))).orig_hw == (20, 30)
 
 
-@pytest.mark.parametrize("hw", [(1, 1), (1, 500), (500, 1), (6000, 8000)])
+@pytest.mark.parametrize("hw", [(1, 1), (1, 500), (500, 1), pytest.param((6000, 8000), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pad", [True, False])
 def test_photos_of_every_size(tmp_path, make_encoder, hw, pad):
     encoder = make_encoder(pad_train_clip_images=pad)

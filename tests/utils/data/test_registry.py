@@ -108,6 +108,7 @@ def test_turns_and_samples_check_their_counts():
         RawSample("s", Path("p"), (), np.zeros((1, 2, 2)))
 
 
+@pytest.mark.slow
 def test_sources_need_no_torch():
     """Datasets are checked and drawn without loading the deep-learning stack."""
     code = "import sys, utils.data.registry; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"

@@ -1,5 +1,7 @@
 """The arithmetic of generative evaluation, with scripted answers in place of a network."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,9 +122,9 @@ def test_empty_extra_masks_do_not_help(tmp_path):
     assert scores.released_muse_giou == 0.75
 
 
-def test_partial_overlap_is_intersection_over_union(tmp_path):
+def test_partial_overlap_is_intersection_over_union(tmp_path, monkeypatch):
     both = MASKS[A] | MASKS[B]
-    MASKS["A and B"] = both
+    monkeypatch.setitem(MASKS, "A and B", both)
     scores = overall(tmp_path, [A], ["A and B"])
     assert scores.giou == scores.ciou == pytest.approx(MASKS[A].sum() / both.sum())
 

@@ -30,6 +30,7 @@ def photo(tmp_path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_released_conversation(parrot, photo, repository, tmp_path):
     """A prompt and an image path by turns; a wrong path is reported and the conversation goes on."""
     lines = ["What is it?", str(photo), "And this?", "/nowhere.jpg", "Again?", str(photo)]

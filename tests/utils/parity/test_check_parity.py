@@ -15,6 +15,7 @@ from tests.support.bad_input import edit_json, refused
 from tests.support.record_case import write_case
 from tests.support.seeded_case import write_recording
 
+pytestmark = pytest.mark.slow  # nearly every test runs the stages of a recording
 LINE = re.compile(
     r"(?P<stage>\w+) +(?P<case>\S+) +difference (?P<difference>\S+)  limit (?P<limit>\S+)  \(.*\)  (?P<verdict>ok|FAIL)"
 )

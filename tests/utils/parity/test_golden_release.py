@@ -14,6 +14,8 @@ from model.PixelLM import PixelLMForCausalLM
 from utils.parity.recording import Case, find_cases
 from utils.parity.stages import run_stages
 
+pytestmark = pytest.mark.slow  # its stages run whole chats and training steps
+
 
 @pytest.fixture(scope="module")
 def golden(shared) -> Path:

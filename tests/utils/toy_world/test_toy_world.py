@@ -6,6 +6,7 @@ Contracts: the data is a function of the seed; files have the released layout, p
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from itertools import combinations
 from pathlib import Path
@@ -52,8 +53,11 @@ def scenes() -> list[Scene]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn by one process."""
     out = tmp_path_factory.mktemp("toy") / "world"
-    assert main(["--out", str(out), *SMALL]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "cpu_count", lambda: 1)
+        assert main(["--out", str(out), *SMALL]) == 0
     return out
 
 
@@ -254,6 +258,7 @@ class TestDataset:
             item = annotations[ref["ann_id"]]
             assert item["area"] == decode(item["segmentation"], image["height"], image["width"]).sum()
 
+    @pytest.mark.slow
     def test_same_bytes_again_and_a_larger_world_begins_alike(self, world: Path, tmp_path: Path) -> None:
         assert main(["--out", str(tmp_path / "again"), *SMALL]) == 0
         assert files(tmp_path / "again") == files(world)
@@ -308,6 +313,7 @@ class TestBaseWeights:
         x, mirrored_x = (t.centers[t.on_object][:, 2].mean() for t in (truth, mirrored_truth))
         assert 0.9 < x + mirrored_x < 1.1
 
+    @pytest.mark.slow
     def test_pretraining_makes_a_file_that_unpacks_to_folders_of_the_released_layout(self, tmp_path: Path) -> None:
         language, tower = folders(tmp_path)
         with Workers(1) as workers:
@@ -337,6 +343,7 @@ class TestBaseWeights:
         assert state["model.layers.3.self_attn.rotary_emb.inv_freq"].shape == (16,)
         assert {tensor.dtype for tensor in state.values()} == {torch.float32}
 
+    @pytest.mark.slow
     def test_kept_weights_know_the_toy_world(self, tmp_path: Path) -> None:
         """Would catch a file that is older than the questions, the tokenizer or the network."""
         language, tower_folder = folders(tmp_path)
@@ -356,6 +363,7 @@ class TestBaseWeights:
             dialogues = draw_dialogues(12, tower, tokenizer, seed=77, stream=13, image_size=168, workers=workers)
         assert measure_language(llava, dialogues) < 0.2
 
+    @pytest.mark.slow
     def test_another_image_size_than_that_of_the_kept_weights_is_refused_at_once(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
