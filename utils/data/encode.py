@@ -107,7 +107,7 @@ class Encoder:
         return self.config.preprocessor(read_photo(raw))
 
     def _check_words(self, raw: RawSample) -> None:
-        """Words that spell a token of ours would become that token, and counts would no longer agree."""
+        """Text that contains a special token would be encoded as that token, and group and mask counts would differ."""
         for turns in raw.conversations:
             for turn in turns:
                 for text in (turn.question, turn.answer):

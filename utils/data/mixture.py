@@ -22,9 +22,9 @@ from .sources import Source
 logger = logging.getLogger(__name__)
 
 Collate = Callable[[Sequence[Sample]], Batch]
-# Draws for one place in the stream. So many bad samples in a row mean that the data, not single files, are wrong.
+# Draws for one place in the stream. This many consecutive failures mean the dataset is broken.
 _MAX_DRAWS = 10
-# Shares are taken of so many samples at least, so that one bad sample at the start of a run is no large share.
+# The bad share is computed over at least this many samples, so that one early bad sample does not stop a run.
 _MIN_DRAWN = 1000
 
 
@@ -199,11 +199,11 @@ def build_loader(
         start, count, rank, world_size, batch_size: as in ``RankSampler``.
     """
     return DataLoader(
-        _Caught(mixture),
+        ReturnInputErrors(mixture),
         batch_size=batch_size,
         sampler=RankSampler(start, count, rank, world_size, batch_size),
         num_workers=num_workers,
-        collate_fn=_CaughtCollate(collate),
+        collate_fn=CollateUnlessError(collate),
         pin_memory=pin_memory,
         worker_init_fn=init_worker,
     )
@@ -235,8 +235,8 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class _Caught(Dataset):
-    """Gives an InputError back in place of the sample that it speaks of."""
+class ReturnInputErrors(Dataset):
+    """Returns an InputError in place of the sample that raised it."""
 
     dataset: Dataset
 
@@ -248,8 +248,8 @@ class _Caught(Dataset):
 
 
 @dataclass(frozen=True)
-class _CaughtCollate:
-    """Collates samples; if one of them is an error, that is the batch."""
+class CollateUnlessError:
+    """Collates samples; returns the first error among them instead, if there is one."""
 
     collate: Collate
 

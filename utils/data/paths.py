@@ -27,10 +27,13 @@ class MissingData(InputError):
         path: what was looked for.
         problem: what was found instead, as the rest of a sentence about ``path``.
         asked_by: the flag.
+
+    Args:
+        advice: how to get it; ends the message.
     """
 
-    def __init__(self, path: Path, problem: str, asked_by: str) -> None:
-        super().__init__(f"{path} {problem}, but {asked_by} needs it. {_GET_GOING}", reason="file missing")
+    def __init__(self, path: Path, problem: str, asked_by: str, *, advice: str = _GET_GOING) -> None:
+        super().__init__(f"{path} {problem}, but {asked_by} needs it. {advice}", reason="file missing")
         self.path, self.problem, self.asked_by = path, problem, asked_by
 
 

@@ -196,9 +196,9 @@ def test_validation_reads_single_questions(folder):
 
 
 def test_missing_and_empty_files(folder):
-    with pytest.raises(InputError, match="--dataset custom needs --custom_data FILE"):
+    with pytest.raises(InputError, match=r"--dataset custom needs --custom_data .*docs/custom_data.md"):
         build_train_sources(DataOptions(folder, "custom", "1"))
-    with pytest.raises(InputError, match=r"--custom_data .*none.jsonl: .* does not exist"):
+    with pytest.raises(InputError, match=r"none.jsonl does not exist, but --custom_data .*none.jsonl needs it"):
         build_train_sources(DataOptions(folder, "custom", "1", custom_data=str(folder / "none.jsonl")))
     with pytest.raises(InputError, match="is empty"):
         open_source(write(folder, ""))

@@ -1,4 +1,4 @@
-"""One's own data: a JSON-lines file of photos with questions, answers and targets. docs/custom_data.md has the format.
+"""Custom data: a JSON-lines file of photos with questions, answers and targets. docs/custom_data.md has the format.
 
 Shapes: M masks of one sample, H, W size of its photo as displayed.
 """
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from model.errors import InputError
+from utils.data.family import Download, Family, UnusableSource, ValSets
+from utils.data.paths import DatasetPaths, MissingData
 from utils.data.photos import photo_hw, read_label_map
 from utils.data.records import SEG_MARK, RawSample, Turn
 from utils.masks.rasterize import decode_segmentation
@@ -24,6 +26,7 @@ from utils.masks.rasterize import decode_segmentation
 logger = logging.getLogger(__name__)
 
 _SHAPES = '{"polygon": [x, y, ...]}, {"rle": {"size": [H, W], "counts": ...}}, {"png": "FILE.png"}, or a list of these'
+_VAL_PREFIX = "custom|"
 _KEYS = ({"polygon"}, {"rle"}, {"png"}, {"png", "value"})
 
 
@@ -49,19 +52,25 @@ class CustomSource:
     Args:
         asked_by: the flag that names the file.
         single_turn: refuse dialogues of several turns: a validation question stands alone.
+
+    Raises:
+        MissingData: if the file does not exist.
+        UnusableSource: if a line is bad.
+        InputError: if the file is empty.
     """
 
     def __init__(self, file: Path, *, asked_by: str, single_turn: bool = False) -> None:
         self.name = f"custom|{file}"
         self._file = file
-        if not file.is_file():
-            raise InputError(f"{asked_by}: {file} does not exist; expected a JSON-lines file, see docs/custom_data.md")
+        _check_exists(file, asked_by)
         self._lines, problems = scan(file, single_turn=single_turn)
         if problems:
-            more = f"; {len(problems) - 1} more lines are bad" if len(problems) > 1 else ""
-            raise InputError(
-                f"{problems[0]}{more}. Mend the file ({asked_by}); `python -m utils.data.verify --dataset custom "
-                f"--custom_data {file} --deep` lists every bad line"
+            others = len(problems) - 1
+            more = f"; {others} more {'lines are' if others > 1 else 'line is'} bad" if others else ""
+            raise UnusableSource(
+                f"{problems[0]}{more}. Correct the file ({asked_by}); `python -m utils.data.verify --dataset custom "
+                f"--custom_data {file} --deep` lists every bad line",
+                problems,
             )
         if not len(self._lines):
             raise InputError(f"{asked_by}: {file} is empty; expected a record per line, see docs/custom_data.md")
@@ -233,3 +242,35 @@ def _read_png(path: Path, value: int | None, hw: tuple[int, int], *, where: str)
             reason="photo and masks differ in size",
         )
     return labels != 0 if value is None else labels == value
+
+
+def _download(file: str) -> Download:
+    def find(paths: DatasetPaths, flag: str) -> Path:
+        _check_exists(Path(file), flag)
+        return Path(file)
+
+    return Download(f"your own {file}", (find,), "docs/custom_data.md has the format", "yours")
+
+
+def _check_exists(file: Path, asked_by: str) -> None:
+    if not file.is_file():
+        advice = "Give a JSON-lines file; docs/custom_data.md has the format"
+        raise MissingData(file, "does not exist", asked_by, advice=advice)
+
+
+def _val_file(name: str) -> Path:
+    return Path(name.removeprefix(_VAL_PREFIX))
+
+
+FAMILY = Family(
+    "custom",
+    lambda options, part: CustomSource(Path(part), asked_by=f"--custom_data {part}"),
+    lambda part: [_download(part)],
+    part_flag="custom_data",
+    val_sets=ValSets(
+        lambda paths, name: CustomSource(_val_file(name), asked_by=f"--val_dataset {name}", single_turn=True),
+        lambda name: [_download(str(_val_file(name)))],
+        file_prefix=_VAL_PREFIX,
+    ),
+    hint="; docs/custom_data.md has the format",
+)

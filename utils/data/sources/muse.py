@@ -16,14 +16,18 @@ import numpy as np
 from model.errors import InputError
 from model.files import read_json
 from utils.data import prompts
+from utils.data.family import Download, Family, ValSets, find_any
 from utils.data.packed import Packed
 from utils.data.paths import DatasetPaths
 from utils.data.records import SEG_MARK, RawSample, Turn
 from utils.masks.rasterize import decode_segmentation
 
+from .coco_photos import COCO_TERMS
+
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test_less", "test_many")
+_VAL_PREFIX = "MultiReasonSeg|"
 # Composed answers call an object by its category this often, as in the release.
 _CATEGORY_SHARE = 0.1
 
@@ -211,3 +215,42 @@ def _parse_record(record: Mapping[str, Any], number: int, paths: DatasetPaths, *
 def _parse_target(annotation: Mapping[str, Any]) -> MuseTarget:
     category = annotation.get("category_name") or annotation["rephrased_name"]
     return MuseTarget(annotation["segmentation"], annotation.get("rephrased_name") or category, category)
+
+
+def _downloads(split: str) -> tuple[Download, ...]:
+    annotations = Download(
+        f"MUSE {split}",
+        (lambda paths, flag: paths.muse(split, asked_by=flag),),
+        "github.com/MaverickRen/PixelLM, README",
+        "see the source",
+    )
+    photos = Download(
+        "COCO photos of MUSE (train2017 and val2017, or train2014)",
+        (_muse_photos,),
+        "cocodataset.org, train2017.zip and val2017.zip",
+        COCO_TERMS,
+    )
+    return annotations, photos
+
+
+def _muse_photos(paths: DatasetPaths, flag: str) -> Path:
+    """Which photos a file needs is written in it; that one of the folders has some is a good sign."""
+    folders = [paths.muse_image(record).parent for record in (
+        {"coco_url": "train2017/any.jpg"}, {"coco_url": "val2017/any.jpg"}, {"file_name": "any.jpg"}
+    )]  # fmt: skip
+    for folder in folders:
+        if next(folder.glob("*.jpg"), None) is not None:
+            return folder / "*.jpg"
+    return find_any(folders[0], "*.jpg", flag)
+
+
+FAMILY = Family(
+    "multi_reason_seg",
+    lambda options, part: MuseTrain(options.paths, expand=options.use_expand_question_list),
+    lambda part: _downloads("train"),
+    val_sets=ValSets(
+        lambda paths, name: MuseVal(paths, split=name.removeprefix(_VAL_PREFIX), name=name),
+        lambda name: _downloads(name.removeprefix(_VAL_PREFIX)),
+        names=tuple(f"{_VAL_PREFIX}{split}" for split in SPLITS),
+    ),
+)

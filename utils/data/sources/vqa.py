@@ -10,10 +10,13 @@ import numpy as np
 from model.errors import InputError
 from model.files import read_json
 from model.text.conversation import IMAGE_MARK
+from utils.data.family import Download, Family
 from utils.data.packed import Packed
 from utils.data.paths import DatasetPaths
 from utils.data.photos import photo_hw
 from utils.data.records import RawSample, Turn
+
+from .coco_photos import COCO_2017
 
 logger = logging.getLogger(__name__)
 
@@ -67,3 +70,16 @@ def _turns(parts: Sequence[Mapping[str, str]]) -> list[Turn]:
     if not turns or not all(turn.answer for turn in turns):
         raise ValueError(f"{len(turns)} questions have an answer, or one of the answers is empty")
     return turns
+
+
+def _downloads(name: str) -> tuple[Download, ...]:
+    dialogues = Download(
+        f"LLaVA dialogues {name}",
+        (lambda paths, flag: paths.llava(name, asked_by=flag),),
+        "huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
+        "CC BY 4.0, and OpenAI's terms of use",
+    )
+    return dialogues, COCO_2017
+
+
+FAMILY = Family("vqa", lambda options, part: Vqa(options.paths, part), _downloads, part_flag="vqa_data")

@@ -14,7 +14,7 @@ Conversations = tuple[tuple[Turn, ...], ...]
 
 
 @dataclass(frozen=True)
-class Asking:
+class QuestionPlan:
     """The released flags about wording.
 
     Attributes:
