@@ -49,7 +49,11 @@ def needs(options: DataOptions, val_datasets: Sequence[str]) -> Iterator[tuple[D
 
 
 def look_up(options: DataOptions, val_datasets: Sequence[str]) -> list[Status]:
-    """Every download once, with all flags that need it."""
+    """Every download once, with all flags that need it.
+
+    Raises:
+        InputError: if a flag names something unknown, or ``--dataset_dir`` is not a folder.
+    """
     paths = DatasetPaths(Path(options.dataset_dir))
     statuses: dict[str, Status] = {}
     for download, flag in needs(options, val_datasets):
@@ -66,7 +70,12 @@ def look_up(options: DataOptions, val_datasets: Sequence[str]) -> list[Status]:
 
 
 def require_data(options: DataOptions, val_datasets: Sequence[str]) -> None:
-    """Stop if anything is missing that a run needs, and name all of it: this takes seconds, loading takes minutes."""
+    """Stop before the slow start of a run if any file that it needs is missing.
+
+    Raises:
+        MissingData: if one place has no data.
+        InputError: if several have none; the message names all of them.
+    """
     missing = [err for status in look_up(options, val_datasets) for err in status.missing]
     if len(missing) == 1:
         raise missing[0]

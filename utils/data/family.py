@@ -13,8 +13,8 @@ from .options import DataOptions
 from .paths import DatasetPaths, MissingData
 from .sources import Source
 
-# Looks up a file, or the files of a folder; raises MissingData. The second argument is the flag that asks for it.
-Finder = Callable[[DatasetPaths, str], "Path | Sequence[Path]"]
+# Looks up a file, or a folder with a pattern; raises MissingData. The second argument is the flag that asks for it.
+Finder = Callable[[DatasetPaths, str], Path]
 
 
 @dataclass(frozen=True)

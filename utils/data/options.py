@@ -27,6 +27,9 @@ class DataOptions:
         num_classes_per_question: targets per question.
         use_expand_question_list: draw from more wordings.
         custom_data: JSON-lines files of custom, joined with ``||``; every file is as likely as the others.
+
+    Raises:
+        InputError: if rates and families differ in number, or a number is out of range.
     """
 
     dataset_dir: str | Path

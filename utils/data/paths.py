@@ -1,4 +1,4 @@
-"""The tree under ``--dataset_dir``: the one place that knows where files are."""
+"""The tree under ``--dataset_dir``: the only file that knows where data files are."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class MissingData(InputError):
 class DatasetPaths:
     """Files of the released layout.
 
-    ``asked_by`` is the flag that makes a file necessary; errors name it. Methods without it give a place and do not
-    look whether anything is there.
+    ``asked_by`` is the flag that makes a file necessary; errors name it. Methods with it raise ``MissingData`` if the
+    file is not there, and ``InputError`` if ``root`` is not a folder. Methods without it only return a path.
     """
 
     root: Path
@@ -134,7 +134,7 @@ class DatasetPaths:
         return self._existing(f"muse/muse_{split}.json", asked_by)
 
     def muse_image(self, record: Mapping[str, Any]) -> Path:
-        """Photo of a MUSE record: ``file_name`` lies in train2014, ``coco_url`` says its folder itself.
+        """Photo of a MUSE record: ``file_name`` is in train2014, ``coco_url`` contains the folder.
 
         Raises:
             KeyError: if the record has neither.

@@ -155,7 +155,7 @@ def muse_eval_answer(phrases: Sequence[str]) -> str:
 
 
 def _draw(rng: np.random.Generator, templates: Sequence[str]) -> str:
-    return templates[rng.integers(len(templates))]
+    return templates[int(rng.integers(len(templates)))]
 
 
 def _separate(clause: str, phrases: Sequence[str]) -> str:

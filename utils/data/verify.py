@@ -1,4 +1,4 @@
-"""Is the data there, and is it whole? What a run needs, where it comes from, and what is wrong with it.
+"""Check the data of a run: what is missing, where it comes from, and what is damaged.
 
     python -m utils.data.verify --dataset_dir ./dataset                                      # all of the release
     python -m utils.data.verify --dataset_dir ./dataset --dataset refer_seg --refer_seg_data refcoco --deep

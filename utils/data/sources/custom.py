@@ -175,21 +175,25 @@ def _parse_turn(turn: Any) -> tuple[str, str, list[tuple[Mapping[str, Any], ...]
     """Question, answer, and the shapes of each target."""
     if not isinstance(turn, Mapping):
         raise InputError(f"it is a {type(turn).__name__}; expected an object with question, answer and targets")
-    question, answer, targets = turn.get("question"), turn.get("answer"), turn.get("targets", [])
-    for key, text in (("question", question), ("answer", answer)):
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f'"{key}" is {text!r}; expected text')
-        if "<image>" in text:
-            raise InputError(f'"{key}" holds <image>; leave it out, the photo always stands before the first question')
+    question, answer, targets = _parse_text(turn, "question"), _parse_text(turn, "answer"), turn.get("targets", [])
     if SEG_MARK in question:
-        raise InputError(f'"question" holds {SEG_MARK}, which stands in answers only')
+        raise InputError(f'"question" contains {SEG_MARK}, which belongs in answers only')
     if not isinstance(targets, Sequence) or isinstance(targets, str):
         raise InputError(f'"targets" is {targets!r}; expected a list, one entry per {SEG_MARK}')
     return question, answer, [_parse_target(target, place) for place, target in enumerate(targets)]
 
 
+def _parse_text(turn: Mapping[str, Any], key: str) -> str:
+    text = turn.get(key)
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f'"{key}" is {text!r}; expected text')
+    if "<image>" in text:
+        raise InputError(f'"{key}" contains <image>; leave it out, the photo always comes before the first question')
+    return text
+
+
 def _parse_target(target: Any, place: int) -> tuple[Mapping[str, Any], ...]:
-    shapes = target if isinstance(target, list) and target else [target]
+    shapes: list[Any] = target if isinstance(target, list) and target else [target]
     if not all(_is_shape(shape) for shape in shapes):
         raise InputError(f"target {place} is {_shorten(target)}; expected {_SHAPES}")
     return tuple(shapes)
@@ -219,6 +223,8 @@ def draw_target(shapes: Sequence[Mapping[str, Any]], hw: tuple[int, int], *, fol
     Args:
         folder: where relative paths start.
         where: for messages.
+    Raises:
+        InputError: if a shape cannot be drawn or has another size, or the mask is empty.
     """
     mask = np.zeros(hw, dtype=bool)
     for shape in shapes:

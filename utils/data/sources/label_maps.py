@@ -31,7 +31,10 @@ class LabelMaps:
 
     Args:
         pairs: photo and label map of each sample.
-        classes: value in the label map -> name; all other values are no class.
+        classes: value in the label map -> name; all other values have no class.
+
+    Raises:
+        InputError: on access, if a photo has no class to ask about, or its label map cannot be read.
     """
 
     def __init__(
@@ -59,13 +62,13 @@ class LabelMaps:
 
 
 def ade20k(paths: DatasetPaths, *, asked_by: str, plan: QuestionPlan) -> LabelMaps:
-    """Value 0 is "other"."""
+    """ADE20K's scene-parsing edition; value 0 is "other"."""
     pairs = [(photo, paths.ade20k_label(photo)) for photo in paths.ade20k_images(asked_by=asked_by)]
     return LabelMaps("ade20k", pairs, dict(enumerate(_names("ade20k.txt"), start=1)), plan=plan)
 
 
 def cocostuff(paths: DatasetPaths, *, asked_by: str, plan: QuestionPlan) -> LabelMaps:
-    """Names with a hyphen ("wall-brick") are no plain words; the release leaves these 28 classes out."""
+    """COCO-Stuff without the 28 classes whose names have a hyphen ("wall-brick"), as in the release."""
     labels = paths.cocostuff_labels(asked_by=asked_by)
     pairs = [(paths.coco_image(f"train2017/{label.stem}.jpg"), label) for label in labels]
     classes = {value: name for value, name in enumerate(_names("cocostuff.txt")) if "-" not in name}
@@ -73,7 +76,7 @@ def cocostuff(paths: DatasetPaths, *, asked_by: str, plan: QuestionPlan) -> Labe
 
 
 def mapillary(paths: DatasetPaths, *, asked_by: str, plan: QuestionPlan) -> LabelMaps:
-    """Names stand in the dataset's own configuration."""
+    """Mapillary Vistas 2.0; its configuration file has the class names."""
     file = paths.mapillary_config(asked_by=asked_by)
     pairs = [(paths.mapillary_image(label), label) for label in paths.mapillary_labels(asked_by=asked_by)]
     try:

@@ -44,7 +44,10 @@ class Parts:
 
     Args:
         file: COCO annotations with categories ``object`` or ``object:part``.
-        find_image: ``file_name`` -> where the photo is.
+        find_image: ``file_name`` -> path of the photo.
+
+    Raises:
+        InputError: if the file is not in COCO's format, or has no annotation.
     """
 
     def __init__(self, name: str, file: Path, find_image: Callable[[str], Path], *, plan: QuestionPlan) -> None:

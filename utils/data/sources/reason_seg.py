@@ -1,4 +1,4 @@
-"""ReasonSeg: a question or phrase about one region, with pixels that do not count.
+"""ReasonSeg: a question or phrase about one region, with pixels that are ignored.
 
 Shapes: H, W size of the photo.
 """
@@ -77,6 +77,10 @@ class ReasonSegTrain(ReasonSegSource):
         num_questions: texts per photo, at most.
         explanatory: -1 needs no explanations and gives none.
         expand: draw from more wordings.
+
+    Raises:
+        MissingData: if a split or the explanations do not exist.
+        InputError: if the explanations are not in ReasonSeg's format.
     """
 
     def __init__(
@@ -98,7 +102,7 @@ class ReasonSegTrain(ReasonSegSource):
         conversations = []
         for position in rng.permutation(len(record.texts))[: self._num_questions]:
             text = record.texts[position]
-            if text_only:
+            if explanation is not None and text_only:
                 conversations.append((Turn(text, explanation, ()),))
                 continue
             if record.is_sentence:
@@ -155,7 +159,7 @@ def read_record(photo: Path, *, sample_id: str) -> ReasonRecord:
             reason="bad record",
         ) from err
     if (painted == 2).all():
-        raise InputError(f"{sample_id}: {file} marks every pixel as not counting; remove it", reason="no pixel counts")
+        raise InputError(f"{sample_id}: {file} marks every pixel as ignored; remove it", reason="no pixel counts")
     return ReasonRecord(texts, is_sentence, painted == 1, painted == 2 if (painted == 2).any() else None)
 
 

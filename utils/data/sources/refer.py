@@ -37,11 +37,11 @@ MULTI_GROUP_SIZES = (6, 5, 4)
 
 @dataclass(frozen=True)
 class Expression:
-    """What somebody calls one thing.
+    """A phrase that refers to something in a photo.
 
     Attributes:
         targets: indices into ``ReferImage.segmentations``: one; several in gRefCOCO, whose mask is their union; or
-            none, when the photo shows no such thing.
+            none, when the photo shows nothing of the kind.
     """
 
     text: str
@@ -54,7 +54,7 @@ class ReferImage:
 
     Attributes:
         hw: (H, W) as recorded in instances.json.
-        segmentations: what the expressions speak of, as stored there.
+        segmentations: of the objects that the expressions refer to, as stored there.
         ann_ids: of each segmentation, for messages.
     """
 
@@ -66,7 +66,12 @@ class ReferImage:
 
 
 class ReferSource:
-    """What training and evaluation share: the index of one split, and its masks."""
+    """What training and evaluation share: the index of one split, and its masks.
+
+    Raises:
+        MissingData: if a file does not exist.
+        InputError: if a file is damaged, or has no expression of the split.
+    """
 
     def __init__(self, paths: DatasetPaths, dataset: str, *, split: str, name: str, asked_by: str) -> None:
         self.name = name
@@ -178,7 +183,7 @@ def _read_split(paths: DatasetPaths, dataset: str, *, split: str, asked_by: str)
 
 
 def _ann_ids(ref: dict[str, Any], dataset: str) -> list[int]:
-    """The annotations that a ref speaks of; in gRefCOCO -1 says that there is none."""
+    """The annotations that a ref refers to; in gRefCOCO -1 means none."""
     if dataset != "grefcoco":
         return [ref["ann_id"]]
     ann_ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
@@ -240,7 +245,7 @@ _PLAIN_TYPES = {
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """A pickle may name any function for the reader to call; this one knows plain types only."""
+    """Loads plain types only: a pickle can make its reader call any function."""
 
     def find_class(self, module: str, name: str) -> Any:
         module = "builtins" if module == "__builtin__" else module  # as Python 2 called it

@@ -1,4 +1,4 @@
-"""Dialogues about a photo, or about nothing to be seen: LLaVA-Instruct-150k. They have no masks."""
+"""Dialogues with or without a photo: LLaVA-Instruct-150k. They have no masks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ logger = logging.getLogger(__name__)
 
 
 class Vqa:
-    """One sample is one dialogue, all of its rounds."""
+    """One sample is one dialogue with all its rounds.
+
+    Raises:
+        MissingData: if the file does not exist.
+        InputError: if it is not in LLaVA's format.
+    """
 
     def __init__(self, paths: DatasetPaths, name: str) -> None:
         self.name = name
@@ -54,10 +59,10 @@ class Vqa:
 
 
 def _turns(parts: Sequence[Mapping[str, str]]) -> list[Turn]:
-    """Questions and answers in turn; a greeting of the model and a last question without answer are left out.
+    """Pairs of question and answer; an opening turn of the model and a last question without answer are left out.
 
     Raises:
-        ValueError: if the two do not take turns, or say nothing.
+        ValueError: if the speakers do not alternate, or an answer is empty.
     """
     if parts and parts[0]["from"] != "human":
         parts = parts[1:]
