@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +9,26 @@ from pathlib import Path
 from model.errors import InputError
 from model.files import write_json
 from model.predictor import PixelLMPredictor
-from utils.cli.args import parse
+from utils.cli.args import Parsed
+from utils.cli.command import run_command
 from utils.cli.config import ChatConfig
-from utils.cli.log import exit_code, report_input_error, setup_logging
+from utils.cli.log import report_input_error
 from utils.inference.answer import answer, describe, to_json
+
+
+def chat(parsed: Parsed[ChatConfig]) -> None:
+    """Answer the one question of ``--prompt``, or those that are typed."""
+    config = parsed.config
+    predictor = PixelLMPredictor.from_pretrained(
+        config.version,
+        precision=config.precision,
+        vision_tower=config.vision_tower if "vision_tower" in parsed.given else None,
+        conv_type=config.conv_type,
+    )
+    if config.image:
+        print_answer(predictor, config, config.image, config.prompt)
+    else:
+        converse(predictor, config)
 
 
 def converse(predictor: PixelLMPredictor, config: ChatConfig) -> None:
@@ -31,6 +46,7 @@ def converse(predictor: PixelLMPredictor, config: ChatConfig) -> None:
 
 
 def print_answer(predictor: PixelLMPredictor, config: ChatConfig, image_path: str, question: str) -> None:
+    """Print the answer, and write its pictures and, with ``--output_json``, its masks."""
     output_dir = Path(config.vis_save_path)
     reply, written = answer(
         predictor, image_path, question, output_dir=output_dir, max_new_tokens=config.max_new_tokens
@@ -41,25 +57,9 @@ def print_answer(predictor: PixelLMPredictor, config: ChatConfig, image_path: st
         print(f"{config.output_json} has been saved.")
 
 
-def main(argv: Sequence[str]) -> int:
-    setup_logging()
-
-    def run() -> None:
-        parsed = parse(ChatConfig, argv, "Chat with PixelLM about an image.")
-        for notice in parsed.notices():
-            logging.getLogger("utils").info("%s", notice)
-        config = parsed.config
-        tower = config.vision_tower if "vision_tower" in parsed.given else None
-        predictor = PixelLMPredictor.from_pretrained(
-            config.version, precision=config.precision, vision_tower=tower, conv_type=config.conv_type
-        )
-        if config.image:
-            print_answer(predictor, config, config.image, config.prompt)
-        else:
-            converse(predictor, config)
-
-    return exit_code(run)
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(ChatConfig, chat, "Chat with PixelLM about an image.", argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

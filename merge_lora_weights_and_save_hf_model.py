@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 
-from utils.cli.args import parse
+from utils.cli.command import run_command
 from utils.cli.config import MergeConfig
-from utils.cli.log import exit_code, setup_logging
 from utils.training.merge import merge
 
 
-def main(argv: Sequence[str]) -> int:
-    setup_logging()
-
-    def run() -> None:
-        parsed = parse(MergeConfig, argv, "Merge LoRA weights and save a Hugging Face model.")
-        for notice in parsed.notices():
-            logging.getLogger("utils").info("%s", notice)
-        merge(parsed)
-
-    return exit_code(run)
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(MergeConfig, merge, "Merge LoRA weights and save a Hugging Face model.", argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 
-from model.errors import InputError
-from utils.cli.args import parse
+from utils.cli.args import Parsed
+from utils.cli.command import run_command
 from utils.cli.config import RunConfig
-from utils.cli.log import report_input_error, setup_logging
 from utils.training.start import settle_flags
 from utils.training.trainer import Trainer
 
 
-def main(argv: Sequence[str]) -> int:
-    setup_logging()
+def train(parsed: Parsed[RunConfig]) -> None:
+    """Set a run up, train to its last update, and close it whatever happens."""
+    trainer = Trainer(settle_flags(parsed))
     try:
-        parsed = parse(RunConfig, argv, "Train PixelLM with DeepSpeed.")
-        for notice in parsed.notices():
-            logging.getLogger("utils").info("%s", notice)
-        trainer = Trainer(settle_flags(parsed))
         trainer.setup()
-    except InputError as err:
-        return report_input_error(err)
-    try:
         trainer.train()
-    except InputError as err:
-        return report_input_error(err, every_rank=True)
     finally:
         trainer.close()
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(RunConfig, train, "Train PixelLM with DeepSpeed.", argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

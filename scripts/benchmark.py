@@ -10,24 +10,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import ClassVar
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from model.errors import InputError
 from model.files import write_json
 from utils.benchmark.data import table, time_samples
-from utils.cli.args import flag, parse_command
-from utils.cli.config import RunConfig
-from utils.cli.log import exit_code, setup_logging
+from utils.cli.args import Count, flag, settings
+from utils.cli.command import run_commands
+from utils.cli.config import TRAINING_ONLY, RunConfig
 from utils.data.downloads import require_data
 from utils.data.mixture import init_worker
 from utils.data.registry import DataOptions, build_train_sources
 from utils.training.preview import build_encoder
 
 
-@dataclass(frozen=True)
+@settings
 class DataConfig(RunConfig):
     """Flags of training, by default those of the released command, and of this script."""
 
@@ -40,15 +38,10 @@ class DataConfig(RunConfig):
     resize_vision_tower: bool = flag(True, "run the tower at another input size")
     resize_vision_tower_size: int = flag(448, "that input size, in pixels")
     use_expand_question_list: bool = flag(True, "more question wordings")
-    num: int = flag(100, "samples per round and source")
-    rounds: int = flag(5, "rounds; the median counts")
+    ignored: ClassVar = (TRAINING_ONLY, "nothing is trained")
+    num: Count = flag(100, "samples per round and source")
+    rounds: Count = flag(5, "rounds; the median counts")
     output_json: str = flag("", "file for the numbers")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("num", "rounds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} is {getattr(self, name)}; expected 1 or more")
 
 
 def benchmark_data(config: DataConfig) -> None:
@@ -68,18 +61,12 @@ def benchmark_data(config: DataConfig) -> None:
         write_json(Path(config.output_json), {"image_size": size, "timings": [asdict(timing) for timing in timings]})
 
 
-COMMANDS = {"data": (DataConfig, benchmark_data)}
+COMMANDS = {"data": (DataConfig, lambda parsed: benchmark_data(parsed.config))}
 
 
-def main(argv: Sequence[str]) -> int:
-    setup_logging()
-
-    def run() -> None:
-        command, config = parse_command({name: flags for name, (flags, _) in COMMANDS.items()}, argv, __doc__)
-        COMMANDS[command][1](config)
-
-    return exit_code(run)
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_commands(COMMANDS, __doc__, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -8,18 +8,15 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from model.errors import InputError
-from utils.cli.args import flag, parse
-from utils.cli.log import report_input_error, setup_logging
+from utils.cli.args import Parsed, flag, settings
+from utils.cli.command import run_command
 from utils.parity.stages import STAGES, run_stages
 
 
-@dataclass(frozen=True)
+@settings
 class ParityConfig:
     """Flags of this script."""
 
@@ -40,22 +37,22 @@ def default_tree(golden: Path) -> Path:
     return shared if shared.is_dir() and not beside.is_dir() else beside
 
 
-def main(argv: Sequence[str]) -> int:
-    setup_logging()
-    logging.getLogger("utils").setLevel(logging.WARNING)
-    logging.getLogger("model").setLevel(logging.WARNING)
-    all_ok = True
-    try:
-        config = parse(ParityConfig, argv, "Compare this code with recordings of the release.").config
-        golden = Path(config.golden).resolve()
-        dataset_dir = Path(config.dataset_dir) if config.dataset_dir else default_tree(golden)
-        for result in run_stages(golden, dataset_dir=dataset_dir, case=config.case, stage=config.stage):
-            print(result.line(), flush=True)
-            all_ok &= result.ok
-    except InputError as err:
-        return report_input_error(err)
+def check(parsed: Parsed[ParityConfig]) -> int:
+    """Print a line per stage; 1 if any differs too much."""
+    for name in ("utils", "model"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    config, all_ok = parsed.config, True
+    golden = Path(config.golden).resolve()
+    dataset_dir = Path(config.dataset_dir) if config.dataset_dir else default_tree(golden)
+    for result in run_stages(golden, dataset_dir=dataset_dir, case=config.case, stage=config.stage):
+        print(result.line(), flush=True)
+        all_ok &= result.ok
     return 0 if all_ok else 1
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(ParityConfig, check, __doc__, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -11,68 +11,69 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Annotated, ClassVar
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from pydantic import Field
 
 from model.errors import InputError
-from utils.cli.args import flag, parse_command
-from utils.cli.log import exit_code, setup_logging
-from utils.data.convert import Wording, clean_name, read_coco, read_labelme, read_mask_folder, write_records
+from utils.cli.args import Count, NonNegativeInt, Parsed, flag, settings
+from utils.cli.command import run_commands
+from utils.data.convert import (
+    NamedShapes,
+    Wording,
+    clean_name,
+    read_coco,
+    read_labelme,
+    read_mask_folder,
+    write_records,
+)
+
+ShareOfPhotos = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True)
+@settings
 class OutputConfig:
     """Flags of every command; a command's ``required`` ones have no default."""
 
-    required = ()
+    required: ClassVar[tuple[str, ...]] = ()
     out: str = flag("", "JSON-lines file to write")
-    targets_per_question: int = flag(3, "classes asked for in one question, at most")
-    val_share: float = flag(0.0, "part of the photos that goes to a second file, <out>_val.jsonl")
-    seed: int = flag(0, "wording and split follow from it")
+    targets_per_question: Count = flag(3, "classes asked for in one question, at most")
+    val_share: ShareOfPhotos = flag(0.0, "part of the photos that goes to a second file, <out>_val.jsonl")
+    seed: NonNegativeInt = flag(0, "wording and split follow from it")
 
     def __post_init__(self) -> None:
         for name in ("out", *self.required):
             if not getattr(self, name):
                 raise InputError(f"--{name} is missing; `python scripts/convert_to_custom.py` shows the commands")
-        if self.targets_per_question < 1:
-            raise InputError(f"--targets_per_question is {self.targets_per_question}; expected 1 or more")
-        if not 0 <= self.val_share < 1:
-            raise InputError(f"--val_share is {self.val_share}; expected 0 or more, below 1")
-        if self.seed < 0:
-            raise InputError(f"--seed is {self.seed}; expected 0 or more")
 
 
-@dataclass(frozen=True)
+@settings
 class MasksConfig(OutputConfig):
     """Photos in one folder, PNG masks in another."""
 
-    required = ("images", "masks")
+    required: ClassVar = ("images", "masks")
     images: str = flag("", "folder of photos")
     masks: str = flag("", "folder of <photo>.png (label values) or of folders <photo>/<object>.png")
     classes: str = flag("", 'names of the label values, \'1=cat,2=dog\', or a JSON file {"1": "cat"}')
 
 
-@dataclass(frozen=True)
+@settings
 class CocoConfig(OutputConfig):
     """A COCO instances file."""
 
-    required = ("annotations", "images")
+    required: ClassVar = ("annotations", "images")
     annotations: str = flag("", "instances JSON")
     images: str = flag("", "folder of its photos")
 
 
-@dataclass(frozen=True)
+@settings
 class LabelmeConfig(OutputConfig):
     """A folder of labelme files."""
 
-    required = ("annotations",)
+    required: ClassVar = ("annotations",)
     annotations: str = flag("", "folder of labelme JSON files")
-
-
-COMMANDS = {"masks": MasksConfig, "coco": CocoConfig, "labelme": LabelmeConfig}
 
 
 def read_classes(text: str) -> dict[int, str]:
@@ -87,21 +88,33 @@ def read_classes(text: str) -> dict[int, str]:
         raise InputError(f"--classes {text} cannot be read ({err}); expected '1=cat,2=dog' or a JSON file") from err
 
 
-def convert(argv: Sequence[str]) -> None:
-    command, config = parse_command(COMMANDS, argv, __doc__)
-    if command == "masks":
-        photos = read_mask_folder(Path(config.images), Path(config.masks), read_classes(config.classes))
-    elif command == "coco":
-        photos = read_coco(Path(config.annotations), Path(config.images))
-    else:
-        photos = read_labelme(Path(config.annotations))
+def write(photos: Iterable[NamedShapes], config: OutputConfig) -> None:
     write_records(photos, Path(config.out), Wording(config.targets_per_question, config.val_share, config.seed))
 
 
-def main(argv: Sequence[str]) -> int:
-    setup_logging()
-    return exit_code(lambda: convert(argv))
+def convert_masks(parsed: Parsed[MasksConfig]) -> None:
+    config = parsed.config
+    write(read_mask_folder(Path(config.images), Path(config.masks), read_classes(config.classes)), config)
+
+
+def convert_coco(parsed: Parsed[CocoConfig]) -> None:
+    write(read_coco(Path(parsed.config.annotations), Path(parsed.config.images)), parsed.config)
+
+
+def convert_labelme(parsed: Parsed[LabelmeConfig]) -> None:
+    write(read_labelme(Path(parsed.config.annotations)), parsed.config)
+
+
+COMMANDS = {
+    "masks": (MasksConfig, convert_masks),
+    "coco": (CocoConfig, convert_coco),
+    "labelme": (LabelmeConfig, convert_labelme),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_commands(COMMANDS, __doc__, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -9,27 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from model.errors import InputError
-from utils import dist
-from utils.cli.args import parse
-from utils.cli.log import report_input_error, setup_logging
+from utils.cli.command import run_command
 from utils.evaluation.run import EvaluateConfig, evaluate
 
 
-def main(argv: Sequence[str]) -> int:
-    setup_logging()
-    try:
-        evaluate(parse(EvaluateConfig, argv, "Score PixelLM by free generation.").config)
-    except InputError as err:
-        return report_input_error(err, every_rank=dist.is_initialized())
-    finally:
-        dist.leave()
-    return 0
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(EvaluateConfig, lambda parsed: evaluate(parsed.config), __doc__, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

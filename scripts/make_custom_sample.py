@@ -20,14 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 
 from model.errors import InputError
 from model.files import write_json
-from utils.cli.args import flag, parse
-from utils.cli.log import exit_code, setup_logging
+from utils.cli.args import flag
+from utils.cli.command import run_command
 from utils.masks.outlines import polygons
 from utils.masks.rle import encode_rle
 from utils.pictures import write_image
@@ -119,10 +117,9 @@ def _name(item: ToyObject) -> str:
     return f"{item.color} {item.shape}"
 
 
-def main(argv: Sequence[str]) -> int:
-    setup_logging()
-    return exit_code(lambda: make_sample(parse(CustomSampleConfig, argv, __doc__).config))
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(CustomSampleConfig, lambda parsed: make_sample(parsed.config), __doc__, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from model.errors import InputError
-from utils.cli.args import flag, parse
+from utils.cli.args import Count, NonNegativeInt, Parsed, flag, settings
 
 
-@dataclass(frozen=True)
+@settings
 class ToyWorldConfig:
     """Flags of this script."""
 
     out: str = flag("", "folder to make; it gets dataset/, llava-toy/, clip-toy/ and world.json")
-    seed: int = flag(0, "every picture and question follows from it; with --pretrain, the base weights too")
-    num_train: int = flag(3000, "MUSE training pictures; a sixth as many are drawn for RefCOCO")
-    num_val: int = flag(60, "MUSE validation pictures")
-    num_test: int = flag(40, "pictures of each of the two MUSE test sets")
+    seed: NonNegativeInt = flag(0, "every picture and question follows from it; with --pretrain, the base weights too")
+    num_train: Count = flag(3000, "MUSE training pictures; a sixth as many are drawn for RefCOCO")
+    num_val: Count = flag(60, "MUSE validation pictures")
+    num_test: Count = flag(40, "pictures of each of the two MUSE test sets")
     image_size: int = flag(168, "input side of the CLIP tower in pixels, a multiple of 14")
     skip_base_weights: bool = flag(False, "write the dataset only")
     pretrain: bool = flag(False, "train base weights anew, in 40 minutes, instead of unpacking the kept ones")
@@ -34,30 +32,23 @@ class ToyWorldConfig:
     def __post_init__(self) -> None:
         if not self.out:
             raise InputError("--out is missing; give the folder to make, such as --out toy_world")
-        for name in ("num_train", "num_val", "num_test"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} is {getattr(self, name)}; expected 1 or more")
-        if self.seed < 0:
-            raise InputError(f"--seed is {self.seed}; expected 0 or more")
         if self.image_size < 14 or self.image_size % 14:
             raise InputError(f"--image_size is {self.image_size}; expected a multiple of 14, such as 168")
         if self.skip_base_weights and self.pretrain:
             raise InputError("--skip_base_weights and --pretrain contradict each other; give one of them")
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     # Imported here because every worker process reads this file, and drawing needs no torch.
-    from utils.cli.log import exit_code, setup_logging
+    from utils.cli.command import run_command
     from utils.toy_world.world import WorldSettings, make_world
 
-    setup_logging()
+    def draw(parsed: Parsed[ToyWorldConfig]) -> None:
+        values = asdict(parsed.config)
+        make_world(Path(values.pop("out")), WorldSettings(**values))
 
-    def run() -> None:
-        settings = asdict(parse(ToyWorldConfig, argv, __doc__).config)
-        make_world(Path(settings.pop("out")), WorldSettings(**settings))
-
-    return exit_code(run)
+    return run_command(ToyWorldConfig, draw, __doc__, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -9,35 +9,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from model.errors import InputError
-from utils.cli.args import flag, parse
-from utils.cli.config import RunConfig
-from utils.cli.log import exit_code, setup_logging
+from utils.cli.args import Count, NonNegativeInt, flag, settings
+from utils.cli.command import run_command
+from utils.cli.config import TRAINING_ONLY, RunConfig
 from utils.data.mixture import Mixture
 from utils.data.registry import DataOptions, build_train_sources
 from utils.pictures import contact_sheet, write_image
 from utils.training.preview import build_encoder, sample_panel
 
 
-@dataclass(frozen=True)
+@settings
 class PreviewConfig(RunConfig):
     """Flags of training, and of this script."""
 
-    num: int = flag(12, "samples")
-    start: int = flag(0, "samples of the run to skip")
-    columns: int = flag(4, "samples per row")
+    ignored: ClassVar = (TRAINING_ONLY, "nothing is trained")
+    num: Count = flag(12, "samples")
+    start: NonNegativeInt = flag(0, "samples of the run to skip")
+    columns: Count = flag(4, "samples per row")
     out: str = flag("preview.png", "picture to write")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in (("num", 1), ("start", 0), ("columns", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"--{name} is {getattr(self, name)}; expected {least} or more")
 
 
 def preview(config: PreviewConfig) -> None:
@@ -56,10 +47,9 @@ def preview(config: PreviewConfig) -> None:
     print(f"{config.out}: {config.num} samples of {', '.join(source.name for source in sources)}")
 
 
-def main(argv: Sequence[str]) -> int:
-    setup_logging()
-    return exit_code(lambda: preview(parse(PreviewConfig, argv, __doc__).config))
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(PreviewConfig, lambda parsed: preview(parsed.config), __doc__, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -41,9 +41,9 @@ else
     --output_dir "$RUN/evaluation"
 fi
 
-example=$(python scripts/quickstart_summary.py example "$WORLD/dataset")
+example=$(python scripts/quickstart_summary.py example --dataset_dir "$WORLD/dataset")
 stage "chat" python chat.py --version "$RUN/hf_model" --precision fp32 --vis_save_path "$RUN/chat" \
   --image "${example%%|*}" --prompt "${example#*|}" --output_json "$RUN/chat/answer.json"
 
 printf '\n== summary\n'
-python scripts/quickstart_summary.py table "$RUN"
+python scripts/quickstart_summary.py table --run "$RUN"

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
+from tqdm import tqdm
 
-from utils.cli.log import format_seconds
+from utils.cli.args import flag, settings
+from utils.cli.command import run_commands
 from utils.data.registry import build_val_source
 
 
@@ -35,7 +35,7 @@ def table(run: Path) -> str:
     for line in (run / "stages.tsv").read_text(encoding="utf-8").splitlines():
         name, value = line.split("\t")
         seconds[name] = seconds.get(name, 0) + int(value)
-    rows = [(f"time of {name}, all runs together", format_seconds(value)) for name, value in seconds.items()]
+    rows = [(f"time of {name}, all runs together", tqdm.format_interval(value)) for name, value in seconds.items()]
     updates = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [record["total"] for record in updates if "total" in record]
     rows.append(("loss, first and last 20 updates", f"{np.mean(losses[:20]):.3f} -> {np.mean(losses[-20:]):.3f}"))
@@ -55,13 +55,29 @@ def _scores(result: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def main(argv: Sequence[str]) -> int:
-    if argv[0] == "example":
-        print(example(argv[1]))
-    else:
-        print(table(Path(argv[1])))
-    return 0
+@settings
+class ExampleFlags:
+    """The held-out image and question that the quickstart chats about, as IMAGE|QUESTION."""
+
+    dataset_dir: str = flag("toy_world/dataset", "dataset tree")
+
+
+@settings
+class TableFlags:
+    """Times, loss, scores and pictures of a run."""
+
+    run: str = flag("runs/toy", "run directory")
+
+
+COMMANDS = {
+    "example": (ExampleFlags, lambda parsed: print(example(parsed.config.dataset_dir))),
+    "table": (TableFlags, lambda parsed: print(table(Path(parsed.config.run)))),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_commands(COMMANDS, __doc__, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

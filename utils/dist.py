@@ -21,6 +21,10 @@ class StoppedByPeer(InputError):
     """Another process met bad input, and says so itself."""
 
 
+class StoppedHere(InputError):
+    """This process alone met bad input, so it has to say so; what all processes meet is told by the first one."""
+
+
 def rank() -> int:
     """This process's number among all, known before any process group exists."""
     return int(os.environ.get("RANK", "0"))
@@ -102,7 +106,7 @@ def stop_together() -> Iterator[None]:
     """Raise on every process if the block raises InputError on any of them.
 
     Otherwise the others would wait in the next collective, or die there of a broken connection. The process of the
-    lowest rank that has an error raises it; the others raise ``StoppedByPeer``.
+    lowest rank that has an error raises it as ``StoppedHere``; the others raise ``StoppedByPeer``.
     """
     error = None
     try:
@@ -115,6 +119,8 @@ def stop_together() -> Iterator[None]:
         torch.distributed.all_reduce(lowest, torch.distributed.ReduceOp.MIN, group=_cpu_group())
         if int(lowest) < failed:
             raise StoppedByPeer(f"process {int(lowest)} met bad input") from error
+        if error:
+            raise StoppedHere(str(error), reason=error.reason) from error
     if error:
         raise error
 

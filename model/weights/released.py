@@ -12,21 +12,13 @@ from model.configuration import PixelLMConfig
 from model.errors import InputError
 from model.files import read_object
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
+from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.text.tokenizer import add_codebook
 
 from .bases import TOWER_PREFIX, locate_tower
 
 # Constants of the release that are parameters here; see codebook.TokenFusion and pixel_decoder.MaskDecoder.
 RELEASED_CONSTANTS = ("model.token_fusion.weights", "model.mask_decoder.scale_weights")
-
-
-# How every published model was trained, as far as config.json has no other key for it.
-RECIPE_OF_PUBLISHED_WEIGHTS = {
-    "refine_alpha": 1.0,
-    "trained_set": "released",
-    "projector_init": "fresh",
-    "query_init": "released",
-}
 
 
 def released_config(

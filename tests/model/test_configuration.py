@@ -9,9 +9,10 @@ import pytest
 from model.configuration import PixelLMConfig, feature_layers, llama_keys, vision_keys
 from model.errors import InputError
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
+from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.text.tokenizer import add_codebook, load_tokenizer
 from model.text.tokens import SegCodebook
-from model.weights.released import RECIPE_OF_PUBLISHED_WEIGHTS, released_config
+from model.weights.released import released_config
 from tests.support.tiny_data import tiny_config
 
 CODEBOOK = SegCodebook(2, 3, tuple(range(360, 366)))

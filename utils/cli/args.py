@@ -1,29 +1,98 @@
 """Command lines from dataclasses: one field is one flag, with its released name and default.
 
 ``parse`` merges defaults < ``--config`` file < flags given on the command line, and remembers which were given. A
-switch may stand for values of other flags; a value given beside it that contradicts it is refused.
+switch may stand for values of other flags; a value given beside it that contradicts it is refused. A field's annotation
+says what is allowed (``Literal`` for choices, the types below for ranges), and pydantic holds every value to it.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    NoReturn,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import pydantic
+from pydantic import Field
 
 from model.errors import InputError
 
 ConfigType = TypeVar("ConfigType")
+
+Count = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+# What pydantic found wrong -> what was expected, with the limits that it gives.
+_EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "finite_number": "a finite number",
+    "greater_than_equal": "{ge} or more",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "{le} or less",
+    "literal_error": "{expected}",
+}
+
+
+class BadValue(InputError):
+    """The value of a flag is of another type than the flag's, or out of its range."""
+
+
+@dataclass_transform(frozen_default=True)
+def settings(cls: type[ConfigType]) -> type[ConfigType]:
+    """Make a frozen dataclass of flags that holds values to their annotations, however it is made.
+
+    Raises:
+        BadValue: by its constructor, for a value of another type or out of range.
+    """
+    # pydantic's own return type hides that the class is still the one that it was given.
+    checked: Any = pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(strict=True))(cls)
+    check = checked.__init__
+
+    @functools.wraps(check)
+    def construct(self: Any, *values: Any, **named: Any) -> None:
+        try:
+            check(self, *values, **named)
+        except pydantic.ValidationError as err:
+            raise _first_problem(err) from err
+
+    checked.__init__ = construct
+    return checked
+
+
+def _first_problem(err: pydantic.ValidationError) -> InputError:
+    problem = err.errors()[0]
+    if not problem["loc"]:  # raised by __post_init__, which speaks for itself
+        return problem.get("ctx", {})["error"]
+    template = _EXPECTED.get(problem["type"])
+    expected = template.format(**problem.get("ctx", {})) if template else problem["msg"]
+    return BadValue(f"--{problem['loc'][0]} is {problem['input']!r}; expected {expected}")
 
 
 def flag(
     default: Any,
     help: str,
     *,
-    choices: tuple[str, ...] = (),
     aliases: tuple[str, ...] = (),
     unused: str = "",
     implies: Mapping[str, Any] | None = None,
@@ -35,72 +104,148 @@ def flag(
         unused: why the flag has no effect any more; it is accepted, and giving it says so once.
         implies: values of other flags that a switch stands for when it is on.
     """
-    metadata = {"help": help, "choices": choices, "aliases": aliases, "unused": unused, "implies": implies or {}}
+    metadata = {"help": help, "aliases": aliases, "unused": unused, "implies": implies or {}}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a wrong command line like any other bad input: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help lists what there is")
 
 
 @dataclass(frozen=True)
 class Parsed(Generic[ConfigType]):
-    """A configuration and the names of the flags that the user set (file, command line, or a switch that implies)."""
+    """A configuration, and where its values come from.
+
+    Attributes:
+        given: flags that the user set (file, command line, or a switch that implies).
+        typed: those of them that stood on the command line.
+    """
 
     config: ConfigType
     given: frozenset[str]
+    typed: frozenset[str] = frozenset()
 
     def notices(self) -> list[str]:
-        """One line for each given flag that has no effect."""
-        return [
-            f"--{field.name} has no effect here: {field.metadata['unused']}"
-            for field in dataclasses.fields(self.config)
-            if field.name in self.given and field.metadata["unused"]
+        """One line for each given flag that has no effect in this command."""
+        reasons = {field.name: field.metadata["unused"] for field in _fields(type(self.config))}
+        lines = [
+            f"--{name} has no effect here: {reason}"
+            for name, reason in reasons.items()
+            if name in self.given and reason
         ]
+        # Of a shared --config file, every command takes its part in silence.
+        ignored, why = getattr(self.config, "ignored", ((), ""))
+        for group in ignored:
+            names = [field.name for field in _fields(group) if field.name in self.typed and not reasons[field.name]]
+            lines += [f"--{name} has no effect here: {why}" for name in names]
+        return lines
 
 
 def build_parser(config_type: type, description: str) -> argparse.ArgumentParser:
-    """A parser of the dataclass's flags that reports only what was given; every boolean ``--x`` also has ``--no_x``."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for field in dataclasses.fields(config_type):
-        names = (f"--{field.name}", *field.metadata["aliases"])
-        effect = f"; no effect: {field.metadata['unused']}" if field.metadata["unused"] else ""
-        means = ", ".join(f"--{name}={value}" for name, value in field.metadata["implies"].items())
-        effect += f"; means {means}" if means else ""
-        help_text = f"{field.metadata['help']} (default: {field.default!r}{effect})".replace("%", "%%")
-        if isinstance(field.default, bool):
-            parser.add_argument(*names, dest=field.name, action="store_true", help=help_text)
-            off = [f"--no_{name.lstrip('-')}" for name in names]
-            parser.add_argument(*off, dest=field.name, action="store_false", help=argparse.SUPPRESS)
-        else:
-            choices = field.metadata["choices"] or None
-            parser.add_argument(*names, dest=field.name, type=type(field.default), choices=choices, help=help_text)
+    """A parser of the dataclass's flags that reports only what was given; every boolean ``--x`` also has ``--no_x``,
+    and ``--no_x`` has ``--x``.
+
+    ``--help`` shows the flags under the first line of the docstring of the class that declares them.
+    """
+    parser = _Parser(
+        usage="%(prog)s [--FLAG VALUE ...]",
+        description=description,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_flags(parser, config_type)
     return parser
 
 
-def parse(config_type: type[ConfigType], argv: Sequence[str], description: str) -> Parsed[ConfigType]:
-    """Read a command line into ``config_type``."""
-    parser = build_parser(config_type, description)
-    parser.add_argument("--config", help="JSON file of flag values; flags on the command line win")
+def parse(config_type: type[ConfigType], argv: Sequence[str] | None, description: str) -> Parsed[ConfigType]:
+    """Read a command line into ``config_type``.
+
+    Args:
+        argv: default is this process's.
+    Raises:
+        InputError: for a bad file, a value out of range, or flags that contradict one another.
+    """
+    return _merge(config_type, vars(build_parser(config_type, description).parse_args(argv)))
+
+
+def parse_command(
+    commands: Mapping[str, type], argv: Sequence[str] | None, description: str
+) -> tuple[str, Parsed[Any]]:
+    """Read ``<command> --flag ...``, for scripts that do several things.
+
+    Args:
+        commands: the flags of each command, a dataclass whose docstring says what the command does.
+    Returns:
+        the command and what was parsed.
+    Raises:
+        InputError: as ``parse``.
+    """
+    parser = _Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    choices = parser.add_subparsers(dest="command", required=True, metavar="|".join(commands))
+    for name, config_type in commands.items():
+        of_command = choices.add_parser(
+            name,
+            usage=f"%(prog)s {name} [--FLAG VALUE ...]",
+            help=_title(config_type),
+            description=config_type.__doc__,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+        )
+        _add_flags(of_command, config_type)
     given = vars(parser.parse_args(argv))
+    command = given.pop("command")
+    return command, _merge(commands[command], given)
+
+
+def _fields(config_type: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(config_type)
+
+
+def _title(config_type: type) -> str:
+    return (config_type.__doc__ or "").strip().splitlines()[0].rstrip(".")
+
+
+def _add_flags(parser: argparse.ArgumentParser, config_type: type) -> None:
+    hints = get_type_hints(config_type, include_extras=True)
+    titles: dict[str, Any] = {}
+    for field in _fields(config_type):
+        title = _title(_owner(config_type, field.name))
+        group = titles[title] if title in titles else titles.setdefault(title, parser.add_argument_group(title))
+        _add_flag(group, field, hints[field.name])
+    parser.add_argument("--config", help="JSON file of flag values; flags on the command line win")
+
+
+def _owner(config_type: type, name: str) -> type:
+    """The class that first declared a flag; one that only changes the default does not take it over."""
+    return [cls for cls in config_type.__mro__ if name in inspect.get_annotations(cls)][-1]
+
+
+def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
+    names = (f"--{field.name}", *field.metadata["aliases"])
+    effect = f"; no effect: {field.metadata['unused']}" if field.metadata["unused"] else ""
+    means = ", ".join(f"--{name}={value}" for name, value in field.metadata["implies"].items())
+    effect += f"; means {means}" if means else ""
+    help_text = f"{field.metadata['help']} (default: {field.default!r}{effect})".replace("%", "%%")
+    if isinstance(field.default, bool):
+        group.add_argument(*names, dest=field.name, action="store_true", help=help_text)
+        off = [f"--no_{name.lstrip('-')}" for name in names]
+        off += [f"--{name.removeprefix('--no_')}" for name in names if name.startswith("--no_")]
+        group.add_argument(*off, dest=field.name, action="store_false", help=argparse.SUPPRESS)
+    else:
+        choices = get_args(hint) if get_origin(hint) is Literal else None
+        group.add_argument(*names, dest=field.name, type=type(field.default), choices=choices, help=help_text)
+
+
+def _merge(config_type: type[ConfigType], given: dict[str, Any]) -> Parsed[ConfigType]:
     config_file = given.pop("config", None)
     values = _read_config_file(config_type, Path(config_file)) if config_file else {}
     values |= given
     values |= _implied(config_type, values)
-    return Parsed(config_type(**values), frozenset(values))
-
-
-def parse_command(commands: Mapping[str, type], argv: Sequence[str], description: str) -> tuple[str, Any]:
-    """Read ``<command> --flag ...``, for scripts that do several things.
-
-    Args:
-        commands: the flags of each command, a dataclass.
-    Returns:
-        the command and its configuration.
-    """
-    command = argv[0] if argv else ""
-    if command in ("-h", "--help"):
-        print(description.strip())
-        raise SystemExit(0)
-    if command not in commands:
-        raise InputError(f"{command!r} is no command; expected {', '.join(commands)} (each has --help)")
-    return command, parse(commands[command], argv[1:], commands[command].__doc__).config
+    return Parsed(config_type(**values), frozenset(values), frozenset(given))
 
 
 def _read_config_file(config_type: type, path: Path) -> dict[str, Any]:
@@ -110,26 +255,23 @@ def _read_config_file(config_type: type, path: Path) -> dict[str, Any]:
         raise InputError(f"--config {path} cannot be read ({err}); give a JSON object of flag values") from err
     if not isinstance(values, dict):
         raise InputError(f"--config {path} holds a {type(values).__name__}; give a JSON object of flag values")
-    known = {field.name: field for field in dataclasses.fields(config_type)}
+    known = {field.name for field in _fields(config_type)}
     for name, value in values.items():
         if name not in known:
             raise InputError(f"--config {path}: unknown key {name!r}; expected flag names such as 'batch_size'")
-        default, choices = known[name].default, known[name].metadata["choices"]
-        if isinstance(default, float) and type(value) is int:
-            values[name] = float(value)
-        elif type(value) is not type(default):
-            raise InputError(
-                f"--config {path}: {name} is {value!r}; expected a {type(default).__name__} such as {default!r}"
-            )
-        if choices and value not in choices:
-            raise InputError(f"--config {path}: {name} is {value!r}; expected one of {', '.join(choices)}")
+        try:
+            config_type(**{name: value})
+        except BadValue as err:
+            raise InputError(f"--config {path}: {err}") from err
+        except InputError:
+            pass  # it contradicts the default of another flag, which the command line may still change
     return values
 
 
 def _implied(config_type: type, values: dict[str, Any]) -> dict[str, Any]:
     """What the switches that are on stand for."""
     implied: dict[str, Any] = {}
-    for field in dataclasses.fields(config_type):
+    for field in _fields(config_type):
         if not values.get(field.name):
             continue
         for name, value in field.metadata["implies"].items():

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
 
 from model.errors import InputError
 from model.files import read_object
-from model.weights.released import RECIPE_OF_PUBLISHED_WEIGHTS
+from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 
-from .args import flag
+from .args import Count, NonNegativeInt, Positive, Share, flag, settings
 
 # --release_recipe: what the release does where it differs from the paper (docs/paper_to_code.md).
 RELEASE_RECIPE_FLAGS = {
@@ -23,130 +24,166 @@ RELEASE_RECIPE_FLAGS = {
 RUN_CONFIG_FILE = "run_config.json"
 _NO_SAM = "PixelLM uses no SAM image"
 _FROM_FOLDER = "the model folder records it"
-_QUANTIZED = "quantized loading"
-_PRECISIONS = ("fp32", "bf16", "fp16")
-OPTIMIZERS = ("adamw", "muon")
-_CONVERSATIONS = ("llava_v1", "llava_llama_2")
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Template = Literal["llava_v1", "llava_llama_2"]
+Optimizer = Literal["adamw", "muon"]
+OPTIMIZERS = get_args(Optimizer)
+AtLeastOne = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """Flags of train_ds.py; saved as run_config.json in the run directory."""
+@settings
+class DataFlags:
+    """What is read."""
 
-    local_rank: int = flag(0, "set by the launcher", aliases=("--local-rank",))
-    version: str = flag("liuhaotian/llava-llama-2-13b-chat-lightning-preview", "LLaVA base: folder or hub id")
-    vis_save_path: str = flag("./vis_output", "pictures folder", unused="training writes no pictures")
-    precision: str = flag("bf16", "training precision", choices=_PRECISIONS)
-    image_size: int = flag(1024, "side of the SAM image", unused=_NO_SAM)
-    model_max_length: int = flag(512, "token budget of a conversation, image included")
-    lora_r: int = flag(8, "LoRA rank")
-    vision_tower: str = flag("openai/clip-vit-large-patch14", "CLIP tower", aliases=("--vision-tower",))
-    load_in_8bit: bool = flag(False, "8-bit base weights")
-    load_in_4bit: bool = flag(False, "4-bit base weights")
+    dataset_dir: str | Path = flag("./dataset", "dataset tree")
     dataset: str = flag("sem_seg||refer_seg||vqa||reason_seg", "datasets, joined with ||")
     sample_rates: str = flag("9,3,3,1", "relative weight of each dataset")
     sem_seg_data: str = flag("ade20k||cocostuff||pascal_part||paco_lvis||mapillary", "parts of sem_seg")
     refer_seg_data: str = flag("refclef||refcoco||refcoco+||refcocog", "parts of refer_seg")
     vqa_data: str = flag("llava_instruct_150k", "file of vqa")
     reason_seg_data: str = flag("ReasonSeg|train", "split of reason_seg")
-    val_dataset: str = flag("ReasonSeg|val", "validation sets, joined with ||")
-    dataset_dir: str = flag("./dataset", "dataset tree")
-    log_base_dir: str = flag("./runs", "where runs are kept")
-    exp_name: str = flag("pixellm", "name of the run directory")
-    epochs: int = flag(10, "epochs")
-    steps_per_epoch: int = flag(500, "updates per epoch")
-    batch_size: int = flag(2, "images per process and forward pass")
-    grad_accumulation_steps: int = flag(10, "forward passes per update")
-    val_batch_size: int = flag(1, "images per process in validation")
-    workers: int = flag(4, "loader processes per training process")
-    lr: float = flag(0.0003, "peak learning rate")
-    ce_loss_weight: float = flag(1.0, "weight of the text loss")
-    dice_loss_weight: float = flag(0.5, "weight of the DICE loss")
-    bce_loss_weight: float = flag(2.0, "weight of the BCE loss")
+    custom_data: str = flag("", "JSON-lines files of the dataset custom, joined with || (docs/custom_data.md)")
+    explanatory: float = flag(0.1, "share of explanatory answers in reason_seg")
+    num_classes_per_sample: Count = flag(3, "questions per image")
+    num_classes_per_question: Count = flag(1, "targets per question")
+    use_expand_question_list: bool = flag(False, "more question wordings")
+
+
+@settings
+class ArchitectureFlags:
+    """The network and its input."""
+
+    vision_tower: str = flag("openai/clip-vit-large-patch14", "CLIP tower", aliases=("--vision-tower",))
+    seg_token_num: int = flag(1, "tokens per scale (paper: N)")
+    image_feature_scale_num: int = flag(1, "scales (paper: L)")
+    separate_mm_projector: bool = flag(False, "a projector of its own for the decoder")
+    out_dim: int = flag(256, "width of the pixel decoder")
+    image_token_grid: int = flag(16, "image tokens per side for the language model, at most")
+    resize_vision_tower: bool = flag(False, "run the tower at another input size")
+    resize_vision_tower_size: int = flag(224, "that input size, in pixels")
+    vision_position_resize: Literal["correct", "released"] = flag(
+        "correct", "rule that resizes the tower's position table"
+    )
+    pad_train_clip_images: bool = flag(False, "pad images to a square instead of center-cropping")
+    preprocessor_config: str = flag("", "JSON with mean and std of the image normalization")
+    image_normalization: Literal["file", "released"] = flag(
+        "file", "of padded images: --preprocessor_config, or ImageNet's in any case"
+    )
+    conv_type: Template = flag("llava_v1", "conversation template")
+    model_max_length: int = flag(512, "token budget of a conversation, image included")
+
+
+@settings
+class TrainableFlags:
+    """What is trained, and from where it starts."""
+
+    lora_r: Count = flag(8, "LoRA rank")
     lora_alpha: int = flag(16, "LoRA alpha")
     lora_dropout: float = flag(0.05, "LoRA dropout")
     lora_target_modules: str = flag("q_proj,v_proj", "layers of the language model that get LoRA")
-    explanatory: float = flag(0.1, "share of explanatory answers in reason_seg")
+    train_mask_decoder: bool = flag(True, "train the mask decoder")
+    trained_set: Literal["paper", "released"] = flag(
+        "paper", "train neck, no-mask embedding, fusion and scale weights too, or not"
+    )
+    projector_init: Literal["llava", "fresh"] = flag("llava", "keep LLaVA's linear projector, or start afresh")
+    query_init: Literal["unit", "released"] = flag(
+        "unit", "first queries as large as the decoder's own tokens, or of PyTorch's size"
+    )
+    load_in_8bit: bool = flag(False, "8-bit base weights")
+    load_in_4bit: bool = flag(False, "4-bit base weights")
+
+
+@settings
+class LossFlags:
+    """The loss."""
+
+    ce_loss_weight: float = flag(1.0, "weight of the text loss")
+    dice_loss_weight: float = flag(0.5, "weight of the DICE loss")
+    bce_loss_weight: float = flag(2.0, "weight of the BCE loss")
+    refine_alpha: Annotated[float, Field(ge=1, allow_inf_nan=False)] = flag(
+        2.0, "alpha of the target refinement loss; 1.0 is plain BCE"
+    )
+
+
+@settings
+class OptimizerFlags:
+    """The optimizer."""
+
+    optimizer: Optimizer = flag("adamw", "adamw, or muon: DeepSpeed's Muon for the layers that make masks")
+    lr: Positive = flag(0.0003, "peak learning rate")
+    muon_lr: Positive = flag(0.02, "peak learning rate of --optimizer muon; --lr remains that of all other parameters")
     beta1: float = flag(0.9, "AdamW beta1")
     beta2: float = flag(0.95, "AdamW beta2")
-    num_classes_per_sample: int = flag(3, "questions per image")
-    exclude_val: bool = flag(False, "leave validation images out", unused="the release reads it nowhere")
+    warmup_steps: int = flag(100, "updates of linear warm-up, at most a tenth of the run")
+    gradient_checkpointing: bool = flag(True, "recompute activations to save memory")
+    deepspeed_config: str = flag("configs/ds_zero2.json", "ZeRO settings", aliases=("--deepspeed_config_file",))
+
+
+@settings
+class RunFlags:
+    """The run."""
+
+    local_rank: int = flag(0, "set by the launcher", aliases=("--local-rank",))
+    version: str = flag("liuhaotian/llava-llama-2-13b-chat-lightning-preview", "LLaVA base: folder or hub id")
+    init_from: str = flag("", "merged model, published or ours, to start from in place of --version")
+    release_recipe: bool = flag(False, "train as the release does, not as the paper says", implies=RELEASE_RECIPE_FLAGS)
+    log_base_dir: str = flag("./runs", "where runs are kept")
+    exp_name: str = flag("pixellm", "name of the run directory")
+    auto_resume: bool = flag(True, "continue the run directory's own checkpoint when there is one")
+    resume: str = flag("", "checkpoint folder (ckpt_model) to continue from")
+    precision: Precision = flag("bf16", "training precision")
+    epochs: Count = flag(10, "epochs")
+    steps_per_epoch: Count = flag(500, "updates per epoch")
+    epoch_mode: Literal["rates", "all"] = flag(
+        "rates",
+        "what an epoch is: --steps_per_epoch updates drawn by --sample_rates, or every sample once",
+    )
+    batch_size: Count = flag(2, "images per process and forward pass")
+    grad_accumulation_steps: Count = flag(10, "forward passes per update")
+    workers: NonNegativeInt = flag(4, "loader processes per training process")
+    seed: int = flag(0, "seed of weights, data and dropout")
+    max_bad_share: Share = flag(
+        0.01, "stop when more than this share of the samples (counted as 1000 at least) cannot be used"
+    )
+    print_freq: Count = flag(1, "updates between log lines")
+
+
+@settings
+class ValidationFlags:
+    """Validation during training."""
+
+    val_dataset: str = flag("ReasonSeg|val", "validation sets, joined with ||")
+    val_batch_size: Count = flag(1, "images per process in validation")
     no_eval: bool = flag(False, "no validation during training")
     eval_only: bool = flag(False, "validate the run's checkpoint and stop")
+
+
+@settings
+class ReleasedFlags:
+    """Flags of the release that have no effect."""
+
+    vis_save_path: str = flag("./vis_output", "pictures folder", unused="training writes no pictures")
+    image_size: int = flag(1024, "side of the SAM image", unused=_NO_SAM)
+    exclude_val: bool = flag(False, "leave validation images out", unused="the release reads it nowhere")
     vision_pretrained: str = flag("PATH_TO_SAM_ViT-H", "SAM weights", unused=_NO_SAM)
-    out_dim: int = flag(256, "width of the pixel decoder")
-    resume: str = flag("", "checkpoint folder (ckpt_model) to continue from")
-    print_freq: int = flag(1, "updates between log lines")
     start_epoch: int = flag(0, "first epoch", unused="the checkpoint knows it")
-    gradient_checkpointing: bool = flag(True, "recompute activations to save memory")
-    train_mask_decoder: bool = flag(True, "train the mask decoder")
     use_mm_start_end: bool = flag(True, "image marks", unused="the image always stands between its marks")
-    auto_resume: bool = flag(True, "continue the run directory's own checkpoint when there is one")
-    seg_token_num: int = flag(1, "tokens per scale (paper: N)")
-    num_classes_per_question: int = flag(1, "targets per question")
-    pad_train_clip_images: bool = flag(False, "pad images to a square instead of center-cropping")
     masks_process_with_clip: bool = flag(False, "crop masks like images", unused="masks always follow their image")
-    preprocessor_config: str = flag("", "JSON with mean and std of the image normalization")
-    resize_vision_tower: bool = flag(False, "run the tower at another input size")
-    resize_vision_tower_size: int = flag(224, "that input size, in pixels")
     vision_tower_for_mask: bool = flag(False, "masks from tower features", unused="there is no other source of masks")
     weight: str = flag(
         "", "trained weights", unused="use --init_from (a merged model) or --resume (a checkpoint of this code)"
     )
-    use_expand_question_list: bool = flag(False, "more question wordings")
-    separate_mm_projector: bool = flag(False, "a projector of its own for the decoder")
-    image_feature_scale_num: int = flag(1, "scales (paper: L)")
-    conv_type: str = flag("llava_v1", "conversation template", choices=_CONVERSATIONS)
-    # Ours.
-    custom_data: str = flag("", "JSON-lines files of the dataset custom, joined with || (docs/custom_data.md)")
-    refine_alpha: float = flag(2.0, "alpha of the target refinement loss; 1.0 is plain BCE")
-    optimizer: str = flag(
-        "adamw", "adamw, or muon: DeepSpeed's Muon for the layers that make masks", choices=OPTIMIZERS
-    )
-    muon_lr: float = flag(0.02, "peak learning rate of --optimizer muon; --lr remains that of all other parameters")
-    warmup_steps: int = flag(100, "updates of linear warm-up, at most a tenth of the run")
-    image_token_grid: int = flag(16, "image tokens per side for the language model, at most")
-    init_from: str = flag("", "merged model, published or ours, to start from in place of --version")
-    release_recipe: bool = flag(False, "train as the release does, not as the paper says", implies=RELEASE_RECIPE_FLAGS)
-    trained_set: str = flag(
-        "paper", "train neck, no-mask embedding, fusion and scale weights too, or not", choices=("paper", "released")
-    )
-    vision_position_resize: str = flag(
-        "correct", "rule that resizes the tower's position table", choices=("correct", "released")
-    )
-    image_normalization: str = flag(
-        "file", "of padded images: --preprocessor_config, or ImageNet's in any case", choices=("file", "released")
-    )
-    projector_init: str = flag("llava", "keep LLaVA's linear projector, or start afresh", choices=("llava", "fresh"))
-    query_init: str = flag(
-        "unit", "first queries as large as the decoder's own tokens, or of PyTorch's size", choices=("unit", "released")
-    )
-    seed: int = flag(0, "seed of weights, data and dropout")
-    epoch_mode: str = flag(
-        "rates",
-        "what an epoch is: --steps_per_epoch updates drawn by --sample_rates, or every sample once",
-        choices=("rates", "all"),
-    )
-    max_bad_share: float = flag(
-        0.01, "stop when more than this share of the samples (counted as 1000 at least) cannot be used"
-    )
-    deepspeed_config: str = flag("configs/ds_zero2.json", "ZeRO settings", aliases=("--deepspeed_config_file",))
+
+
+@settings
+class RunConfig(
+    ReleasedFlags, ValidationFlags, OptimizerFlags, LossFlags, TrainableFlags, ArchitectureFlags, DataFlags, RunFlags
+):
+    """Flags of train_ds.py; saved as run_config.json in the run directory. Each part belongs to what reads it."""
 
     def __post_init__(self) -> None:
         refuse_quantized(self.load_in_8bit, self.load_in_4bit)
-        for name in ("epochs", "steps_per_epoch", "batch_size", "grad_accumulation_steps", "val_batch_size",
-                     "num_classes_per_sample", "num_classes_per_question", "lora_r", "print_freq"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} is {getattr(self, name)}; expected 1 or more")
-        if self.workers < 0:
-            raise InputError(f"--workers is {self.workers}; expected 0 or more")
-        if not 0 <= self.max_bad_share <= 1:
-            raise InputError(f"--max_bad_share is {self.max_bad_share}; expected a share from 0 to 1")
-        if self.refine_alpha < 1.0:
-            raise InputError(f"--refine_alpha is {self.refine_alpha}; expected 1.0 (plain BCE) or more")
-        for name in ("lr", "muon_lr"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"--{name} is {getattr(self, name)}; expected more than 0")
 
     @property
     def run_dir(self) -> Path:
@@ -175,13 +212,17 @@ class RunConfig:
         return cls(**values)
 
 
-@dataclass(frozen=True)
+# What commands that show or check data accept, so that they take the flags of a run as they are.
+TRAINING_ONLY = (ValidationFlags, OptimizerFlags, LossFlags, TrainableFlags)
+
+
+@settings
 class ChatConfig:
     """Flags of chat.py. What describes the model is read from its folder, whatever the flags say."""
 
     version: str = flag("xinlai/PixelLM-13B-llama2-v1", "merged model: folder or hub id")
     vis_save_path: str = flag("./vis_output", "where masks and pictures are written")
-    precision: str = flag("bf16", "inference precision", choices=_PRECISIONS)
+    precision: Precision = flag("bf16", "inference precision")
     image_size: int = flag(1024, "side of the SAM image", unused=_NO_SAM)
     model_max_length: int = flag(512, "token budget", unused=_FROM_FOLDER)
     lora_r: int = flag(8, "LoRA rank", unused="merged weights have no LoRA")
@@ -200,14 +241,12 @@ class ChatConfig:
     vision_tower_for_mask: bool = flag(False, "masks from tower features", unused=_FROM_FOLDER)
     separate_mm_projector: bool = flag(False, "decoder projector", unused=_FROM_FOLDER)
     image_feature_scale_num: int = flag(1, "scales", unused=_FROM_FOLDER)
-    conv_type: str = flag(
-        "llava_v1", "template of a published model; a folder of ours records its own", choices=_CONVERSATIONS
-    )
+    conv_type: Template = flag("llava_v1", "template of a published model; a folder of ours records its own")
     # Ours.
     image: str = flag("", "answer about this image and stop")
     prompt: str = flag("", "the question, with --image")
     output_json: str = flag("", "write answer and masks to this file, with --image")
-    max_new_tokens: int = flag(512, "longest answer, in tokens")
+    max_new_tokens: Count = flag(512, "longest answer, in tokens")
 
     def __post_init__(self) -> None:
         refuse_quantized(self.load_in_8bit, self.load_in_4bit)
@@ -217,13 +256,13 @@ class ChatConfig:
             raise InputError("--output_json needs --image and --prompt")
 
 
-@dataclass(frozen=True)
+@settings
 class MergeConfig:
     """Flags of the merge script. What describes the model is taken from the run; flags only fill gaps."""
 
     version: str = flag("liuhaotian/llava-llama-2-13b-chat-lightning-preview", "LLaVA base of the run")
     vis_save_path: str = flag("./vis_output", "pictures folder", unused="merging draws nothing")
-    precision: str = flag("bf16", "precision of the saved weights", choices=_PRECISIONS)
+    precision: Precision = flag("bf16", "precision of the saved weights")
     image_size: int = flag(1024, "side of the SAM image", unused=_NO_SAM)
     model_max_length: int = flag(512, "token budget")
     lora_r: int = flag(8, "LoRA rank", unused="the weights show it")
@@ -244,7 +283,7 @@ class MergeConfig:
     weight: str = flag("", "trained weights: a file, a folder of shards, or the ZeRO folder (ckpt_model)")
     separate_mm_projector: bool = flag(False, "decoder projector", unused="the weights show it")
     image_feature_scale_num: int = flag(1, "scales", unused="the weights show it")
-    conv_type: str = flag("llava_v1", "conversation template", choices=_CONVERSATIONS)
+    conv_type: Template = flag("llava_v1", "conversation template")
     local_rank: int = flag(0, "set by a launcher", aliases=("--local-rank",), unused="merging is one process")
     save_path: str = flag("./pixellm_model", "folder to write")
     # Ours.

@@ -6,7 +6,6 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable
 
 from model.errors import InputError
 from utils import dist
@@ -28,31 +27,11 @@ def setup_logging() -> None:
     warnings.filterwarnings("ignore", module=r"(deepspeed|peft|torch)(\..*)?")
 
 
-def report_input_error(err: InputError, *, every_rank: bool = False) -> int:
-    """Print what the user has to mend, once for all processes, and give the exit code.
-
-    Args:
-        every_rank: true for errors that only one process may meet, such as a bad sample.
-    """
-    peer_speaks = isinstance(err, dist.StoppedByPeer)
-    if peer_speaks or not (dist.is_main() or every_rank):
-        time.sleep(_PATIENCE_SECONDS)
-    if not peer_speaks:
+def report_input_error(err: InputError) -> int:
+    """Print what the user has to mend, once for all processes, and give the exit code."""
+    speaks = isinstance(err, dist.StoppedHere) or (dist.is_main() and not isinstance(err, dist.StoppedByPeer))
+    if speaks:
         print(f"error: {err}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(_PATIENCE_SECONDS)
     return EXIT_BAD_INPUT
-
-
-def exit_code(function: Callable[[], None]) -> int:
-    """Run ``function``; 0 if it returns, 2 with one printed line if the input was bad."""
-    try:
-        function()
-    except InputError as err:
-        return report_input_error(err)
-    return 0
-
-
-def format_seconds(seconds: float) -> str:
-    """1:02:03 or 2:03."""
-    minutes, second = divmod(int(seconds), 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from model.errors import InputError
+from utils.cli.args import settings
+from utils.cli.config import DataFlags
 
 from .names import split_names
 from .paths import DatasetPaths
 from .question_plan import QuestionPlan
 
 
-@dataclass(frozen=True)
-class DataOptions:
+@settings
+class DataOptions(DataFlags):
     """The flags that decide what is trained on, under their released names and with their released defaults.
 
     Attributes:
@@ -32,28 +34,12 @@ class DataOptions:
         InputError: if rates and families differ in number, or a number is out of range.
     """
 
-    dataset_dir: str | Path
-    dataset: str
-    sample_rates: str
-    sem_seg_data: str = "ade20k||cocostuff||pascal_part||paco_lvis||mapillary"
-    refer_seg_data: str = "refclef||refcoco||refcoco+||refcocog"
-    vqa_data: str = "llava_instruct_150k"
-    reason_seg_data: str = "ReasonSeg|train"
-    explanatory: float = 0.1
-    num_classes_per_sample: int = 3
-    num_classes_per_question: int = 1
-    use_expand_question_list: bool = False
-    custom_data: str = ""
-
     def __post_init__(self) -> None:
         if len(self.rates) != len(self.datasets):
             raise InputError(
                 f"--sample_rates {self.sample_rates} has {len(self.rates)} numbers for the {len(self.datasets)} "
                 f"datasets of --dataset {self.dataset}; expected one for each"
             )
-        for name in ("num_classes_per_sample", "num_classes_per_question"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} is {getattr(self, name)}; expected 1 or more")
         if self.explanatory != -1 and not 0 <= self.explanatory <= 1:
             raise InputError(f"--explanatory is {self.explanatory}; expected a share from 0 to 1, or -1 for none")
 

@@ -16,15 +16,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from model.errors import InputError
-from utils.cli.args import flag, parse
-from utils.cli.config import RunConfig
-from utils.cli.log import exit_code, setup_logging
+from utils.cli.args import NonNegativeInt, flag, settings
+from utils.cli.command import run_command
+from utils.cli.config import TRAINING_ONLY, RunConfig
 
 from .downloads import Status, look_up
 from .encode import read_photo
@@ -41,14 +42,15 @@ _EVERYTHING = 1_000_000  # questions per photo: every class, expression and obje
 _SHOWN = 20  # problems per dataset
 
 
-@dataclass(frozen=True)
+@settings
 class VerifyConfig(RunConfig):
     """Flags of training, which name everything of the release by default, and of this tool."""
 
     dataset: str = flag("sem_seg||refer_seg||vqa||reason_seg||multi_reason_seg", "datasets, joined with ||")
     refer_seg_data: str = flag(f"{RunConfig.refer_seg_data}||grefcoco", "parts of refer_seg")
     val_dataset: str = flag("", "validation sets, joined with ||")
-    workers: int = flag(2, "processes of --deep")
+    workers: NonNegativeInt = flag(2, "processes of --deep")
+    ignored: ClassVar = (TRAINING_ONLY, "nothing is trained")
     deep: bool = flag(False, "draw every mask and open every photo")
     report: str = flag("", "file for all problems that --deep finds, one per line")
 
@@ -164,10 +166,9 @@ class SampleProblems(Dataset):
         return None
 
 
-def main(argv: Sequence[str]) -> int:
-    setup_logging()
-    return exit_code(lambda: verify(parse(VerifyConfig, argv, __doc__).config))
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(VerifyConfig, lambda parsed: verify(parsed.config), __doc__, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

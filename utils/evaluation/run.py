@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 
-from model.configuration import PRECISIONS
 from model.errors import InputError
 from model.files import write_json
 from model.predictor import PixelLMPredictor
-from model.text.conversation import CONVERSATIONS
 from utils import dist
-from utils.cli.args import flag
+from utils.cli.args import Count, NonNegativeInt, flag, settings
+from utils.cli.config import Precision, Template
 from utils.data.names import split_names
 from utils.data.registry import build_val_source
 from utils.pictures import contact_sheet, write_image
@@ -24,22 +23,20 @@ from .generative import evaluate_generative, gather
 from .pictures import picture_panels
 
 
-@dataclass(frozen=True)
+@settings
 class EvaluateConfig:
     """Flags of scripts/evaluate.py."""
 
     version: str = flag("", "merged model: folder or hub id")
     vision_tower: str = flag("", "CLIP tower, when the model folder has none", aliases=("--vision-tower",))
-    conv_type: str = flag(
-        "llava_v1", "template of a published model; a folder of ours records its own", choices=tuple(CONVERSATIONS)
-    )
-    precision: str = flag("bf16", "inference precision", choices=tuple(PRECISIONS))
+    conv_type: Template = flag("llava_v1", "template of a published model; a folder of ours records its own")
+    precision: Precision = flag("bf16", "inference precision")
     dataset_dir: str = flag("./dataset", "dataset tree")
     val_dataset: str = flag("MultiReasonSeg|val", "validation sets, joined with ||")
     limit: int = flag(0, "images per set, from its start; 0 takes all")
-    max_new_tokens: int = flag(512, "longest answer, in tokens")
+    max_new_tokens: Count = flag(512, "longest answer, in tokens")
     output_dir: str = flag("./eval_output", "where results.json and pictures.png are written")
-    pictures: int = flag(8, "questions per set in pictures.png; 0 writes none")
+    pictures: NonNegativeInt = flag(8, "questions per set in pictures.png; 0 writes none")
 
     def __post_init__(self) -> None:
         if not self.version:

@@ -18,11 +18,11 @@ from model.errors import InputError
 from model.files import read_object, resolve_folder
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.PixelLM import PixelLMForCausalLM
+from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.text.tokenizer import add_codebook, load_tokenizer
 from model.text.tokens import SegCodebook
 from model.weights.bases import FRESH_MODULES, read_base, read_tower, tower_beside
 from model.weights.checkpoint import LoadReport, read_architecture
-from model.weights.released import RECIPE_OF_PUBLISHED_WEIGHTS
 from utils.cli.args import Parsed
 from utils.cli.config import RunConfig
 

@@ -22,7 +22,6 @@ from model.structures import Batch, LossTerms
 from model.text.tokenizer import save_tokenizer
 from utils import dist
 from utils.cli.config import RUN_CONFIG_FILE, RunConfig
-from utils.cli.log import format_seconds
 from utils.data.collate import Collator
 from utils.data.downloads import require_data
 from utils.data.encode import Encoder
@@ -257,7 +256,7 @@ class Trainer:
         if not dist.is_main():
             return
         bar.update()
-        bar.set_postfix_str(f"loss {terms['total']:.3f} lr {rate:.1e} ETA {format_seconds(remaining)}")
+        bar.set_postfix_str(f"loss {terms['total']:.3f} lr {rate:.1e} ETA {tqdm.format_interval(remaining)}")
         record = {"update": self.update, "lr": rate, "seconds": round(seconds, 4), "masks": num_masks}
         self._json_log.write({**record, **{name: round(value, 6) for name, value in terms.items()}})
         for name, value in terms.items():
@@ -269,7 +268,7 @@ class Trainer:
             logger.info(
                 "update %d/%d loss %.4f (%s) masks %d lr %.2e %.2f s/update ETA %s",
                 self.update, self.run.total_updates, terms["total"], parts, num_masks, rate, seconds,
-                format_seconds(remaining),
+                tqdm.format_interval(remaining),
             )  # fmt: skip
 
     def _log_skips(self) -> None:

@@ -176,7 +176,7 @@ def test_wrong_flags(drawn, tmp_path, capsys, kind, flags, says):
 
 @pytest.mark.parametrize("arguments", [[], ["yolo"]])
 def test_commands_are_listed(capsys, arguments):
-    refused(convert_to_custom.main, arguments, capsys, "expected masks, coco, labelme")
+    refused(convert_to_custom.main, arguments, capsys, "masks", "coco", "labelme")
 
 
 def test_damaged_annotations_are_named(sample, capsys):
