@@ -28,8 +28,10 @@ class Collator:
 def collate(samples: Sequence[Sample], codebook: SegCodebook, pad_token_id: int) -> Batch:
     """Put samples together; text is padded on the right.
 
+    B samples with Q conversations in all become (B, 3, R, R) pixels and (Q, L) ids; masks stay a list per image.
+
     Raises:
-        ValueError: if an image has another number of complete token groups than of masks. This is a bug of ours.
+        ValueError: if an image has more or fewer complete token groups than masks, which is a bug in the encoder.
     """
     ids = [row for sample in samples for row in sample.input_ids]
     labels = [row for sample in samples for row in sample.labels]

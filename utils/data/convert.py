@@ -1,4 +1,4 @@
-"""Annotations of others -> records of custom data (docs/custom_data.md): label PNGs, COCO instances, labelme.
+"""Annotations in other formats -> records of custom data (docs/custom_data.md): label PNGs, COCO instances, labelme.
 
 A target is everything in a photo that has the same name. Questions and answers are worded from the names.
 """
@@ -31,7 +31,7 @@ from .sources.custom import draw_target
 logger = logging.getLogger(__name__)
 
 _PHOTOS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_NUMBER = re.compile(r"[_\- ]\d+$")  # cup_2.png is another cup
+_NUMBER = re.compile(r"[_\- ]\d+$")  # cup_2.png is a second cup
 _CIRCLE_CORNERS = 64
 _MOST_WARNINGS = 20
 
@@ -43,7 +43,7 @@ class NamedShapes:
     """A photo and the shapes that an annotation has for it.
 
     Attributes:
-        hw: (H, W) that the annotation speaks of; None where it does not say.
+        hw: (H, W) of the photo according to the annotation; None where it does not say.
         shapes: name and shape of each object.
         problem: why its annotation cannot be read; empty when it can.
     """
@@ -59,7 +59,7 @@ class Wording:
     """How records are made of named objects.
 
     Attributes:
-        targets_per_question: names in one question, at most; how many, is drawn.
+        targets_per_question: most names in one question; the number is random.
         val_share: part of the photos whose records go to a second file.
     """
 
@@ -73,6 +73,8 @@ def read_mask_folder(images: Path, masks: Path, classes: Mapping[int, str]) -> I
 
     Args:
         classes: value -> name, for label values. Files of a folder are named by their object: ``red_cup_2.png``.
+    Raises:
+        InputError: if there is no folder of photos, or no photo in it.
     """
     left_out: Counter[int] = Counter()
     for image in _list(images, _PHOTOS):
@@ -95,7 +97,11 @@ def read_mask_folder(images: Path, masks: Path, classes: Mapping[int, str]) -> I
 
 
 def read_coco(annotations: Path, images: Path) -> Iterator[NamedShapes]:
-    """Photos of a COCO instances file."""
+    """Photos of a COCO instances file.
+
+    Raises:
+        InputError: if the file cannot be read or is not in COCO's format.
+    """
     content = read_json(annotations)
     try:
         names = {category["id"]: clean_name(category["name"]) for category in content["categories"]}
@@ -116,7 +122,11 @@ def read_coco(annotations: Path, images: Path) -> Iterator[NamedShapes]:
 
 
 def read_labelme(folder: Path) -> Iterator[NamedShapes]:
-    """Photos of a folder of labelme files; polygons, rectangles, circles and masks have an area and are used."""
+    """Photos of a folder of labelme files; polygons, rectangles, circles and masks have an area and are used.
+
+    Raises:
+        InputError: if there is no file, or one is not in labelme's format.
+    """
     left_out: Counter[str] = Counter()
     for file in _list(folder, (".json",)):
         content = read_json(file)
@@ -239,7 +249,7 @@ def _usable_targets(photo: NamedShapes, problems: list[str]) -> dict[str, list[S
 def _word(
     image: Path, targets: Mapping[str, list[Shape]], rng: np.random.Generator, wording: Wording, *, folder: Path
 ) -> Iterator[dict[str, Any]]:
-    """Every name in one question; as many names in each as the dice say."""
+    """Records that ask for every name once; the number of names per question is random."""
     names = [sorted(targets)[place] for place in rng.permutation(len(targets))]
     while names:
         size = int(rng.integers(1, wording.targets_per_question + 1))

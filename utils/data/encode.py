@@ -50,7 +50,7 @@ class Sample:
 
 
 class Encoder:
-    """Words and pixels as the network reads them; the same for training and validation."""
+    """Turns a RawSample into what the network reads; the same for training and validation."""
 
     def __init__(self, tokenizer: LlamaTokenizer, codebook: SegCodebook, config: PixelLMConfig) -> None:
         self.tokenizer = tokenizer
@@ -67,7 +67,7 @@ class Encoder:
             truncate: keep to ``config.model_max_length`` by dropping last turns with their masks, never a part of a
                 turn. Validation passes False: the release does not shorten there, and no question may be skipped.
         Raises:
-            InputError: if photo and masks disagree, the words hold a token of the model, or nothing fits.
+            InputError: if photo and masks differ in size, the text contains a special token, or nothing fits.
         """
         self._check_words(raw)
         kept: list[Turn] = []
@@ -107,16 +107,16 @@ class Encoder:
         return self.config.preprocessor(read_photo(raw))
 
     def _check_words(self, raw: RawSample) -> None:
-        """Words that spell a token of ours would become that token, and counts would no longer agree."""
+        """Text that contains a special token would be encoded as that token, and group and mask counts would differ."""
         for turns in raw.conversations:
             for turn in turns:
                 for text in (turn.question, turn.answer):
                     found = [mark for mark in self._reserved if mark in text]
                     if found:
                         raise InputError(
-                            f"{raw.sample_id}: {text[:80]!r} holds {found[0]}, which is a token of the model; "
-                            "expected plain words. Correct the annotation",
-                            reason="words spell a token",
+                            f"{raw.sample_id}: {text[:80]!r} contains the special token {found[0]}; "
+                            "expected plain text. Correct the annotation",
+                            reason="special token in text",
                         )
 
     def _fit(
@@ -142,7 +142,10 @@ def read_photo(raw: RawSample) -> np.ndarray:
 
     Raises:
         InputError: if it cannot be read, or has another size.
+        ValueError: if the sample has no photo.
     """
+    if raw.image_path is None:
+        raise ValueError(f"{raw.sample_id} has no photo")
     photo = read_image(raw.image_path, as_stored=not raw.upright)
     if raw.masks.shape[1:] != photo.shape[:2]:
         raise InputError(

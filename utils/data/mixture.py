@@ -1,4 +1,4 @@
-"""Sources -> an endless stream of samples that depends on nothing but the seed."""
+"""Sources -> an endless stream of samples that depends only on the seed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .sources import Source
 logger = logging.getLogger(__name__)
 
 Collate = Callable[[Sequence[Sample]], Batch]
-# Draws for one place in the stream. So many bad samples in a row mean that the data, not single files, are wrong.
+# Draws for one place in the stream. This many consecutive failures mean the dataset is broken.
 _MAX_DRAWS = 10
-# Shares are taken of so many samples at least, so that one bad sample at the start of a run is no large share.
+# The bad share is computed over at least this many samples, so that one early bad sample does not stop a run.
 _MIN_DRAWN = 1000
 
 
@@ -37,6 +37,10 @@ class Mixture(Dataset):
 
     Args:
         rates: relative weight of each source.
+
+    Raises:
+        ValueError: if there is no source, or not one rate for each.
+        InputError: if the seed is negative; on access, if many samples in a row cannot be used.
     """
 
     def __init__(
@@ -96,7 +100,7 @@ class Mixture(Dataset):
 class SkipTally:
     """Counts what could not be used, by (source, reason), and stops when that is too much.
 
-    Turns that were left out because a conversation exceeds the token budget are counted too; they are no fault.
+    Turns dropped because a conversation exceeds the token budget are counted, too, but not as bad.
 
     Args:
         max_bad_share: of the samples drawn, which are counted as 1000 at least.
@@ -109,7 +113,7 @@ class SkipTally:
         self.counts: Counter[tuple[str, str]] = Counter()
 
     def add(self, num_used: int, skipped: Sequence[Skip], *, num_dropped_turns: int = 0) -> None:
-        """Count the samples of a batch and what was drawn in vain for it.
+        """Count the samples of a batch and the bad samples that were drawn before them.
 
         Raises:
             InputError: if more than the allowed share is bad.
@@ -137,7 +141,11 @@ def describe_skips(counts: Mapping[tuple[str, str], int]) -> str:
 
 
 class ValDataset(Dataset):
-    """Every sample of a validation source once, unshortened; a bad one is an error that names it."""
+    """Every sample of a validation source once, never truncated.
+
+    Raises:
+        InputError: on access to a bad sample; the message names it.
+    """
 
     def __init__(self, source: Source, encoder: Encoder) -> None:
         self.source = source
@@ -199,20 +207,23 @@ def build_loader(
         start, count, rank, world_size, batch_size: as in ``RankSampler``.
     """
     return DataLoader(
-        _Caught(mixture),
+        ReturnInputErrors(mixture),
         batch_size=batch_size,
         sampler=RankSampler(start, count, rank, world_size, batch_size),
         num_workers=num_workers,
-        collate_fn=_CaughtCollate(collate),
+        collate_fn=CollateUnlessError(collate),
         pin_memory=pin_memory,
         worker_init_fn=init_worker,
     )
 
 
 def read_batches(loader: Iterable[Loaded | InputError], tally: SkipTally) -> Iterator[Batch]:
-    """Batches of a loader of ours; an InputError of a worker is raised here, in the main process.
+    """Batches of a loader of ``build_loader``; an InputError of a worker is raised here, in the main process.
 
     Raised inside a worker, torch would wrap it into a message with a traceback.
+
+    Raises:
+        InputError: if a sample has no usable replacement, or too large a share of the samples is bad.
     """
     for loaded in loader:
         if isinstance(loaded, InputError):
@@ -235,8 +246,8 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class _Caught(Dataset):
-    """Gives an InputError back in place of the sample that it speaks of."""
+class ReturnInputErrors(Dataset):
+    """Returns an InputError in place of the sample that raised it."""
 
     dataset: Dataset
 
@@ -248,23 +259,25 @@ class _Caught(Dataset):
 
 
 @dataclass(frozen=True)
-class _CaughtCollate:
-    """Collates samples; if one of them is an error, that is the batch."""
+class CollateUnlessError:
+    """Collates samples; returns the first error among them instead, if there is one."""
 
     collate: Collate
 
     def __call__(self, samples: Sequence[Sample | InputError]) -> Loaded | InputError:
+        sound: list[Sample] = []
         for sample in samples:
             if isinstance(sample, InputError):
                 return sample
+            sound.append(sample)
         return Loaded(
-            self.collate(samples),
-            skipped=[skip for sample in samples for skip in sample.skipped],
-            num_dropped_turns=sum(sample.num_dropped_turns for sample in samples),
+            self.collate(sound),
+            skipped=[skip for sample in sound for skip in sample.skipped],
+            num_dropped_turns=sum(sample.num_dropped_turns for sample in sound),
         )
 
 
 def init_worker(worker: int = 0) -> None:
-    """One core per worker, or per process that does as a worker does: together they already use all of them."""
+    """Use one core per worker, because the workers together already use all of them."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

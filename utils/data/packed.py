@@ -18,9 +18,12 @@ Record = TypeVar("Record")
 
 
 class Packed(Generic[Record]):
-    """A read-only list; a record is made anew each time it is asked for.
+    """A read-only list; each access unpickles a record.
 
     Records are pickled by this process for itself and its workers; no file is read.
+
+    Raises:
+        IndexError: on access to a record that does not exist.
     """
 
     def __init__(self, records: Iterable[Record]) -> None:

@@ -1,4 +1,4 @@
-"""The tree under ``--dataset_dir``: the one place that knows where files are."""
+"""The tree under ``--dataset_dir``: the only file that knows where data files are."""
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ class MissingData(InputError):
         path: what was looked for.
         problem: what was found instead, as the rest of a sentence about ``path``.
         asked_by: the flag.
+
+    Args:
+        advice: how to get it; ends the message.
     """
 
-    def __init__(self, path: Path, problem: str, asked_by: str) -> None:
-        super().__init__(f"{path} {problem}, but {asked_by} needs it. {_GET_GOING}", reason="file missing")
+    def __init__(self, path: Path, problem: str, asked_by: str, *, advice: str = _GET_GOING) -> None:
+        super().__init__(f"{path} {problem}, but {asked_by} needs it. {advice}", reason="file missing")
         self.path, self.problem, self.asked_by = path, problem, asked_by
 
 
@@ -38,8 +41,8 @@ class MissingData(InputError):
 class DatasetPaths:
     """Files of the released layout.
 
-    ``asked_by`` is the flag that makes a file necessary; errors name it. Methods without it give a place and do not
-    look whether anything is there.
+    ``asked_by`` is the flag that makes a file necessary; errors name it. Methods with it raise ``MissingData`` if the
+    file is not there, and ``InputError`` if ``root`` is not a folder. Methods without it only return a path.
     """
 
     root: Path
@@ -131,7 +134,7 @@ class DatasetPaths:
         return self._existing(f"muse/muse_{split}.json", asked_by)
 
     def muse_image(self, record: Mapping[str, Any]) -> Path:
-        """Photo of a MUSE record: ``file_name`` lies in train2014, ``coco_url`` says its folder itself.
+        """Photo of a MUSE record: ``file_name`` is in train2014, ``coco_url`` contains the folder.
 
         Raises:
             KeyError: if the record has neither.

@@ -1,4 +1,4 @@
-"""What a source needs of a photo's file without decoding it, and label maps.
+"""The size of a photo without decoding it, and label maps.
 
 Shapes: H, W size of the photo as stored.
 """
@@ -12,15 +12,17 @@ from PIL import Image
 
 from model.errors import InputError
 
-_ORIENTATION, _LYING = 0x0112, 5  # EXIF's number of this property; from 5 on, the photo lies on its side
+_ORIENTATION, _LYING = 0x0112, 5  # EXIF's tag of the orientation; values from 5 on swap height and width
 _WITH_ALPHA = ("LA", "RGBA")
 
 
 def photo_hw(path: Path, *, upright: bool = False) -> tuple[int, int]:
-    """(H, W) from the header alone, as stored: a rotation in the EXIF data is left out, as in annotation files.
+    """(H, W) from the header alone, as stored: the EXIF rotation is ignored, as in annotation files.
 
     Args:
-        upright: as displayed instead; ``model.image.read_image`` gives the same size.
+        upright: the size as displayed instead; ``model.image.read_image`` returns the same size.
+    Raises:
+        InputError: if the photo does not exist or its header cannot be read.
     """
     with _open(path, "image") as photo:
         # Asking a PNG for EXIF that it does not announce would decode it.
@@ -29,9 +31,12 @@ def photo_hw(path: Path, *, upright: bool = False) -> tuple[int, int]:
 
 
 def read_label_map(path: Path) -> np.ndarray:
-    """(H, W) uint8 or uint16, the numbers in a PNG: of a palette image its indices, never its colors.
+    """(H, W) integers (bool for a 1-bit image), the values of a PNG: palette indices, never colors.
 
     Gray that is stored as three equal channels is read, too.
+
+    Raises:
+        InputError: if the file does not exist, cannot be decoded, or has colors or transparency.
     """
     with _open(path, "label map") as image:
         try:

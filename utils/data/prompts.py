@@ -1,7 +1,7 @@
 """Wording: phrases and sentences -> questions and answers.
 
-Training draws from tuples of templates; evaluation has one fixed form each. ``{phrase}`` and ``{groups}`` are
-slots of ours. Words of a dataset are only ever inserted, never formatted: they may hold any brace.
+Training draws from tuples of templates; evaluation has one fixed form each. Templates have the slots ``{phrase}`` and
+``{groups}``. Text of a dataset is inserted, never formatted, because it may contain braces.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from .records import SEG_MARK
 
 _PHRASE, _GROUPS = "{phrase}", "{groups}"
 
+# The release evaluates with these words; they are among those of training, too.
+EVAL_MASK_REQUEST = "Please output segmentation mask."
+_EVAL_QUESTION = f"What is {_PHRASE} in this image? {EVAL_MASK_REQUEST}"
+
 SHORT_QUESTIONS = (
-    "What is {phrase} in this image? Please output segmentation mask.",  # the wording of the evaluation
+    _EVAL_QUESTION,
     "Where in the picture is {phrase}? Mark the place with a mask.",
     "Segment {phrase}, please.",
     "Find {phrase} in the photo and show me the exact pixels.",
@@ -33,7 +37,7 @@ EXPANDED_SHORT_QUESTIONS = (
     "Show where {phrase} can be seen, as a segmentation mask.",
 )
 MASK_REQUESTS = (
-    "Please output segmentation mask.",  # the wording of the evaluation
+    EVAL_MASK_REQUEST,
     "Answer with segmentation masks.",
     "Mark everything you mention with a mask.",
     "Include a mask for each object in your answer.",
@@ -127,7 +131,7 @@ def answer(rng: np.random.Generator, phrases: Sequence[str], *, named: bool) -> 
 
 def referring_eval_question(phrase: str) -> str:
     """The release's form, leading space included."""
-    return f" What is {phrase} in this image? Please output segmentation mask."
+    return f" {_EVAL_QUESTION.replace(_PHRASE, phrase)}"
 
 
 def referring_eval_answer(count: int) -> str:
@@ -137,11 +141,12 @@ def referring_eval_answer(count: int) -> str:
 
 def reasoning_eval_question(sentence: str) -> str:
     """The release's form for a question that is a sentence, leading space included."""
-    return f" {sentence} {MASK_REQUESTS[0]}"
+    return f" {sentence} {EVAL_MASK_REQUEST}"
 
 
 def muse_eval_question(sentence: str) -> str:
-    return f"{sentence} Please output segmentation mask."
+    """A question of MUSE, followed by the request for masks."""
+    return f"{sentence} {EVAL_MASK_REQUEST}"
 
 
 def muse_eval_answer(phrases: Sequence[str]) -> str:
@@ -150,7 +155,7 @@ def muse_eval_answer(phrases: Sequence[str]) -> str:
 
 
 def _draw(rng: np.random.Generator, templates: Sequence[str]) -> str:
-    return templates[rng.integers(len(templates))]
+    return templates[int(rng.integers(len(templates)))]
 
 
 def _separate(clause: str, phrases: Sequence[str]) -> str:
@@ -158,6 +163,6 @@ def _separate(clause: str, phrases: Sequence[str]) -> str:
 
 
 def _fill(template: str, phrases: Sequence[str]) -> str:
-    # The phrases go in last, so that nothing in them is taken for a slot; a "{seg}" of theirs is no target.
+    # The phrases are inserted last, so that nothing in them is taken for a slot; a "{seg}" in them is not a target.
     words = join_words([phrase.replace(SEG_MARK, "(seg)") for phrase in phrases])
     return template.replace(_GROUPS, join_words([SEG_MARK] * len(phrases))).replace(_PHRASE, words)

@@ -1,4 +1,4 @@
-"""What a source gives: words and masks, before any tokenizer or tensor.
+"""What a source returns: text and masks, before any tokenizer or tensor.
 
 Shapes: M masks of one sample, H, W size of its photo as stored.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from model.errors import InputError
 
 SEG_MARK = "{seg}"  # stands in an answer for one token group
-NOTHING_TO_ASK = "nothing to ask about"  # why an intact photo gives no sample: no fault of the data
+NOTHING_TO_ASK = "nothing to ask about"  # the reason to skip an intact photo; does not count as bad data
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class Turn:
         question: without image mark; the encoder puts one before the first question of a photo.
         answer: one ``{seg}`` per target, in order.
         targets: the mask of each ``{seg}``, as indices into ``RawSample.masks``.
+
+    Raises:
+        InputError: if marks and targets differ in number.
     """
 
     question: str
@@ -49,7 +52,10 @@ class RawSample:
         conversations: each a sequence of turns about the photo, independent of the others.
         masks: (M, H, W) bool, H and W those of the photo as stored.
         ignore: (H, W) bool, pixels that neither loss nor score may look at; None when there are none.
-        upright: the photo is turned as its EXIF data ask for, and H and W are those of the turned photo.
+        upright: the photo is rotated as its EXIF data say, and H and W are those of the rotated photo.
+
+    Raises:
+        ValueError: if masks, ignored pixels and targets do not fit together.
     """
 
     sample_id: str
@@ -76,7 +82,7 @@ class RawSample:
 
 @dataclass(frozen=True)
 class Skip:
-    """A sample that training could not use; ``reason`` is a few words, ``message`` the whole story."""
+    """A sample that training could not use; ``reason`` is a few words, ``message`` the full error."""
 
     source: str
     reason: str

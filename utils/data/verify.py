@@ -1,4 +1,4 @@
-"""Is the data there, and is it whole? What a run needs, where it comes from, and what is wrong with it.
+"""Check the data of a run: what is missing, where it comes from, and what is damaged.
 
     python -m utils.data.verify --dataset_dir ./dataset                                      # all of the release
     python -m utils.data.verify --dataset_dir ./dataset --dataset refer_seg --refer_seg_data refcoco --deep
@@ -13,7 +13,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,23 +29,17 @@ from utils.cli.config import TRAINING_ONLY, RunConfig
 
 from .downloads import Status, look_up
 from .encode import read_photo
+from .family import UnusableSource
 from .mixture import init_worker
+from .names import split_names
+from .options import DataOptions
 from .paths import MissingData
 from .records import NOTHING_TO_ASK
-from .registry import DataOptions, build_train_sources, build_val_source
+from .registry import build_val_source, find_family
 from .sources import Source
-from .sources.custom import scan
 
 _EVERYTHING = 1_000_000  # questions per photo: every class, expression and object is drawn
 _SHOWN = 20  # problems per dataset
-# What chooses within a family.
-_CHOICES = {
-    "sem_seg": "sem_seg_data",
-    "refer_seg": "refer_seg_data",
-    "vqa": "vqa_data",
-    "reason_seg": "reason_seg_data",
-    "custom": "custom_data",
-}
 
 
 @settings
@@ -61,19 +56,19 @@ class VerifyConfig(RunConfig):
 
     def options(self) -> DataOptions:
         """What training reads with these flags, asking for everything in a photo; rates do not matter."""
-        rates = ",".join("1" for _ in self.dataset.split("||"))
+        rates = ",".join("1" for _ in split_names(self.dataset))
         return DataOptions.of(self, sample_rates=rates, num_classes_per_sample=_EVERYTHING, num_classes_per_question=1)
 
     @property
     def val_datasets(self) -> list[str]:
-        return [name for name in self.val_dataset.split("||") if name]
+        return split_names(self.val_dataset)
 
 
 def verify(config: VerifyConfig) -> None:
     """Print the table and, with ``--deep``, the problems.
 
     Raises:
-        InputError: if there is anything to mend.
+        InputError: if anything is missing or bad.
     """
     statuses = look_up(config.options(), config.val_datasets)
     for status in statuses:
@@ -84,11 +79,12 @@ def verify(config: VerifyConfig) -> None:
         Path(config.report).write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
     faults = []
     if missing:
-        faults.append(f"{len(missing)} of {len(statuses)} downloads are missing or incomplete: {', '.join(missing)}")
+        are = "is" if len(missing) == 1 else "are"
+        faults.append(f"{len(missing)} of {len(statuses)} downloads {are} missing or incomplete: {', '.join(missing)}")
     if problems:
-        faults.append(f"{len(problems)} records are bad")
+        faults.append("1 record is bad" if len(problems) == 1 else f"{len(problems)} records are bad")
     if faults:
-        raise InputError(f"{'; '.join(faults)}. Mend what is listed above, or leave it out of the flags")
+        raise InputError(f"{'; '.join(faults)}. Correct what is listed above, or leave it out of the flags")
 
 
 def describe(status: Status) -> str:
@@ -115,7 +111,7 @@ def find_problems(config: VerifyConfig) -> Iterator[str]:
     """Go through every sample of every source; prints a line per source and the first problems of each."""
     for name, build in _builders(config.options(), config.val_datasets):
         try:
-            (source,) = build()
+            source = build()
             found = [("left out", problem) for problem in getattr(source, "left_out", ())]
             found += _bad_samples(source, config.workers)
             what = f"{len(source):,} samples"
@@ -123,9 +119,8 @@ def find_problems(config: VerifyConfig) -> Iterator[str]:
             print(f"{name}: not opened, {err.path} {err.problem}")
             continue
         except InputError as err:  # it cannot be opened at all
-            file = Path(name.removeprefix("custom|"))
-            lines = scan(file, single_turn=name.startswith("custom|"))[1] if file.suffix == ".jsonl" else []
-            found, what = [(err.reason, line) for line in lines] or [(err.reason, str(err))], "not opened"
+            problems = err.problems if isinstance(err, UnusableSource) else (str(err),)
+            found, what = [(err.reason, problem) for problem in problems], "not opened"
         reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(reason for reason, _ in found).items())
         print(f"{name}: {what}, {len(found)} bad{f' ({reasons})' if found else ''}")
         for _, message in found[:_SHOWN]:
@@ -135,29 +130,25 @@ def find_problems(config: VerifyConfig) -> Iterator[str]:
         yield from (message for _, message in found)
 
 
-def _builders(
-    options: DataOptions, val_datasets: Sequence[str]
-) -> Iterator[tuple[str, Callable[[], Sequence[Source]]]]:
+def _builders(options: DataOptions, val_datasets: Sequence[str]) -> Iterator[tuple[str, Callable[[], Source]]]:
     """Every source of a run and what opens it, so that one that cannot be opened does not hide the others."""
-    for family in options.datasets:
-        choice = _CHOICES.get(family)
-        for name in getattr(options, choice).split("||") if choice else [family]:
-            single = replace(options, dataset=family, sample_rates="1", **({choice: name} if choice else {}))
-            yield name.strip(), lambda single=single: build_train_sources(single)[0]
+    for family in map(find_family, options.datasets):
+        for part in family.parts(options):
+            yield part or family.name, partial(family.open_part, options, part)
     for name in val_datasets:
-        yield name, lambda name=name: [build_val_source(options.dataset_dir, name)]
+        yield name, partial(build_val_source, options.dataset_dir, name)
 
 
 def _bad_samples(source: Source, workers: int) -> Iterator[tuple[str, str]]:
     """Reason and message of every sample that cannot be used."""
-    loader = DataLoader(_Tried(source), batch_size=None, num_workers=workers, worker_init_fn=init_worker)
+    loader = DataLoader(SampleProblems(source), batch_size=None, num_workers=workers, worker_init_fn=init_worker)
     for problem in tqdm(loader, desc=source.name, disable=not sys.stderr.isatty()):
         if problem is not None:
             yield problem
 
 
 @dataclass(frozen=True)
-class _Tried(Dataset):
+class SampleProblems(Dataset):
     """What is wrong with each sample of a source, if anything."""
 
     source: Source

@@ -15,6 +15,7 @@ from model.predictor import PixelLMPredictor
 from utils import dist
 from utils.cli.args import Count, NonNegativeInt, flag, settings
 from utils.cli.config import Precision, Template
+from utils.data.names import split_names
 from utils.data.registry import build_val_source
 from utils.pictures import contact_sheet, write_image
 
@@ -40,12 +41,14 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if not self.version:
             raise InputError("--version is missing; give the folder of a merged model")
+        if not split_names(self.val_dataset):
+            raise InputError("--val_dataset names no set; expected names joined with ||, such as MultiReasonSeg|val")
 
 
 def evaluate(config: EvaluateConfig) -> None:
     """Print a table per set and write the output folder."""
     # Every set is opened before the first one costs hours.
-    sources = [build_val_source(config.dataset_dir, name) for name in config.val_dataset.split("||")]
+    sources = [build_val_source(config.dataset_dir, name) for name in split_names(config.val_dataset)]
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     predictor = PixelLMPredictor.from_pretrained(
         config.version,

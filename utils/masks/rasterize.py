@@ -29,7 +29,7 @@ def decode_segmentation(segmentation: Any, hw: tuple[int, int], *, where: str) -
     Returns:
         (H, W) bool.
     Raises:
-        InputError: if it is none of these, encloses no area, or belongs to another size.
+        InputError: if it is none of these, encloses no area, or is recorded for another size.
     """
     if min(hw) < 1:
         raise InputError(
@@ -133,7 +133,7 @@ def _decode_polygon(polygon: Any, hw: tuple[int, int], *, where: str) -> np.ndar
             f"{where}: a polygon of {len(corners)} points encloses no area; correct or remove the annotation",
             reason="bad polygon",
         )
-    return coco_mask.decode(coco_mask.frPyObjects([points.tolist()], *hw))[:, :, 0].astype(bool)
+    return coco_mask.decode(coco_mask.frPyObjects([points.tolist()], *hw)[0]).astype(bool)
 
 
 def _decode_rle(code: Mapping[str, Any], hw: tuple[int, int], *, where: str) -> np.ndarray:
@@ -159,7 +159,8 @@ def _decode_rle(code: Mapping[str, Any], hw: tuple[int, int], *, where: str) -> 
             "download the annotations again",
             reason="bad run lengths",
         )
-    return coco_mask.decode(coco_mask.frPyObjects({"size": list(hw), "counts": runs}, *hw)).astype(bool)
+    uncompressed: Any = {"size": list(hw), "counts": runs}  # read by pycocotools, but missing in its stubs
+    return coco_mask.decode(coco_mask.frPyObjects(uncompressed, *hw)).astype(bool)
 
 
 def _decompress(text: str | bytes) -> list[int]:

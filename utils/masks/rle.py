@@ -10,14 +10,24 @@ from pycocotools import mask as coco_mask
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:
-    """(H, W) bool -> {"size": [H, W], "counts": text}."""
-    code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    """(H, W) bool -> ``{"size": [H, W], "counts": text}``, COCO's compressed run lengths."""
+    code: Any = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
 
 
 def decode_rles(codes: Sequence[dict[str, Any]], *, hw: tuple[int, int]) -> np.ndarray:
-    """Codes of one photo of size ``hw`` -> (M, H, W) bool; M may be 0."""
+    """Decode the masks of one photo.
+
+    Args:
+        codes: M of them, as ``encode_rle`` writes them; M may be 0.
+        hw: (H, W) of the photo.
+    Returns:
+        (M, H, W) bool.
+    Raises:
+        ValueError: if a code is recorded for another size.
+    """
     masks = np.zeros((len(codes), *hw), dtype=bool)
     for mask, code in zip(masks, codes, strict=True):
-        mask[:] = coco_mask.decode(code)
+        encoded: Any = code
+        mask[:] = coco_mask.decode(encoded)
     return masks

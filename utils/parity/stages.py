@@ -31,7 +31,7 @@ from model.weights.tensors import read_weights
 from utils.cli.args import Parsed
 from utils.cli.config import MergeConfig
 from utils.data.encode import Sample
-from utils.data.prompts import MASK_REQUESTS
+from utils.data.prompts import EVAL_MASK_REQUEST
 from utils.data.records import SEG_MARK, RawSample
 from utils.data.registry import build_val_source
 from utils.training.lora import is_trained
@@ -416,7 +416,7 @@ def _comparable_words(case: Case, question: str, answer: str, recorded: str) -> 
     plain = f"{IMAGE_MARK}\n{question}"
     opened = conversation.render([(plain, None)]).text
     if recorded.endswith(opened[-len(conversation.before_answer) :]):
-        ours = _without_marks(opened).removesuffix(f"{MASK_REQUESTS[0]}{conversation.before_answer}")
+        ours = _without_marks(opened).removesuffix(f"{EVAL_MASK_REQUEST}{conversation.before_answer}")
         return ours, recorded[: len(ours)]
     size = max(1, sum(text in recorded for text in seg_strings(1, 64)))
     closed = conversation.render([(plain, answer.replace(SEG_MARK, seg_text(1, size)))])

@@ -26,6 +26,7 @@ from utils.data.collate import Collator
 from utils.data.downloads import require_data
 from utils.data.encode import Encoder
 from utils.data.mixture import Mixture, SkipTally, build_loader, describe_skips, read_batches
+from utils.data.names import split_names
 from utils.data.registry import DataOptions, build_train_sources, build_val_source
 from utils.data.sources import Source
 from utils.evaluation.teacher_forced import validate_teacher_forced
@@ -66,7 +67,7 @@ class Trainer:
             options = DataOptions.of(run)
             # A validation set that nobody asked for may be absent; see _val_sources.
             asked_for = not run.no_eval and run.val_dataset != RunConfig.val_dataset
-            require_data(options, run.val_dataset.split("||") if asked_for else [])
+            require_data(options, split_names(run.val_dataset) if asked_for else [])
             sources, rates = build_train_sources(options)
         self.val_sources = [] if run.no_eval and not run.eval_only else self._val_sources()
         self.device = init_distributed()
@@ -134,8 +135,11 @@ class Trainer:
 
     def _val_sources(self) -> list[Source]:
         """The sets of --val_dataset; a default set that is not there is no reason to stop."""
+        names = split_names(self.run.val_dataset)
+        if self.run.eval_only and not names:
+            raise InputError("--val_dataset names no set, but --eval_only needs one")
         sources = []
-        for name in self.run.val_dataset.split("||"):
+        for name in names:
             try:
                 sources.append(build_val_source(self.run.dataset_dir, name))
             except InputError as err:

@@ -121,8 +121,8 @@ def test_a_photo_turned_by_exif_has_the_size_that_is_shown(folder, encoder):
         (record(turn(SQUARE), {"question": "", "answer": "No."}), "line 2: turn 1: \"question\" is ''; expected text"),
         (record({"question": "What?"}), 'turn 0: "answer" is None; expected text'),
         (record(turn(SQUARE, answer="{seg} {seg}")), r"turn 0: the answer has 2 \{seg\} for 1 targets"),
-        (record(turn(answer="No.", question="Is {seg} it?")), r'turn 0: "question" holds \{seg\}'),
-        (record(turn(SQUARE, question="<image>\nWhere?")), 'turn 0: "question" holds <image>; leave it out'),
+        (record(turn(answer="No.", question="Is {seg} it?")), r'turn 0: "question" contains \{seg\}'),
+        (record(turn(SQUARE, question="<image>\nWhere?")), 'turn 0: "question" contains <image>; leave it out'),
         (record({"question": "Q", "answer": "{seg}", "targets": SQUARE}), r'turn 0: "targets" is \{.*expected a list'),
         (record(turn([1, 2, 3])), r"turn 0: target 0 is \[1, 2, 3\]; expected .*polygon"),
         (record(turn([])), r"turn 0: target 0 is \[\]; expected"),
@@ -196,9 +196,9 @@ def test_validation_reads_single_questions(folder):
 
 
 def test_missing_and_empty_files(folder):
-    with pytest.raises(InputError, match="--dataset custom needs --custom_data FILE"):
+    with pytest.raises(InputError, match=r"--dataset custom needs --custom_data .*docs/custom_data.md"):
         build_train_sources(DataOptions(folder, "custom", "1"))
-    with pytest.raises(InputError, match=r"--custom_data .*none.jsonl: .* does not exist"):
+    with pytest.raises(InputError, match=r"none.jsonl does not exist, but --custom_data .*none.jsonl needs it"):
         build_train_sources(DataOptions(folder, "custom", "1", custom_data=str(folder / "none.jsonl")))
     with pytest.raises(InputError, match="is empty"):
         open_source(write(folder, ""))

@@ -197,9 +197,9 @@ def test_masks_of_another_size_are_refused(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("mark", ["[SEG0]", "<image>", "<im_start>", "</s>"])
-def test_words_that_spell_a_token_are_refused(encoder, photo, mark):
+def test_text_with_a_special_token_is_refused(encoder, photo, mark):
     for question, answer in ((f"a {mark}", "{seg}"), ("a", f"{{seg}} {mark}")):
-        with pytest.raises(InputError, match="token of the model"):
+        with pytest.raises(InputError, match="contains the special token"):
             encoder(make_sample(photo, [[(question, answer, (0,))]]))
 
 

@@ -74,9 +74,9 @@ FAULTS = {
     "a dialogue without answers": (
         "vqa", lambda root: edit(root, LLAVA, lambda items: items.__setitem__(0, {"id": 3})), "bad record",
     ),
-    "a dialogue that spells a token": (
+    "a dialogue with a special token": (
         "vqa", lambda root: edit(root, LLAVA, lambda items: items.__setitem__(0, dialogue("Q", "[SEG0]"))),
-        "words spell a token",
+        "special token in text",
     ),
     "a dialogue that is too long": (
         "vqa", lambda root: edit(root, LLAVA, lambda items: items.__setitem__(0, dialogue("Q " * 900, "A"))),

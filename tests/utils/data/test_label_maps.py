@@ -9,8 +9,8 @@ from PIL import Image
 from model.errors import InputError
 from tests.support.tiny_data import SHARED, H, W, draw_photo
 from tests.support.whole_tree import label_map, write_png
-from utils.data.asking import Asking
 from utils.data.paths import DatasetPaths
+from utils.data.question_plan import QuestionPlan
 from utils.data.sources.label_maps import LABEL_MAPS, _names
 
 # The classes of label_map(): value 5 above, value 17 below; 0 is a class in two of the three datasets.
@@ -22,8 +22,8 @@ EXPECTED = {
 
 
 def open_source(root, name, *, questions=3, per_question=3):
-    asking = Asking(questions, per_question)
-    return LABEL_MAPS[name](DatasetPaths(root), asked_by="--dataset sem_seg", asking=asking)
+    plan = QuestionPlan(questions, per_question)
+    return LABEL_MAPS[name](DatasetPaths(root), asked_by="--dataset sem_seg", plan=plan)
 
 
 @pytest.mark.parametrize("name", LABEL_MAPS)

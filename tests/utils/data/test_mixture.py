@@ -238,11 +238,3 @@ def test_validation_never_skips(dataset_dir, encoder):
     dataset[0]
     with pytest.raises(InputError, match=r"MultiReasonSeg\|val, sample 1: image .*12.jpg does not exist"):
         dataset[1]
-
-
-def test_released_import_names():
-    from utils.dataset import HybridDataset, collate_fn
-    from utils.dataset import ValDataset as released_name
-
-    assert (HybridDataset, released_name) == (Mixture, ValDataset)
-    assert callable(collate_fn)

@@ -7,8 +7,8 @@ import pytest
 
 from model.errors import InputError
 from tests.support.tiny_data import H, W, box
-from utils.data.asking import Asking
 from utils.data.paths import DatasetPaths
+from utils.data.question_plan import QuestionPlan
 from utils.data.sources.parts import PARTS, split_category
 from utils.masks.rasterize import decode_segmentation
 
@@ -16,7 +16,7 @@ PACO = "vlpart/paco/annotations/paco_lvis_v1_train.json"
 
 
 def open_source(root, name="paco_lvis"):
-    return PARTS[name](DatasetPaths(root), asked_by="--dataset sem_seg", asking=Asking(3, 1))
+    return PARTS[name](DatasetPaths(root), asked_by="--dataset sem_seg", plan=QuestionPlan(3, 1))
 
 
 @pytest.mark.parametrize(

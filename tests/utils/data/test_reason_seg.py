@@ -127,5 +127,5 @@ def test_a_missing_or_damaged_annotation_is_named(tmp_path):
 
 def test_no_pixel_counts(tmp_path):
     shapes = [shape("ignore", -10, -10, 200, 200)]
-    with pytest.raises(InputError, match="every pixel as not counting"):
+    with pytest.raises(InputError, match="every pixel as ignored"):
         write_record(tmp_path, reason_record("x", shapes=shapes))

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from model.errors import InputError
 from tests.support.tiny_data import make_ref, write_refer
-from utils.data.asking import Asking, deal
 from utils.data.paths import DatasetPaths
+from utils.data.question_plan import QuestionPlan, deal
 from utils.data.registry import build_val_source
 from utils.data.sources.refer import ReferTrain, in_split, read_refs
 
 
 def train_source(root: Path, *, questions: int = 3, per_question: int = 1) -> ReferTrain:
-    return ReferTrain(DatasetPaths(root), "refcoco", asking=Asking(questions, per_question, expand=True))
+    return ReferTrain(DatasetPaths(root), "refcoco", plan=QuestionPlan(questions, per_question, expand=True))
 
 
 @given(st.integers(1, 30), st.integers(1, 5), st.integers(1, 4), st.integers(0, 999))
@@ -93,7 +93,7 @@ def test_validation_asks_every_expression(shared_dataset):
 
 def test_grefcoco_has_several_targets_or_none(whole_tree):
     """One mask per expression, as in the release: the union of its objects, or an empty one."""
-    source = ReferTrain(DatasetPaths(whole_tree), "grefcoco", asking=Asking(3, 1))
+    source = ReferTrain(DatasetPaths(whole_tree), "grefcoco", plan=QuestionPlan(3, 1))
     sample = source.get(0, np.random.default_rng(0))
     masks = {turn.question: sample.masks[turn.targets[0]] for (turn,) in sample.conversations}
     (both,) = [mask for question, mask in masks.items() if "both of them" in question]
@@ -109,11 +109,11 @@ def test_grefcoco_may_be_pickled(whole_tree, tmp_path):
     refs = json.loads((folder / "grefs(unc).json").read_text())
     (folder / "grefs(unc).json").unlink()
     (folder / "grefs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
-    assert len(ReferTrain(DatasetPaths(tmp_path), "grefcoco", asking=Asking())) == 2
+    assert len(ReferTrain(DatasetPaths(tmp_path), "grefcoco", plan=QuestionPlan())) == 2
 
 
 def test_refclef_has_photos_in_folders_and_masks_in_lists(whole_tree):
-    sample = ReferTrain(DatasetPaths(whole_tree), "refclef", asking=Asking()).get(0, np.random.default_rng(0))
+    sample = ReferTrain(DatasetPaths(whole_tree), "refclef", plan=QuestionPlan()).get(0, np.random.default_rng(0))
     assert sample.image_path == whole_tree / "refer_seg/images/saiapr_tc-12/00/images/1.jpg"
     assert sample.image_path.is_file()
     assert sample.masks[0].sum() == 15 * 22

@@ -75,10 +75,16 @@ def test_unknown_validation_sets(shared_dataset, name):
         build_val_source(shared_dataset, name)
 
 
-@pytest.mark.parametrize("name", ["ade20k", "", "refcoco"])
+@pytest.mark.parametrize("name", ["ade20k", "refcoco"])
 def test_unknown_families(shared_dataset, name):
     with pytest.raises(InputError, match=f"'{name}' is unknown; available are"):
         build_train_sources(options(shared_dataset, dataset=f"refer_seg||{name}"))
+
+
+@pytest.mark.parametrize("family", ["sem_seg", "refer_seg", "vqa", "reason_seg"])
+def test_a_family_without_any_part(shared_dataset, family):
+    with pytest.raises(InputError, match=f"--dataset {family} needs --{family}_data"):
+        build_train_sources(options(shared_dataset, dataset=family, rates="1", **{f"{family}_data": " || "}))
 
 
 def test_missing_folder_and_files_are_named(tmp_path):

@@ -88,10 +88,10 @@ def test_a_missing_photo_is_named(tmp_path):
     assert caught.value.reason == "image missing"
 
 
-def test_words_that_spell_a_token_are_refused_and_counted(tmp_path, encoder):
-    with pytest.raises(InputError, match="token of the model") as caught:
+def test_text_with_a_special_token_is_refused_and_counted(tmp_path, encoder):
+    with pytest.raises(InputError, match="special token") as caught:
         encoder(get(tmp_path, dialogue("Q", "A </s> B")))
-    assert caught.value.reason == "words spell a token"
+    assert caught.value.reason == "special token in text"
 
 
 @pytest.mark.parametrize("content", [{}, [], "x"])

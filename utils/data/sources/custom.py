@@ -1,4 +1,4 @@
-"""One's own data: a JSON-lines file of photos with questions, answers and targets. docs/custom_data.md has the format.
+"""Custom data: a JSON-lines file of photos with questions, answers and targets. docs/custom_data.md has the format.
 
 Shapes: M masks of one sample, H, W size of its photo as displayed.
 """
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from model.errors import InputError
+from utils.data.family import Download, Family, UnusableSource, ValSets
+from utils.data.paths import DatasetPaths, MissingData
 from utils.data.photos import photo_hw, read_label_map
 from utils.data.records import SEG_MARK, RawSample, Turn
 from utils.masks.rasterize import decode_segmentation
@@ -24,6 +26,7 @@ from utils.masks.rasterize import decode_segmentation
 logger = logging.getLogger(__name__)
 
 _SHAPES = '{"polygon": [x, y, ...]}, {"rle": {"size": [H, W], "counts": ...}}, {"png": "FILE.png"}, or a list of these'
+_VAL_PREFIX = "custom|"
 _KEYS = ({"polygon"}, {"rle"}, {"png"}, {"png", "value"})
 
 
@@ -49,19 +52,25 @@ class CustomSource:
     Args:
         asked_by: the flag that names the file.
         single_turn: refuse dialogues of several turns: a validation question stands alone.
+
+    Raises:
+        MissingData: if the file does not exist.
+        UnusableSource: if a line is bad.
+        InputError: if the file is empty.
     """
 
     def __init__(self, file: Path, *, asked_by: str, single_turn: bool = False) -> None:
         self.name = f"custom|{file}"
         self._file = file
-        if not file.is_file():
-            raise InputError(f"{asked_by}: {file} does not exist; expected a JSON-lines file, see docs/custom_data.md")
+        _check_exists(file, asked_by)
         self._lines, problems = scan(file, single_turn=single_turn)
         if problems:
-            more = f"; {len(problems) - 1} more lines are bad" if len(problems) > 1 else ""
-            raise InputError(
-                f"{problems[0]}{more}. Mend the file ({asked_by}); `python -m utils.data.verify --dataset custom "
-                f"--custom_data {file} --deep` lists every bad line"
+            others = len(problems) - 1
+            more = f"; {others} more {'lines are' if others > 1 else 'line is'} bad" if others else ""
+            raise UnusableSource(
+                f"{problems[0]}{more}. Correct the file ({asked_by}); `python -m utils.data.verify --dataset custom "
+                f"--custom_data {file} --deep` lists every bad line",
+                problems,
             )
         if not len(self._lines):
             raise InputError(f"{asked_by}: {file} is empty; expected a record per line, see docs/custom_data.md")
@@ -166,21 +175,25 @@ def _parse_turn(turn: Any) -> tuple[str, str, list[tuple[Mapping[str, Any], ...]
     """Question, answer, and the shapes of each target."""
     if not isinstance(turn, Mapping):
         raise InputError(f"it is a {type(turn).__name__}; expected an object with question, answer and targets")
-    question, answer, targets = turn.get("question"), turn.get("answer"), turn.get("targets", [])
-    for key, text in (("question", question), ("answer", answer)):
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f'"{key}" is {text!r}; expected text')
-        if "<image>" in text:
-            raise InputError(f'"{key}" holds <image>; leave it out, the photo always stands before the first question')
+    question, answer, targets = _parse_text(turn, "question"), _parse_text(turn, "answer"), turn.get("targets", [])
     if SEG_MARK in question:
-        raise InputError(f'"question" holds {SEG_MARK}, which stands in answers only')
+        raise InputError(f'"question" contains {SEG_MARK}, which belongs in answers only')
     if not isinstance(targets, Sequence) or isinstance(targets, str):
         raise InputError(f'"targets" is {targets!r}; expected a list, one entry per {SEG_MARK}')
     return question, answer, [_parse_target(target, place) for place, target in enumerate(targets)]
 
 
+def _parse_text(turn: Mapping[str, Any], key: str) -> str:
+    text = turn.get(key)
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f'"{key}" is {text!r}; expected text')
+    if "<image>" in text:
+        raise InputError(f'"{key}" contains <image>; leave it out, the photo always comes before the first question')
+    return text
+
+
 def _parse_target(target: Any, place: int) -> tuple[Mapping[str, Any], ...]:
-    shapes = target if isinstance(target, list) and target else [target]
+    shapes: list[Any] = target if isinstance(target, list) and target else [target]
     if not all(_is_shape(shape) for shape in shapes):
         raise InputError(f"target {place} is {_shorten(target)}; expected {_SHAPES}")
     return tuple(shapes)
@@ -210,6 +223,8 @@ def draw_target(shapes: Sequence[Mapping[str, Any]], hw: tuple[int, int], *, fol
     Args:
         folder: where relative paths start.
         where: for messages.
+    Raises:
+        InputError: if a shape cannot be drawn or has another size, or the mask is empty.
     """
     mask = np.zeros(hw, dtype=bool)
     for shape in shapes:
@@ -233,3 +248,35 @@ def _read_png(path: Path, value: int | None, hw: tuple[int, int], *, where: str)
             reason="photo and masks differ in size",
         )
     return labels != 0 if value is None else labels == value
+
+
+def _download(file: str) -> Download:
+    def find(paths: DatasetPaths, flag: str) -> Path:
+        _check_exists(Path(file), flag)
+        return Path(file)
+
+    return Download(f"your own {file}", (find,), "docs/custom_data.md has the format", "yours")
+
+
+def _check_exists(file: Path, asked_by: str) -> None:
+    if not file.is_file():
+        advice = "Give a JSON-lines file; docs/custom_data.md has the format"
+        raise MissingData(file, "does not exist", asked_by, advice=advice)
+
+
+def _val_file(name: str) -> Path:
+    return Path(name.removeprefix(_VAL_PREFIX))
+
+
+FAMILY = Family(
+    "custom",
+    lambda options, part: CustomSource(Path(part), asked_by=f"--custom_data {part}"),
+    lambda part: [_download(part)],
+    part_flag="custom_data",
+    val_sets=ValSets(
+        lambda paths, name: CustomSource(_val_file(name), asked_by=f"--val_dataset {name}", single_turn=True),
+        lambda name: [_download(str(_val_file(name)))],
+        file_prefix=_VAL_PREFIX,
+    ),
+    hint="; docs/custom_data.md has the format",
+)

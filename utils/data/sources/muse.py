@@ -6,7 +6,7 @@ Shapes: M masks of one sample, H, W size of its photo.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,18 @@ import numpy as np
 from model.errors import InputError
 from model.files import read_json
 from utils.data import prompts
+from utils.data.family import Download, Family, ValSets, find_any
 from utils.data.packed import Packed
 from utils.data.paths import DatasetPaths
 from utils.data.records import SEG_MARK, RawSample, Turn
 from utils.masks.rasterize import decode_segmentation
 
+from .coco_photos import COCO_TERMS
+
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test_less", "test_many")
+_VAL_PREFIX = "MultiReasonSeg|"
 # Composed answers call an object by its category this often, as in the release.
 _CATEGORY_SHARE = 0.1
 
@@ -72,6 +76,10 @@ class MuseTrain:
 
     Attributes:
         left_out: the records and questions that cannot be used, and why.
+
+    Raises:
+        MissingData: if the file does not exist.
+        InputError: if it is not in MUSE's format, or has no usable question.
     """
 
     name = "multi_reason_seg"
@@ -79,35 +87,16 @@ class MuseTrain:
     def __init__(self, paths: DatasetPaths, *, expand: bool) -> None:
         self._expand = expand
         file = paths.muse("train", asked_by=f"--dataset {self.name}")
-        images, problems = [], []
         records = _records(file)
-        for number, record in enumerate(records):
-            try:
-                image = _parse_record(record, number, paths, file=file)
-            except InputError as err:
-                problems.append(str(err).removeprefix(f"{file}: "))
-                continue
-            usable = []
-            for position, question in enumerate(image.questions):
-                problem = find_problem(question)
-                if problem is None:
-                    usable.append(question)
-                else:
-                    problems.append(f"question {position} of record {number} {problem}")
-            if usable:
-                images.append(replace(image, questions=tuple(usable)))
+        problems: list[str] = []
+        images = list(_usable_images(records, paths, file=file, problems=problems))
         if not images:
             raise InputError(
                 f"{file} has no usable question in {len(records)} records; download it again. The first: {problems[0]}"
             )
         if problems:
-            dropped = len(records) - len(images)
-            logger.warning(
-                "%s: %d records or questions left out, and %d of %d photos with them; the first: %s",
-                file, len(problems), dropped, len(records), problems[0],
-            )  # fmt: skip
-        count = sum(len(image.questions) for image in images)
-        logger.info("%s: %d images, %d questions", self.name, len(images), count)
+            _warn_of_left_out(file, problems, num_records=len(records), num_dropped=len(records) - len(images))
+        _log_size(self.name, images)
         self._images = Packed(images)
         self.left_out = tuple(f"{file}: {problem}" for problem in problems)
 
@@ -127,6 +116,10 @@ class MuseVal:
     """A file for evaluation, in one fixed wording; nothing is left out and ``rng`` is not used.
 
     The answers name every true object: they are what teacher-forced validation feeds in.
+
+    Raises:
+        MissingData: if the file does not exist.
+        InputError: if a record is not in MUSE's format.
     """
 
     def __init__(self, paths: DatasetPaths, *, split: str, name: str) -> None:
@@ -134,8 +127,7 @@ class MuseVal:
         file = paths.muse(split, asked_by=f"--val_dataset {name}")
         records = _records(file)
         self._images = Packed(_parse_record(record, number, paths, file=file) for number, record in enumerate(records))
-        count = sum(len(image.questions) for image in self._images)
-        logger.info("%s: %d images, %d questions", name, len(self._images), count)
+        _log_size(name, self._images)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -147,6 +139,35 @@ class MuseVal:
             phrases = [target.rephrased_name for target in question.targets]
             words.append((prompts.muse_eval_question(question.text), prompts.muse_eval_answer(phrases)))
         return _sample(self.name, image, words)
+
+
+def _usable_images(
+    records: Sequence[Mapping[str, Any]], paths: DatasetPaths, *, file: Path, problems: list[str]
+) -> Iterator[MuseImage]:
+    """Photos with the questions that training can use; every other record and question is added to ``problems``."""
+    for number, record in enumerate(records):
+        try:
+            image = _parse_record(record, number, paths, file=file)
+        except InputError as err:
+            problems.append(str(err).removeprefix(f"{file}: "))
+            continue
+        found = [find_problem(question) for question in image.questions]
+        problems += [f"question {place} of record {number} {problem}" for place, problem in enumerate(found) if problem]
+        usable = tuple(question for question, problem in zip(image.questions, found, strict=True) if not problem)
+        if usable:
+            yield replace(image, questions=usable)
+
+
+def _warn_of_left_out(file: Path, problems: Sequence[str], *, num_records: int, num_dropped: int) -> None:
+    logger.warning(
+        "%s: %d records or questions left out, and %d of %d photos with them; the first: %s",
+        file, len(problems), num_dropped, num_records, problems[0],
+    )  # fmt: skip
+
+
+def _log_size(name: str, images: Collection[MuseImage] | Packed[MuseImage]) -> None:
+    count = sum(len(image.questions) for image in images)
+    logger.info("%s: %d images, %d questions", name, len(images), count)
 
 
 def find_problem(question: MuseQuestion) -> str | None:
@@ -211,3 +232,42 @@ def _parse_record(record: Mapping[str, Any], number: int, paths: DatasetPaths, *
 def _parse_target(annotation: Mapping[str, Any]) -> MuseTarget:
     category = annotation.get("category_name") or annotation["rephrased_name"]
     return MuseTarget(annotation["segmentation"], annotation.get("rephrased_name") or category, category)
+
+
+def _downloads(split: str) -> tuple[Download, ...]:
+    annotations = Download(
+        f"MUSE {split}",
+        (lambda paths, flag: paths.muse(split, asked_by=flag),),
+        "github.com/MaverickRen/PixelLM, README",
+        "see the source",
+    )
+    photos = Download(
+        "COCO photos of MUSE (train2017 and val2017, or train2014)",
+        (_muse_photos,),
+        "cocodataset.org, train2017.zip and val2017.zip",
+        COCO_TERMS,
+    )
+    return annotations, photos
+
+
+def _muse_photos(paths: DatasetPaths, flag: str) -> Path:
+    """Which photos a file needs is written in it; that one of the folders has some is a good sign."""
+    folders = [paths.muse_image(record).parent for record in (
+        {"coco_url": "train2017/any.jpg"}, {"coco_url": "val2017/any.jpg"}, {"file_name": "any.jpg"}
+    )]  # fmt: skip
+    for folder in folders:
+        if next(folder.glob("*.jpg"), None) is not None:
+            return folder / "*.jpg"
+    return find_any(folders[0], "*.jpg", flag)
+
+
+FAMILY = Family(
+    "multi_reason_seg",
+    lambda options, part: MuseTrain(options.paths, expand=options.use_expand_question_list),
+    lambda part: _downloads("train"),
+    val_sets=ValSets(
+        lambda paths, name: MuseVal(paths, split=name.removeprefix(_VAL_PREFIX), name=name),
+        lambda name: _downloads(name.removeprefix(_VAL_PREFIX)),
+        names=tuple(f"{_VAL_PREFIX}{split}" for split in SPLITS),
+    ),
+)

@@ -16,9 +16,9 @@ import numpy as np
 from model.errors import InputError
 from model.files import read_json
 from utils.data import prompts
-from utils.data.asking import Asking
 from utils.data.packed import Packed
 from utils.data.paths import DatasetPaths
+from utils.data.question_plan import QuestionPlan
 from utils.data.records import RawSample
 from utils.masks.rasterize import decode_segmentation
 
@@ -40,16 +40,19 @@ class PartsImage:
 
 
 class Parts:
-    """One sample is one photo with some of its classes; a class is everything of it in the photo.
+    """One sample is one photo with some of its classes. One mask per class, covering all its instances.
 
     Args:
         file: COCO annotations with categories ``object`` or ``object:part``.
-        find_image: ``file_name`` -> where the photo is.
+        find_image: ``file_name`` -> path of the photo.
+
+    Raises:
+        InputError: if the file is not in COCO's format, or has no annotation.
     """
 
-    def __init__(self, name: str, file: Path, find_image: Callable[[str], Path], *, asking: Asking) -> None:
+    def __init__(self, name: str, file: Path, find_image: Callable[[str], Path], *, plan: QuestionPlan) -> None:
         self.name = name
-        self._asking = asking
+        self._plan = plan
         content = read_json(file)
         try:
             self._images = Packed(_group_by_image(content, find_image))
@@ -70,7 +73,7 @@ class Parts:
         sample_id = f"{self.name}/{path.name}"
         things = list(image.things)
         phrases = [prompts.part_name(rng, whole, part) if part else whole for whole, part in things]
-        drawn, conversations = self._asking.ask(rng, phrases)
+        drawn, conversations = self._plan.ask(rng, phrases)
         masks = [
             np.logical_or.reduce(
                 [
@@ -83,12 +86,12 @@ class Parts:
         return RawSample(sample_id, path, conversations, np.stack(masks))
 
 
-def paco_lvis(paths: DatasetPaths, *, asked_by: str, asking: Asking) -> Parts:
-    return Parts("paco_lvis", paths.paco(asked_by=asked_by), paths.coco_image, asking=asking)
+def paco_lvis(paths: DatasetPaths, *, asked_by: str, plan: QuestionPlan) -> Parts:
+    return Parts("paco_lvis", paths.paco(asked_by=asked_by), paths.coco_image, plan=plan)
 
 
-def pascal_part(paths: DatasetPaths, *, asked_by: str, asking: Asking) -> Parts:
-    return Parts("pascal_part", paths.pascal_part(asked_by=asked_by), paths.pascal_part_image, asking=asking)
+def pascal_part(paths: DatasetPaths, *, asked_by: str, plan: QuestionPlan) -> Parts:
+    return Parts("pascal_part", paths.pascal_part(asked_by=asked_by), paths.pascal_part_image, plan=plan)
 
 
 def split_category(name: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""ReasonSeg: a question or phrase about one region, with pixels that do not count.
+"""ReasonSeg: a question or phrase about one region, with pixels that are ignored.
 
 Shapes: H, W size of the photo.
 """
@@ -17,6 +17,9 @@ import numpy as np
 from model.errors import InputError
 from model.files import read_json
 from utils.data import prompts
+from utils.data.family import Download, Family, ValSets, find_any
+from utils.data.names import check_name
+from utils.data.options import DataOptions
 from utils.data.packed import Packed
 from utils.data.paths import DatasetPaths
 from utils.data.photos import photo_hw
@@ -26,6 +29,7 @@ from utils.masks.rasterize import paint_polygons
 logger = logging.getLogger(__name__)
 
 VAL_SPLITS = ("val", "test")
+_PREFIX = "ReasonSeg|"
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,10 @@ class ReasonSegTrain(ReasonSegSource):
         num_questions: texts per photo, at most.
         explanatory: -1 needs no explanations and gives none.
         expand: draw from more wordings.
+
+    Raises:
+        MissingData: if a split or the explanations do not exist.
+        InputError: if the explanations are not in ReasonSeg's format.
     """
 
     def __init__(
@@ -94,7 +102,7 @@ class ReasonSegTrain(ReasonSegSource):
         conversations = []
         for position in rng.permutation(len(record.texts))[: self._num_questions]:
             text = record.texts[position]
-            if text_only:
+            if explanation is not None and text_only:
                 conversations.append((Turn(text, explanation, ()),))
                 continue
             if record.is_sentence:
@@ -151,7 +159,7 @@ def read_record(photo: Path, *, sample_id: str) -> ReasonRecord:
             reason="bad record",
         ) from err
     if (painted == 2).all():
-        raise InputError(f"{sample_id}: {file} marks every pixel as not counting; remove it", reason="no pixel counts")
+        raise InputError(f"{sample_id}: {file} marks every pixel as ignored; remove it", reason="no pixel counts")
     return ReasonRecord(texts, is_sentence, painted == 1, painted == 2 if (painted == 2).any() else None)
 
 
@@ -173,3 +181,64 @@ def _read_explanations(paths: DatasetPaths, *, asked_by: str) -> dict[str, str]:
             f"{file} is not in ReasonSeg's format ({type(err).__name__}: {err}); download it again, or give "
             "--explanatory=-1"
         ) from err
+
+
+def _download(split: str) -> Download:
+    return Download(
+        f"ReasonSeg {split}",
+        (
+            lambda paths, flag: find_any(paths.reason_seg_images(split, asked_by=flag)[0].parent, "*.jpg", flag),
+            lambda paths, flag: find_any(paths.reason_seg_images(split, asked_by=flag)[0].parent, "*.json", flag),
+        ),
+        "github.com/dvlab-research/LISA, Dataset",
+        "see the source",
+        full={"train": 239, "val": 200, "test": 779}.get(split, 0),
+    )
+
+
+_EXPLANATIONS = Download(
+    "ReasonSeg explanations",
+    (lambda paths, flag: paths.reason_seg_explanations(asked_by=flag),),
+    "github.com/dvlab-research/LISA, Dataset",
+    "see the source",
+)
+
+
+def _splits(part: str) -> list[str]:
+    """``ReasonSeg|train_val`` -> ``["train", "val"]``."""
+    splits = part.removeprefix(_PREFIX)
+    if not part.startswith(_PREFIX) or not splits:
+        check_name(part, flag="--reason_seg_data", known=[f"{_PREFIX}train", f"{_PREFIX}train_val"])
+    return splits.split("_")
+
+
+def _open(options: DataOptions, part: str) -> ReasonSegTrain:
+    return ReasonSegTrain(
+        options.paths,
+        splits="_".join(_splits(part)),
+        num_questions=options.num_classes_per_sample,
+        explanatory=options.explanatory,
+        expand=options.use_expand_question_list,
+    )
+
+
+def _downloads(part: str) -> list[Download]:
+    return [_download(split) for split in _splits(part)]
+
+
+def _extra_downloads(options: DataOptions) -> dict[str, Download]:
+    return {} if options.explanatory == -1 else {f"--explanatory {options.explanatory}": _EXPLANATIONS}
+
+
+FAMILY = Family(
+    "reason_seg",
+    _open,
+    _downloads,
+    part_flag="reason_seg_data",
+    extra_downloads=_extra_downloads,
+    val_sets=ValSets(
+        lambda paths, name: ReasonSegVal(paths, split=name.removeprefix(_PREFIX), name=name),
+        _downloads,
+        names=tuple(f"{_PREFIX}{split}" for split in VAL_SPLITS),
+    ),
+)

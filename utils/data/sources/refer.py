@@ -19,11 +19,14 @@ import numpy as np
 from model.errors import InputError
 from model.files import read_json
 from utils.data import prompts
-from utils.data.asking import Asking, Conversations
+from utils.data.family import Download, Family, ValSets, find_any
 from utils.data.packed import Packed
-from utils.data.paths import DatasetPaths
+from utils.data.paths import REFER_SPLIT_BY, DatasetPaths
+from utils.data.question_plan import Conversations, QuestionPlan
 from utils.data.records import RawSample, Turn
 from utils.masks.rasterize import decode_segmentation
+
+from .coco_photos import COCO_2014
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +37,11 @@ MULTI_GROUP_SIZES = (6, 5, 4)
 
 @dataclass(frozen=True)
 class Expression:
-    """What somebody calls one thing.
+    """A phrase that refers to something in a photo.
 
     Attributes:
         targets: indices into ``ReferImage.segmentations``: one; several in gRefCOCO, whose mask is their union; or
-            none, when the photo shows no such thing.
+            none, when the photo shows nothing of the kind.
     """
 
     text: str
@@ -51,7 +54,7 @@ class ReferImage:
 
     Attributes:
         hw: (H, W) as recorded in instances.json.
-        segmentations: what the expressions speak of, as stored there.
+        segmentations: of the objects that the expressions refer to, as stored there.
         ann_ids: of each segmentation, for messages.
     """
 
@@ -63,7 +66,12 @@ class ReferImage:
 
 
 class ReferSource:
-    """What training and evaluation share: the index of one split, and its masks."""
+    """What training and evaluation share: the index of one split, and its masks.
+
+    Raises:
+        MissingData: if a file does not exist.
+        InputError: if a file is damaged, or has no expression of the split.
+    """
 
     def __init__(self, paths: DatasetPaths, dataset: str, *, split: str, name: str, asked_by: str) -> None:
         self.name = name
@@ -96,14 +104,14 @@ class ReferSource:
 class ReferTrain(ReferSource):
     """The train split: one sample is one photo with some of its expressions, dealt to a few questions."""
 
-    def __init__(self, paths: DatasetPaths, dataset: str, *, asking: Asking) -> None:
+    def __init__(self, paths: DatasetPaths, dataset: str, *, plan: QuestionPlan) -> None:
         asked_by = f"--dataset refer_seg with --refer_seg_data {dataset}"
         super().__init__(paths, dataset, split="train", name=dataset, asked_by=asked_by)
-        self._asking = asking
+        self._plan = plan
 
     def get(self, index: int, rng: np.random.Generator) -> RawSample:
         image = self._images[index]
-        drawn, conversations = self._asking.ask(rng, [expression.text for expression in image.expressions])
+        drawn, conversations = self._plan.ask(rng, [expression.text for expression in image.expressions])
         return self._sample(image, [image.expressions[position] for position in drawn], conversations)
 
 
@@ -175,7 +183,7 @@ def _read_split(paths: DatasetPaths, dataset: str, *, split: str, asked_by: str)
 
 
 def _ann_ids(ref: dict[str, Any], dataset: str) -> list[int]:
-    """The annotations that a ref speaks of; in gRefCOCO -1 says that there is none."""
+    """The annotations that a ref refers to; in gRefCOCO -1 means none."""
     if dataset != "grefcoco":
         return [ref["ann_id"]]
     ann_ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
@@ -237,10 +245,57 @@ _PLAIN_TYPES = {
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """A pickle may name any function for the reader to call; this one knows plain types only."""
+    """Loads plain types only: a pickle can make its reader call any function."""
 
     def find_class(self, module: str, name: str) -> Any:
         module = "builtins" if module == "__builtin__" else module  # as Python 2 called it
         if (module, name) not in _PLAIN_TYPES:
             raise pickle.UnpicklingError(f"it asks for {module}.{name} but should hold plain data only")
         return _PLAIN_TYPES[module, name]
+
+
+_REFER_REPOSITORY = "github.com/lichengunc/refer (its own host is gone; web.archive.org has the files)"
+
+
+def _downloads(dataset: str) -> tuple[Download, ...]:
+    is_generalized = dataset == "grefcoco"
+    annotations = Download(
+        f"{dataset} annotations",
+        (
+            lambda paths, flag: paths.refer_refs(dataset, asked_by=flag),
+            lambda paths, flag: paths.refer_instances(dataset, asked_by=flag),
+        ),
+        "github.com/henghuiding/gRefCOCO" if is_generalized else _REFER_REPOSITORY,
+        "see the source" if is_generalized else "Apache-2.0, says the repository",
+    )
+    photos = COCO_2014
+    if dataset == "refclef":
+        photos = Download(
+            "SAIAPR TC-12 photos",
+            (lambda paths, flag: find_any(paths.refer_image("refclef", "any.jpg").parent, "**/*.jpg", flag),),
+            _REFER_REPOSITORY,
+            "see imageclef.org/SIAPRdata",
+        )
+    return annotations, photos
+
+
+def _open_val(paths: DatasetPaths, name: str) -> ReferVal:
+    dataset, _, split = name.split("|")
+    sizes = MULTI_GROUP_SIZES if dataset.startswith("multi") else (1,)
+    return ReferVal(paths, dataset.removeprefix("multi"), split=split, name=name, group_sizes=sizes)
+
+
+_VAL_NAMES = tuple(f"{name}|{by}|{split}" for name, by in REFER_SPLIT_BY.items() for split in SPLITS)
+
+FAMILY = Family(
+    "refer_seg",
+    lambda options, part: ReferTrain(options.paths, part, plan=options.question_plan),
+    _downloads,
+    part_flag="refer_seg_data",
+    known_parts=tuple(REFER_SPLIT_BY),
+    val_sets=ValSets(
+        _open_val,
+        lambda name: _downloads(name.split("|")[0].removeprefix("multi")),
+        names=(*_VAL_NAMES, *(f"multi{name}" for name in _VAL_NAMES)),
+    ),
+)

@@ -1,4 +1,4 @@
-"""Dialogues about a photo, or about nothing to be seen: LLaVA-Instruct-150k. They have no masks."""
+"""Dialogues with or without a photo: LLaVA-Instruct-150k. They have no masks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,24 @@ import numpy as np
 from model.errors import InputError
 from model.files import read_json
 from model.text.conversation import IMAGE_MARK
+from utils.data.family import Download, Family
 from utils.data.packed import Packed
 from utils.data.paths import DatasetPaths
 from utils.data.photos import photo_hw
 from utils.data.records import RawSample, Turn
 
+from .coco_photos import COCO_2017
+
 logger = logging.getLogger(__name__)
 
 
 class Vqa:
-    """One sample is one dialogue, all of its rounds."""
+    """One sample is one dialogue with all its rounds.
+
+    Raises:
+        MissingData: if the file does not exist.
+        InputError: if it is not in LLaVA's format.
+    """
 
     def __init__(self, paths: DatasetPaths, name: str) -> None:
         self.name = name
@@ -51,10 +59,10 @@ class Vqa:
 
 
 def _turns(parts: Sequence[Mapping[str, str]]) -> list[Turn]:
-    """Questions and answers in turn; a greeting of the model and a last question without answer are left out.
+    """Pairs of question and answer; an opening turn of the model and a last question without answer are left out.
 
     Raises:
-        ValueError: if the two do not take turns, or say nothing.
+        ValueError: if the speakers do not alternate, or an answer is empty.
     """
     if parts and parts[0]["from"] != "human":
         parts = parts[1:]
@@ -67,3 +75,16 @@ def _turns(parts: Sequence[Mapping[str, str]]) -> list[Turn]:
     if not turns or not all(turn.answer for turn in turns):
         raise ValueError(f"{len(turns)} questions have an answer, or one of the answers is empty")
     return turns
+
+
+def _downloads(name: str) -> tuple[Download, ...]:
+    dialogues = Download(
+        f"LLaVA dialogues {name}",
+        (lambda paths, flag: paths.llava(name, asked_by=flag),),
+        "huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
+        "CC BY 4.0, and OpenAI's terms of use",
+    )
+    return dialogues, COCO_2017
+
+
+FAMILY = Family("vqa", lambda options, part: Vqa(options.paths, part), _downloads, part_flag="vqa_data")

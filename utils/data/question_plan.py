@@ -14,8 +14,8 @@ Conversations = tuple[tuple[Turn, ...], ...]
 
 
 @dataclass(frozen=True)
-class Asking:
-    """The released flags about wording.
+class QuestionPlan:
+    """How many questions are asked about a photo, and how they are worded.
 
     Attributes:
         num_questions: ``--num_classes_per_sample``, questions per photo, at most.
@@ -28,7 +28,7 @@ class Asking:
     expand: bool = False
 
     def ask(self, rng: np.random.Generator, phrases: Sequence[str]) -> tuple[list[int], Conversations]:
-        """Draw some phrases, deal them to questions and word these.
+        """Draw some phrases, deal them to questions and write these.
 
         Returns:
             the drawn positions in ``phrases``, in the order of the masks, and conversations of one turn each.
