@@ -6,7 +6,6 @@ import ast
 import json
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from model.errors import InputError
 from model.predictor import PixelLMPredictor
 from model.text.tokenizer import add_codebook, load_tokenizer
 from utils.benchmark.data import time_samples
-from utils.cli.args import build_parser, flag, parse
+from utils.cli.args import Share, build_parser, flag, parse, settings
 from utils.cli.config import RunConfig
 from utils.data.encode import Encoder
 from utils.data.mixture import Mixture
@@ -55,16 +54,12 @@ class Halves:
         return RawSample(f"halves/{photo.name}", photo, ((turn,),), mask)
 
 
-@dataclass(frozen=True)
+@settings
 class SharpenConfig:
     """The flag recipe: flags of a command that does not exist."""
 
     sharpen: bool = flag(False, "sharpen photos")
-    strength: float = flag(0.5, "how much, from 0 to 1")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise InputError(f"--strength is {self.strength}; expected 0 to 1")
+    strength: Share = flag(0.5, "how much, from 0 to 1")
 
 
 @pytest.fixture
@@ -143,7 +138,7 @@ def test_a_flag_is_one_field(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     from_file = parse(SharpenConfig, ["--config", str(file), "--no_sharpen"], "")
     assert from_file.config == SharpenConfig(sharpen=False, strength=0.25)
     assert from_file.given == {"sharpen", "strength"}
-    with pytest.raises(InputError, match=r"--strength is 2\.0; expected 0 to 1"):
+    with pytest.raises(InputError, match=r"--strength is 2\.0; expected 1\.0 or less"):
         parse(SharpenConfig, ["--strength=2"], "")
     with pytest.raises(SystemExit):
         parse(SharpenConfig, ["--help"], "")
