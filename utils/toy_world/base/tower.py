@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from model.files import write_json
 from model.image import CLIP_MEAN, CLIP_STD
@@ -81,14 +84,14 @@ class ToyTower(nn.Module):
         model = CLIPVisionModel(config)
         # Some versions of transformers keep the parts of the tower one level deeper.
         self.clip = getattr(model, "vision_model", model)
-        self.grid = config.image_size // config.patch_size
+        self.grid = cast(int, config.image_size) // PATCH
         with torch.no_grad():
             table = self.clip.embeddings.position_embedding.weight
             table[0] = 0
-            table[1:] = 0.5 * _position_waves(config.image_size // config.patch_size, config.hidden_size)
+            table[1:] = 0.5 * _position_waves(self.grid, config.hidden_size)
             patch = self.clip.embeddings.patch_embedding.weight
             nn.init.normal_(patch, std=patch[0].numel() ** -0.5)
-            for block in self.clip.encoder.layers:
+            for block in cast(list[CLIPEncoderLayer], self.clip.encoder.layers):
                 attention = block.self_attn
                 for linear in (attention.q_proj, attention.k_proj, attention.v_proj, block.mlp.fc1):
                     nn.init.xavier_uniform_(linear.weight)
@@ -172,33 +175,31 @@ def measure_tower(tower: ToyTower, views: Views, *, layer: int = DEEP_LAYER) -> 
         accuracy per trait; `center_error`, mean distance of a coordinate in shares of the picture;
         `foreground`, accuracy over all cells; `own_iou`, of the owner's cells within its patches.
     """
-    right, counted, error, cells_right, cells, shared, either = (
-        dict.fromkeys(TRAITS, 0.0),
-        0,
-        0.0,
-        0.0,
-        0,
-        0,
-        0,
-    )
+    totals: Counter[str] = Counter()
     for index in torch.arange(len(views)).split(_MEASURE_BATCH):
         pixels, targets = views.batch(index, mirror=torch.zeros(len(index), dtype=torch.bool))
-        *traits, centers, foreground, own = tower.read(pixels, targets.valid)[layer]
-        shown = targets.on_object
-        counted += int(shown.sum())
-        for number, (name, logits) in enumerate(zip(TRAITS, traits, strict=True)):
-            right[name] += float((logits.argmax(-1) == targets.traits[..., number])[shown].sum())
-        error += float((centers - targets.centers)[shown][:, 2:].abs().mean(-1).sum())
-        agrees = ((foreground > 0) == (targets.foreground > 0))[targets.valid]
-        cells_right, cells = cells_right + float(agrees.sum()), cells + agrees.numel()
-        said, true = (own > 0)[shown], (targets.own > 0)[shown]
-        shared, either = shared + int((said & true).sum()), either + int((said | true).sum())
+        totals.update(_reading_counts(tower.read(pixels, targets.valid)[layer], targets))
     return {
-        **{name: number / counted for name, number in right.items()},
-        "center_error": error / counted,
-        "foreground": cells_right / cells,
-        "own_iou": shared / either,
+        **{name: totals[name] / totals["patches"] for name in (*TRAITS, "center_error")},
+        "foreground": totals["cells right"] / totals["cells"],
+        "own_iou": totals["own intersection"] / totals["own union"],
     }
+
+
+def _reading_counts(said: tuple[Tensor, ...], targets: PatchTargets) -> dict[str, Any]:
+    """What one batch adds to the sums of `measure_tower`."""
+    *traits, centers, foreground, own = said
+    shown = targets.on_object
+    counts: dict[str, Any] = {"patches": int(shown.sum())}
+    for number, (name, logits) in enumerate(zip(TRAITS, traits, strict=True)):
+        counts[name] = int((logits.argmax(-1) == targets.traits[..., number])[shown].sum())
+    counts["center_error"] = float((centers - targets.centers)[shown][:, 2:].abs().mean(-1).sum())
+    agrees = ((foreground > 0) == (targets.foreground > 0))[targets.valid]
+    counts["cells right"], counts["cells"] = int(agrees.sum()), agrees.numel()
+    own_said, own_true = (own > 0)[shown], (targets.own > 0)[shown]
+    counts["own intersection"] = int((own_said & own_true).sum())
+    counts["own union"] = int((own_said | own_true).sum())
+    return counts
 
 
 def write_tower(tower: ToyTower, folder: Path) -> None:
