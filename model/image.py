@@ -19,8 +19,8 @@ from .errors import InputError
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # With padding on, the release normalizes by these (0..255 units), whatever its preprocessor JSON says.
-RELEASED_MEAN = tuple(value / 255 for value in (123.675, 116.28, 103.53))
-RELEASED_STD = tuple(value / 255 for value in (58.395, 57.12, 57.375))
+RELEASED_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
+RELEASED_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 
 
 def read_image(path: str | Path, *, as_stored: bool = False) -> np.ndarray:

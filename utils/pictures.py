@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from model.errors import InputError
 
 Color = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # Neighbors in the list differ in hue as well as in lightness, so that they stay apart on any photo.
 PALETTE: tuple[Color, ...] = (
@@ -151,14 +152,14 @@ def contact_sheet(panels: Sequence[np.ndarray], *, columns: int, captions: Seque
     return np.asarray(sheet)
 
 
-def _text_height(text: str, font: ImageFont.FreeTypeFont) -> int:
+def _text_height(text: str, font: Font) -> int:
     if not text:
         return 0
     box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), text, font)
     return round(box[3]) + _CAPTION_GAP
 
 
-def _wrap(text: str, *, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _wrap(text: str, *, font: Font, width: int) -> str:
     """Break lines so that they are about ``width`` pixels wide at most."""
     lines = []
     for paragraph in _printable(text).split("\n"):

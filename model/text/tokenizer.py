@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from transformers import AddedToken, LlamaTokenizer
 
@@ -81,7 +82,12 @@ def add_codebook(tokenizer: LlamaTokenizer, *, scales: int, tokens: int, image_m
     marks = (IMAGE_START, IMAGE_END) if image_marks else ()
     tokenizer.add_tokens([_added(text, special=True) for text in marks], special_tokens=True)
     check_token_ids(tokenizer, (*strings, *marks))
-    return SegCodebook(scales, tokens, tuple(tokenizer.convert_tokens_to_ids(list(strings))))
+    return SegCodebook(scales, tokens, tuple(_ids(tokenizer, strings)))
+
+
+def _ids(tokenizer: LlamaTokenizer, strings: Sequence[str]) -> list[int]:
+    # A list of tokens gives a list of ids.
+    return cast(list[int], tokenizer.convert_tokens_to_ids(list(strings)))
 
 
 def _added(text: str, *, special: bool) -> AddedToken:
@@ -92,7 +98,7 @@ def check_token_ids(tokenizer: LlamaTokenizer, strings: tuple[str, ...]) -> None
     """Every string must be one token with an id of its own, and come back from it."""
     where = f"tokenizer {tokenizer.name_or_path or '(in memory)'}"
     remedy = "use the tokenizer files of the LLaVA base that the run started from (--version)"
-    ids = tokenizer.convert_tokens_to_ids(list(strings))
+    ids = _ids(tokenizer, strings)
     owner: dict[int, str] = {}
     for text, token_id in zip(strings, ids, strict=True):
         if token_id is None or token_id == tokenizer.unk_token_id:
@@ -139,7 +145,7 @@ def decode_released(tokenizer: LlamaTokenizer, ids: list[int]) -> str:
     pieces: list[str] = []
     pending: list[str] = []
     for token_id in ids:
-        token = tokenizer.convert_ids_to_tokens(token_id)
+        token = cast(str, tokenizer.convert_ids_to_tokens(token_id))  # one id gives one string
         if token_id in added:
             if pending:
                 pieces.append(_join_piece(tokenizer, pending))

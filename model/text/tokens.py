@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -104,7 +105,7 @@ def encode_conversation(
     Returns:
         input_ids and labels of one length; labels are ``IGNORE_INDEX`` outside the answers.
     """
-    ids: list[int] = [tokenizer.bos_token_id]
+    ids: list[int] = [cast(int, tokenizer.bos_token_id)]
     labels: list[int] = [IGNORE_INDEX]
     base = 0
     for index, piece in enumerate(rendered.text.split(IMAGE_MARK)):

@@ -52,6 +52,7 @@ def read_base(
     width, hidden = config.llama["hidden_size"], config.mm_projector_hidden_dim * config.llama["hidden_size"]
     if (
         keep_projector
+        and weight is not None
         and bias is not None
         and weight.shape == (width, config.vision["hidden_size"])
         and hidden >= 2 * width
