@@ -22,12 +22,15 @@ def load_tokenizer(folder: str | Path, *, model_max_length: int | None = None) -
     The release ran the slow sentencepiece tokenizer, whose default is legacy mode: every piece of text between added
     tokens gets a leading space symbol. The fast tokenizer has the other default, so ``legacy`` is always said: as
     tokenizer_config.json records it (Llama-2-chat says false), else true. The pad token is ``<unk>``.
+
+    Raises:
+        InputError: if the files are missing or damaged, or an added token has another id than they say.
     """
     folder = Path(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
         raise InputError(
             f"no tokenizer in {folder}: expected tokenizer.model or tokenizer.json. "
-            "Copy the tokenizer of the LLaVA base (--version) there."
+            "Copy the tokenizer of the LLaVA base there."
         )
     try:
         tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=_recorded_legacy(folder))
@@ -95,9 +98,13 @@ def _added(text: str, *, special: bool) -> AddedToken:
 
 
 def check_token_ids(tokenizer: LlamaTokenizer, strings: tuple[str, ...]) -> None:
-    """Every string must be one token with an id of its own, and come back from it."""
+    """Every string must be one token with an id of its own, and come back from it.
+
+    Raises:
+        InputError: for the first string that does not.
+    """
     where = f"tokenizer {tokenizer.name_or_path or '(in memory)'}"
-    remedy = "use the tokenizer files of the LLaVA base that the run started from (--version)"
+    remedy = "use the tokenizer files of the LLaVA base that the run started from"
     ids = _ids(tokenizer, strings)
     owner: dict[int, str] = {}
     for text, token_id in zip(strings, ids, strict=True):

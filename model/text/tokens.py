@@ -47,7 +47,7 @@ class SegCodebook:
         if len(self.ids) != self.scales * self.tokens:
             raise InputError(
                 f"the codebook has {self.scales} scales x {self.tokens} tokens but {len(self.ids)} ids were given: "
-                "--image_feature_scale_num and --seg_token_num do not belong to this tokenizer"
+                "scales and tokens per scale do not belong to this tokenizer"
             )
 
     @property

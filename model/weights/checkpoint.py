@@ -164,7 +164,7 @@ def read_folder(folder: str | Path, *, vision_tower: str | None = None, conv_typ
     Raises:
         InputError: if a file is missing or damaged, or the files do not belong together.
     """
-    folder = resolve_folder(str(folder), flag="--version")
+    folder = resolve_folder(str(folder))
     config, tokenizer = read_architecture(folder, vision_tower=vision_tower, conv_type=conv_type)
     state = read_weights(folder)
     if not any(name.startswith(TOWER_PREFIX) for name in state):

@@ -75,5 +75,5 @@ def test_only_the_last_turn_may_be_open(name):
 
 
 def test_an_unknown_template_names_the_known_ones():
-    with pytest.raises(InputError, match=r"--conv_type 'vicuna' is unknown; expected one of llava_v1, llava_llama_2"):
+    with pytest.raises(InputError, match=r"conv_type 'vicuna' is unknown; expected one of llava_v1, llava_llama_2"):
         get_conversation("vicuna")

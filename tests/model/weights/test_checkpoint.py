@@ -142,7 +142,7 @@ CONSTANTS = ("model.token_fusion.weights", "model.mask_decoder.scale_weights")
 
 
 def test_constants_of_the_release_may_be_missing(copied):
-    """Published weights have no fusion and scale weights: they were constants (design decision 2)."""
+    """Published weights have no fusion and scale weights: they were constants (docs/paper_to_code.md, row 2)."""
     for name in CONSTANTS:
         rewrite(copied, lambda state, name=name: state.pop(name))
     network, _, report = PixelLMForCausalLM.from_folder(copied)
@@ -238,7 +238,7 @@ def test_a_tower_that_is_gone(copied):
     for name in ("mm_vision_tower", "vision_tower"):
         flat[name] = "/nowhere/clip"
     (copied / "config.json").write_text(json.dumps(flat))
-    with pytest.raises(InputError, match=r"made with another folder for its tower: --vision-tower /nowhere/clip"):
+    with pytest.raises(InputError, match=r"made with another folder for its tower: /nowhere/clip: no such folder"):
         PixelLMForCausalLM.from_folder(copied)
 
 
