@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -176,12 +177,30 @@ def _printable(text: str) -> str:
     return "".join(kept).encode("ascii", "replace").decode()
 
 
-def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB, or (H, W) uint8 gray; the suffix names the format. Makes the folder."""
+def write_image(path: str | Path, image: np.ndarray, *, jpeg_quality: int = 95) -> None:
+    """Write a picture, complete or not at all; folders above are made.
+
+    Args:
+        path: its suffix names the format.
+        image: (H, W, 3) uint8 RGB, or (H, W) uint8 gray.
+        jpeg_quality: 0 to 100; other formats do not read it.
+    Raises:
+        InputError: if the suffix names no format, or nothing can be written there.
+    """
     path = Path(path)
     if not cv2.haveImageWriter(f"x{path.suffix}"):
         raise InputError(f"cannot write {path}: {path.suffix!r} is no known picture format; use .png or .jpg")
     pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(path.suffix, pixels)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data.tofile(path)  # cv2.imwrite cannot write to names with accents on every system
+    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix.lower() in (".jpg", ".jpeg") else []
+    encoded, data = cv2.imencode(path.suffix, pixels, options)
+    if not encoded:
+        raise InputError(f"cannot write {path}: a picture {image.shape} does not fit the format; use .png")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data.tobytes())  # cv2.imwrite cannot write to names with accents on every system
+        partial.replace(path)
+    except OSError as err:
+        with suppress(OSError):
+            partial.unlink()
+        raise InputError(f"{path} cannot be written ({err.strerror}); choose another folder or make room") from err

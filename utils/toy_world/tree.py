@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from model.files import write_json
 from utils.data.records import Turn
 from utils.masks.outlines import polygons, uncompressed_rle
+from utils.pictures import write_image
 
 from .parallel import Workers
 from .questions import MAX_TARGETS, ask_questions, referring_phrases, short_name
@@ -101,12 +101,6 @@ def _annotation(item: ToyObject, *, annotation_id: int, image_id: int, as_polygo
     }
 
 
-def _write_image(scene: Scene, path: Path) -> None:
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    if not cv2.imwrite(str(path), cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), quality):
-        raise OSError(f"could not write {path}; is the disk full?")
-
-
 def _write_muse_item(index: int, *, root: Path, split: MuseSplit, seed: int) -> dict:
     """Write one picture and return its MUSE record."""
     scene, turns = draw_muse_item(split, index, seed=seed)
@@ -118,7 +112,7 @@ def _write_muse_item(index: int, *, root: Path, split: MuseSplit, seed: int) -> 
     else:
         folder, name = "train2017" if is_train else "val2017", f"{image_id:012d}.jpg"
         where = {"coco_url": f"toy-world/{folder}/{name}"}
-    _write_image(scene, root / IMAGES / folder / name)
+    write_image(root / IMAGES / folder / name, scene.image, jpeg_quality=JPEG_QUALITY)
     annotations = []
     for offset, item in enumerate(scene.objects):
         number = image_id * 10 + offset
@@ -174,7 +168,7 @@ def _write_refcoco_item(index: int, *, root: Path, seed: int) -> tuple[dict, lis
     scene = draw_scene(rng)
     image_id = _REFCOCO_FIRST_ID + index + 1
     stem = f"COCO_train2014_{image_id:012d}"
-    _write_image(scene, root / IMAGES / "train2014" / f"{stem}.jpg")
+    write_image(root / IMAGES / "train2014" / f"{stem}.jpg", scene.image, jpeg_quality=JPEG_QUALITY)
     height, width = scene.image.shape[:2]
     annotations = [
         _annotation(item, annotation_id=image_id * 10 + offset, image_id=image_id, as_polygons=True)
