@@ -36,7 +36,7 @@ _CENTER_VALUES = 4
 _BACKGROUND_WEIGHT = 0.3
 _CENTER_WEIGHT = 4.0
 _TRAIT_WEIGHTS = {"color": 1.0, "shape": 2.0, "texture": 1.0, "size": 1.0}
-# One block sees too little to tell shapes and sizes; its state should know local colour, texture and outline.
+# One block sees too little to tell shapes and sizes; its state should know local color, texture and outline.
 _SHALLOW_WEIGHT, _SHALLOW_TRAITS_WEIGHT = 0.3, 0.5
 _LOG_EVERY = 100
 _MEASURE_BATCH = 50
@@ -69,7 +69,7 @@ def tower_config(image_size: int) -> CLIPVisionConfig:
 
 
 def _position_waves(grid: int, width: int) -> Tensor:
-    """(grid * grid, width) sines and cosines of row and column: neighbours start out alike."""
+    """(grid * grid, width) sines and cosines of row and column: neighbors start out alike."""
     frequency = math.pi * 100.0 ** (-torch.arange(width // 4) / (width // 4))
     row, column = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
     angles = [place.flatten()[:, None] * frequency for place in (column, row)]
@@ -77,7 +77,7 @@ def _position_waves(grid: int, width: int) -> Tensor:
 
 
 class ToyTower(nn.Module):
-    """A `CLIPVisionModel` with a padding mask, and one linear head per depth that is read."""
+    """A ``CLIPVisionModel`` with a padding mask, and one linear head per depth that is read."""
 
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
@@ -112,9 +112,9 @@ class ToyTower(nn.Module):
         return [state[:, 1:] for state in states]
 
     def read(self, pixels: Tensor, valid: Tensor) -> dict[int, tuple[Tensor, ...]]:
-        """For each depth: what its head says, in the order of `answer_sizes`, each (B, T, size)."""
+        """For each depth: what its head says, in the order of ``answer_sizes``, each (B, T, size)."""
         states = self.hidden_states(pixels, valid)
-        # `states` ends with DEEP_LAYER, so an index from the end of all states shifts by what is missing.
+        # ``states`` ends with DEEP_LAYER, so an index from the end of all states shifts by what is missing.
         return {
             layer: self.heads[str(layer)](states[layer - DEEP_LAYER - 1]).split(self.answer_sizes, dim=-1)
             for layer in _LAYERS
@@ -126,7 +126,7 @@ def _mean(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def _reading_loss(said: tuple[Tensor, ...], targets: PatchTargets, *, traits_weight: float) -> Tensor:
-    """Sum of the losses of one head; see `ToyTower.read` for `said`."""
+    """Sum of the losses of one head; see ``ToyTower.read`` for ``said``."""
     *traits, centers, foreground, own = said
     on_object = targets.on_object.float()
     weight = torch.where(targets.on_object, 1.0, _BACKGROUND_WEIGHT) * targets.valid
@@ -172,8 +172,8 @@ def measure_tower(tower: ToyTower, views: Views, *, layer: int = DEEP_LAYER) -> 
     """How well one depth can be read, on patches that show an object.
 
     Returns:
-        accuracy per trait; `center_error`, mean distance of a coordinate in shares of the picture;
-        `foreground`, accuracy over all cells; `own_iou`, of the owner's cells within its patches.
+        accuracy per trait; ``center_error``, mean distance of a coordinate in shares of the picture;
+        ``foreground``, accuracy over all cells; ``own_iou``, of the owner's cells within its patches.
     """
     totals: Counter[str] = Counter()
     for index in torch.arange(len(views)).split(_MEASURE_BATCH):
@@ -187,7 +187,7 @@ def measure_tower(tower: ToyTower, views: Views, *, layer: int = DEEP_LAYER) -> 
 
 
 def _reading_counts(said: tuple[Tensor, ...], targets: PatchTargets) -> dict[str, Any]:
-    """What one batch adds to the sums of `measure_tower`."""
+    """What one batch adds to the sums of ``measure_tower``."""
     *traits, centers, foreground, own = said
     shown = targets.on_object
     counts: dict[str, Any] = {"patches": int(shown.sum())}
