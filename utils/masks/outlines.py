@@ -23,13 +23,13 @@ def polygons(mask: np.ndarray) -> list[list[float]]:
 
     Polygons cannot have holes, so a mask with one is cut in two through it; the pieces do not overlap.
     Outlines run a sixth of a pixel inside the outer edges of the mask and are thinned by at most a third of a
-    pixel, so every pixel centre stays on its side: pycocotools draws exactly the same mask back. A program
+    pixel, so every pixel center stays on its side: pycocotools draws exactly the same mask back. A program
     that rounds the points to whole pixels loses about half a pixel along the edge.
     """
     top, left = (int(np.flatnonzero(mask.any(axis=axis))[0]) for axis in (1, 0))
     box = mask[top:, left:]
     box = box[: np.flatnonzero(box.any(axis=1))[-1] + 1, : np.flatnonzero(box.any(axis=0))[-1] + 1]
-    # Contours pass through the centres of edge pixels; on an upscaled mask that is close to the true edge.
+    # Contours pass through the centers of edge pixels; on an upscaled mask that is close to the true edge.
     large = np.pad(box, 1).repeat(_UPSCALE, axis=0).repeat(_UPSCALE, axis=1).astype(np.uint8)
     contours, hierarchy = cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     holes = [contour for contour, links in zip(contours, hierarchy[0], strict=True) if links[3] >= 0]
