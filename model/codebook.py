@@ -5,6 +5,8 @@ Shapes: Q conversations, L tokens, N masks, S scales, K tokens per scale, D lang
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -67,7 +69,7 @@ def start_at_unit_size(projection: nn.Sequential, fusion: TokenFusion) -> None:
     default for linear layers gives smaller ones, which the decoder's tokens drown: all targets look alike, hardly any
     gradient reaches the language model, and masks stay flat for many updates.
     """
-    inner, outer = projection[0], projection[2]
+    inner, outer = cast(nn.Linear, projection[0]), cast(nn.Linear, projection[2])
     nn.init.kaiming_normal_(inner.weight, nonlinearity="relu")
     nn.init.normal_(outer.weight, std=1 / (fusion.initial * (fusion.weights.numel() * outer.in_features) ** 0.5))
     nn.init.zeros_(inner.bias)

@@ -93,13 +93,13 @@ class PixelLMConfig:
                 object.__setattr__(self, attribute.name, tuple(value))
         get_conversation(self.conv_type)
         if not 1 <= self.image_feature_scale_num <= 3:
-            raise InputError(f"--image_feature_scale_num is {self.image_feature_scale_num}; expected 1, 2 or 3")
+            raise InputError(f"image_feature_scale_num is {self.image_feature_scale_num}; expected 1, 2 or 3")
         if self.seg_token_num < 1:
-            raise InputError(f"--seg_token_num is {self.seg_token_num}; expected 1 or more")
+            raise InputError(f"seg_token_num is {self.seg_token_num}; expected 1 or more")
         if len(self.seg_token_ids) != self.image_feature_scale_num * self.seg_token_num:
             raise InputError(
                 f"{len(self.seg_token_ids)} codebook ids for {self.image_feature_scale_num} scales x "
-                f"{self.seg_token_num} tokens; --seg_token_num does not belong to this tokenizer"
+                f"{self.seg_token_num} tokens; seg_token_num does not belong to this tokenizer"
             )
         vocab_size = self.llama["vocab_size"]
         if max(self.seg_token_ids) >= vocab_size:
@@ -109,11 +109,10 @@ class PixelLMConfig:
             )
         if self.image_size < self.vision["patch_size"]:
             raise InputError(
-                f"--resize_vision_tower_size is {self.image_size}; expected at least the tower's patch size "
-                f"{self.vision['patch_size']}"
+                f"image_size is {self.image_size}; expected at least the tower's patch size {self.vision['patch_size']}"
             )
         if self.out_dim % (2 * self.decoder_heads):
-            raise InputError(f"--out_dim is {self.out_dim}; expected a multiple of {2 * self.decoder_heads}")
+            raise InputError(f"out_dim is {self.out_dim}; expected a multiple of {2 * self.decoder_heads}")
         if self.vision_position_resize not in ("correct", "released"):
             raise InputError(
                 f"vision_position_resize is {self.vision_position_resize!r}; expected 'correct' or 'released'"
@@ -150,12 +149,19 @@ class PixelLMConfig:
 
     @property
     def preprocessor(self) -> ImagePreprocessor:
+        """Photo -> network input."""
         return ImagePreprocessor(self.image_size, self.pad_train_clip_images, self.image_mean, self.image_std)
 
     def llama_config(self) -> LlamaConfig:
+        """The language model's part as transformers reads it.
+
+        Raises:
+            InputError: if a value is not valid.
+        """
         return _checked(LlamaConfig, self.llama, of="language model")
 
     def vision_config(self) -> CLIPVisionConfig:
+        """The tower's part as transformers reads it."""
         return CLIPVisionConfig(**self.vision)
 
     def to_dict(self) -> dict[str, Any]:
@@ -177,6 +183,7 @@ class PixelLMConfig:
         }
 
     def save(self, folder: Path) -> None:
+        """Write config.json into an existing folder."""
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
@@ -229,6 +236,9 @@ def feature_layers(scales: int, *, depth: int, first: int = -2) -> tuple[int, ..
     """The tower's hidden state that each scale reads, deepest first.
 
     The release reads layers -2 and -11: steps of 9 blocks. A shallower tower is divided evenly.
+
+    Raises:
+        InputError: if the tower has too few blocks.
     """
     if scales == 1:
         return (first,)
@@ -239,7 +249,11 @@ def feature_layers(scales: int, *, depth: int, first: int = -2) -> tuple[int, ..
 
 
 def llama_keys(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The LLaMA part of a flat config."""
+    """The LLaMA part of a flat config.
+
+    Raises:
+        InputError: if a required key is missing.
+    """
     missing = [key for key in _REQUIRED_LLAMA if key not in flat]
     if missing:
         raise InputError(f"config.json lacks {', '.join(missing)}; expected a LLaMA or LLaVA folder")
@@ -247,7 +261,11 @@ def llama_keys(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vision_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The tower part of a CLIP config.json, which may hold it under ``vision_config``."""
+    """The tower part of a CLIP config.json, which may hold it under ``vision_config``.
+
+    Raises:
+        InputError: if a value is not valid.
+    """
     config = config.get("vision_config", config)
     given = {key: config[key] for key in _VISION_KEYS if key in config}
     full = _checked(CLIPVisionConfig, given, of="vision tower").to_dict()

@@ -13,14 +13,20 @@ from typing import Any
 from .errors import InputError
 
 
-def resolve_folder(name: str, *, flag: str) -> Path:
-    """A local folder as it is, a hub id through the local cache or the network."""
-    path = Path(name).expanduser()
+def resolve_folder(name: str, *, flag: str = "") -> Path:
+    """A local folder as it is, a hub id through the local cache or the network.
+
+    Args:
+        flag: names the folder in messages.
+    Raises:
+        InputError: if it is neither a local folder nor reachable on the hub.
+    """
+    path, place = Path(name).expanduser(), f"{flag} {name}".strip()
     if path.is_dir():
         return path
     if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise InputError(
-            f"{flag} {name}: no such folder; give a folder or a hub id such as openai/clip-vit-large-patch14-336"
+            f"{place}: no such folder; give a folder or a hub id such as openai/clip-vit-large-patch14-336"
         )
     from huggingface_hub import snapshot_download  # where data are read without a model, none of it is needed
 
@@ -28,7 +34,7 @@ def resolve_folder(name: str, *, flag: str) -> Path:
         return Path(snapshot_download(name, ignore_patterns=["*.msgpack", "*.h5", "*.onnx"]))
     except Exception as err:
         raise InputError(
-            f"{flag} {name}: neither a local folder nor reachable on the hub ({type(err).__name__}). "
+            f"{place}: neither a local folder nor reachable on the hub ({type(err).__name__}). "
             f"Download it where there is a network (hf download {name}) and give the folder."
         ) from err
 

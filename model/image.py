@@ -19,20 +19,22 @@ from .errors import InputError
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # With padding on, the release normalizes by these (0..255 units), whatever its preprocessor JSON says.
-RELEASED_MEAN = tuple(value / 255 for value in (123.675, 116.28, 103.53))
-RELEASED_STD = tuple(value / 255 for value in (58.395, 57.12, 57.375))
+RELEASED_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
+RELEASED_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 
 
 def read_image(path: str | Path, *, as_stored: bool = False) -> np.ndarray:
-    """(H, W, 3) uint8 RGB; grey, CMYK and 16-bit photos are converted, transparency is left out.
+    """(H, W, 3) uint8 RGB; gray, CMYK and 16-bit photos are converted, transparency is left out.
 
     Args:
         as_stored: leave out the rotation that the photo's EXIF data ask for. Annotation files of datasets speak of
             the stored rows and columns; a user speaks of what a viewer shows.
+    Raises:
+        InputError: if there is no such file, or it is not a picture.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"image {path} does not exist; check the path and --dataset_dir", reason="image missing")
+        raise InputError(f"image {path} does not exist; check the path", reason="image missing")
     data = np.fromfile(path, dtype=np.uint8)
     flags = cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
     image = cv2.imdecode(data, flags) if data.size else None
@@ -80,7 +82,7 @@ class ImagePreprocessor:
     """Resize, normalize, and pad (``pad=True``) or center-crop (``pad=False``, CLIP's own way).
 
     Args:
-        size: R, a multiple of the tower's patch size.
+        size: R; what is left over when the tower's patches divide it is seen by no patch (512 px preset).
         mean, std: per channel, for pixel values in 0..1.
     """
 

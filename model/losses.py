@@ -88,26 +88,37 @@ def pixellm_loss(
     Raises:
         ValueError: if an image has another number of predictions than of masks.
     """
-    num_masks = sum(len(mask) for mask in masks)
+    num_masks = sum(len(target) for target in masks)
     bce = dice = refine = lm_loss.new_zeros((), dtype=torch.float32)
     offset = 0
     for index, (logits, target) in enumerate(zip(mask_logits, masks, strict=True)):
         if logits.shape != target.shape:
             raise ValueError(f"image {index}: predicted masks {tuple(logits.shape)} != targets {tuple(target.shape)}")
-        logits, target = logits.float(), target.float()
         group = question[offset : offset + len(target)]
         offset += len(target)
-        if len(target) == 0:
-            bce = bce + logits.sum()  # zero, but keeps the decoder in the graph
-            continue
-        if ignore and ignore[index] is not None:
-            counts = ~ignore[index]
-            logits, target = logits[:, None, counts], target[:, None, counts]  # (N_b, 1, pixels that count)
-        plain, extra = bce_per_mask(logits, target, group, refine_alpha=weights.refine_alpha)
-        bce, refine = bce + plain.sum(), refine + extra.sum()
-        dice = dice + dice_per_mask(logits, target).sum()
+        ignored = ignore[index] if ignore else None
+        plain, extra, overlap = _image_sums(logits.float(), target.float(), group, ignored, weights.refine_alpha)
+        bce, refine, dice = bce + plain, refine + extra, dice + overlap
     scale = 1.0 / max(num_masks, 1)
     ce = weights.ce * lm_loss
     bce, refine = (weights.bce * scale * term for term in (bce, refine))
     dice = weights.dice * scale * dice
     return LossTerms(ce + bce + dice + refine, ce, bce, dice, refine, num_masks)
+
+
+def _image_sums(
+    logits: Tensor, target: Tensor, group: Tensor, ignored: Tensor | None, refine_alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """BCE, what refinement adds to it, and DICE, each summed over the masks of one image.
+
+    Args:
+        logits, target: (N_b, H_b, W_b) float32.
+        group: (N_b,) question of each mask; ignored: (H_b, W_b) bool, or None.
+    """
+    if len(target) == 0:
+        nothing = logits.sum()  # zero, but keeps the decoder in the graph
+        return nothing, nothing, nothing
+    if ignored is not None:
+        logits, target = logits[:, None, ~ignored], target[:, None, ~ignored]  # (N_b, 1, pixels that count)
+    plain, extra = bce_per_mask(logits, target, group, refine_alpha=refine_alpha)
+    return plain.sum(), extra.sum(), dice_per_mask(logits, target).sum()

@@ -23,6 +23,8 @@ NUM_MASK_TOKENS = 4  # of the SAM-shaped head; only the first makes the mask, th
 class PositionEncoding(nn.Module):
     """Random Fourier features of pixel positions (SAM)."""
 
+    positional_encoding_gaussian_matrix: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("positional_encoding_gaussian_matrix", torch.zeros(2, width // 2))

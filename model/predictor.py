@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -96,7 +97,7 @@ class PixelLMPredictor:
             self.model,
             prompt,
             features,
-            end_id=self.tokenizer.eos_token_id,
+            end_id=cast(int, self.tokenizer.eos_token_id),
             max_new_tokens=min(max_new_tokens, longest - len(prompt)),
         )
         logits = self._decode(generated.ids, generated.states, image, features)

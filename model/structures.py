@@ -8,10 +8,14 @@ Legend used in every file:
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
+
+# ModelOutput wants None as default of every field but the first; a forward pass sets them all.
+_ALWAYS_SET = cast(Any, None)
 
 
 @dataclass
@@ -110,11 +114,11 @@ class PixelLMOutput(ModelOutput):
         hidden: (Q, L, D) last hidden states of the language model.
     """
 
-    lm_loss: Tensor | None = None
-    mask_logits: list[Tensor] | None = None
-    low_res_logits: list[Tensor] | None = None
-    query_index: Tensor | None = None
-    hidden: Tensor | None = None
+    lm_loss: Tensor = _ALWAYS_SET
+    mask_logits: list[Tensor] = _ALWAYS_SET
+    low_res_logits: list[Tensor] = _ALWAYS_SET
+    query_index: Tensor = _ALWAYS_SET
+    hidden: Tensor = _ALWAYS_SET
 
 
 @dataclass

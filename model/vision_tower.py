@@ -5,6 +5,8 @@ Shapes: B images, R input side, g patches per side, T = g*g + 1 tokens, V tower 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,11 +22,9 @@ class VisionEmbeddings(nn.Module):
 
     def __init__(self, config: CLIPVisionConfig, *, grid: int) -> None:
         super().__init__()
-        width = config.hidden_size
+        width, patch = config.hidden_size, cast(int, config.patch_size)  # CLIP's patches are square
         self.class_embedding = nn.Parameter(torch.zeros(width))
-        self.patch_embedding = nn.Conv2d(
-            config.num_channels, width, kernel_size=config.patch_size, stride=config.patch_size, bias=False
-        )
+        self.patch_embedding = nn.Conv2d(config.num_channels, width, kernel_size=patch, stride=patch, bias=False)
         self.position_embedding = nn.Embedding(grid**2 + 1, width)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -70,13 +70,14 @@ class VisionTower(nn.Module):
         Returns:
             (S, B, g*g, V) patch features of the chosen layers, without the class token.
         """
-        model = self.vision_tower["vision_model"]
+        model = cast(VisionTransformer, self.vision_tower["vision_model"])
         dtype = model.embeddings.patch_embedding.weight.dtype
         hidden = model.pre_layrnorm(model.embeddings(pixel_values.to(dtype)))
         bias = self._attention_bias(valid_hw, dtype)
         states = {0: hidden}
+        blocks = cast(nn.ModuleList, model.encoder["layers"])
         for index in range(1, max(self.feature_layers) + 1):
-            hidden = model.encoder["layers"][index - 1](hidden, bias)
+            hidden = blocks[index - 1](hidden, bias)
             states[index] = hidden
         return torch.stack([states[index][:, 1:] for index in self.feature_layers])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from model.errors import InputError
 
 Color = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # Neighbors in the list differ in hue as well as in lightness, so that they stay apart on any photo.
 PALETTE: tuple[Color, ...] = (
@@ -151,14 +153,14 @@ def contact_sheet(panels: Sequence[np.ndarray], *, columns: int, captions: Seque
     return np.asarray(sheet)
 
 
-def _text_height(text: str, font: ImageFont.FreeTypeFont) -> int:
+def _text_height(text: str, font: Font) -> int:
     if not text:
         return 0
     box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), text, font)
     return round(box[3]) + _CAPTION_GAP
 
 
-def _wrap(text: str, *, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _wrap(text: str, *, font: Font, width: int) -> str:
     """Break lines so that they are about ``width`` pixels wide at most."""
     lines = []
     for paragraph in _printable(text).split("\n"):
@@ -175,12 +177,30 @@ def _printable(text: str) -> str:
     return "".join(kept).encode("ascii", "replace").decode()
 
 
-def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB, or (H, W) uint8 gray; the suffix names the format. Makes the folder."""
+def write_image(path: str | Path, image: np.ndarray, *, jpeg_quality: int = 95) -> None:
+    """Write a picture, complete or not at all; folders above are made.
+
+    Args:
+        path: its suffix names the format.
+        image: (H, W, 3) uint8 RGB, or (H, W) uint8 gray.
+        jpeg_quality: 0 to 100; other formats do not read it.
+    Raises:
+        InputError: if the suffix names no format, or nothing can be written there.
+    """
     path = Path(path)
     if not cv2.haveImageWriter(f"x{path.suffix}"):
         raise InputError(f"cannot write {path}: {path.suffix!r} is no known picture format; use .png or .jpg")
     pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(path.suffix, pixels)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data.tofile(path)  # cv2.imwrite cannot write to names with accents on every system
+    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix.lower() in (".jpg", ".jpeg") else []
+    encoded, data = cv2.imencode(path.suffix, pixels, options)
+    if not encoded:
+        raise InputError(f"cannot write {path}: a picture {image.shape} does not fit the format; use .png")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data.tobytes())  # cv2.imwrite cannot write to names with accents on every system
+        partial.replace(path)
+    except OSError as err:
+        with suppress(OSError):
+            partial.unlink()
+        raise InputError(f"{path} cannot be written ({err.strerror}); choose another folder or make room") from err

@@ -42,6 +42,9 @@ class Conversation:
 
         The first question's ``<image>`` is put between the image marks. An empty or missing answer leaves the
         conversation open for the model to continue; only the last one may be.
+
+        Raises:
+            ValueError: if an earlier turn has no answer.
         """
         text, spans = "", []
         for index, (question, answer) in enumerate(turns):
@@ -86,7 +89,11 @@ CONVERSATIONS = {conversation.name: conversation for conversation in (_LLAVA_V1,
 
 
 def get_conversation(name: str) -> Conversation:
-    """The template of a ``--conv_type``."""
+    """The template of that name.
+
+    Raises:
+        InputError: if there is none.
+    """
     if name not in CONVERSATIONS:
-        raise InputError(f"--conv_type {name!r} is unknown; expected one of {', '.join(CONVERSATIONS)}")
+        raise InputError(f"conv_type {name!r} is unknown; expected one of {', '.join(CONVERSATIONS)}")
     return CONVERSATIONS[name]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from transformers import AddedToken, LlamaTokenizer
 
@@ -21,12 +22,15 @@ def load_tokenizer(folder: str | Path, *, model_max_length: int | None = None) -
     The release ran the slow sentencepiece tokenizer, whose default is legacy mode: every piece of text between added
     tokens gets a leading space symbol. The fast tokenizer has the other default, so ``legacy`` is always said: as
     tokenizer_config.json records it (Llama-2-chat says false), else true. The pad token is ``<unk>``.
+
+    Raises:
+        InputError: if the files are missing or damaged, or an added token has another id than they say.
     """
     folder = Path(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
         raise InputError(
             f"no tokenizer in {folder}: expected tokenizer.model or tokenizer.json. "
-            "Copy the tokenizer of the LLaVA base (--version) there."
+            "Copy the tokenizer of the LLaVA base there."
         )
     try:
         tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=_recorded_legacy(folder))
@@ -81,7 +85,12 @@ def add_codebook(tokenizer: LlamaTokenizer, *, scales: int, tokens: int, image_m
     marks = (IMAGE_START, IMAGE_END) if image_marks else ()
     tokenizer.add_tokens([_added(text, special=True) for text in marks], special_tokens=True)
     check_token_ids(tokenizer, (*strings, *marks))
-    return SegCodebook(scales, tokens, tuple(tokenizer.convert_tokens_to_ids(list(strings))))
+    return SegCodebook(scales, tokens, tuple(_ids(tokenizer, strings)))
+
+
+def _ids(tokenizer: LlamaTokenizer, strings: Sequence[str]) -> list[int]:
+    # A list of tokens gives a list of ids.
+    return cast(list[int], tokenizer.convert_tokens_to_ids(list(strings)))
 
 
 def _added(text: str, *, special: bool) -> AddedToken:
@@ -89,10 +98,14 @@ def _added(text: str, *, special: bool) -> AddedToken:
 
 
 def check_token_ids(tokenizer: LlamaTokenizer, strings: tuple[str, ...]) -> None:
-    """Every string must be one token with an id of its own, and come back from it."""
+    """Every string must be one token with an id of its own, and come back from it.
+
+    Raises:
+        InputError: for the first string that does not.
+    """
     where = f"tokenizer {tokenizer.name_or_path or '(in memory)'}"
-    remedy = "use the tokenizer files of the LLaVA base that the run started from (--version)"
-    ids = tokenizer.convert_tokens_to_ids(list(strings))
+    remedy = "use the tokenizer files of the LLaVA base that the run started from"
+    ids = _ids(tokenizer, strings)
     owner: dict[int, str] = {}
     for text, token_id in zip(strings, ids, strict=True):
         if token_id is None or token_id == tokenizer.unk_token_id:
@@ -139,7 +152,7 @@ def decode_released(tokenizer: LlamaTokenizer, ids: list[int]) -> str:
     pieces: list[str] = []
     pending: list[str] = []
     for token_id in ids:
-        token = tokenizer.convert_ids_to_tokens(token_id)
+        token = cast(str, tokenizer.convert_ids_to_tokens(token_id))  # one id gives one string
         if token_id in added:
             if pending:
                 pieces.append(_join_piece(tokenizer, pending))

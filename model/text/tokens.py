@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class SegCodebook:
         if len(self.ids) != self.scales * self.tokens:
             raise InputError(
                 f"the codebook has {self.scales} scales x {self.tokens} tokens but {len(self.ids)} ids were given: "
-                "--image_feature_scale_num and --seg_token_num do not belong to this tokenizer"
+                "scales and tokens per scale do not belong to this tokenizer"
             )
 
     @property
@@ -104,7 +105,7 @@ def encode_conversation(
     Returns:
         input_ids and labels of one length; labels are ``IGNORE_INDEX`` outside the answers.
     """
-    ids: list[int] = [tokenizer.bos_token_id]
+    ids: list[int] = [cast(int, tokenizer.bos_token_id)]
     labels: list[int] = [IGNORE_INDEX]
     base = 0
     for index, piece in enumerate(rendered.text.split(IMAGE_MARK)):

@@ -20,14 +20,18 @@ _LLAVA_PROJECTOR = "model.mm_projector"
 
 
 def read_tower(folder: Path, config: PixelLMConfig) -> dict[str, Tensor]:
-    """A CLIP folder's vision weights under released names, its position table resized to the input size."""
+    """A CLIP folder's vision weights under released names, its position table resized to the input size.
+
+    Raises:
+        InputError: if the weights cannot be read, or are not a CLIP vision model's.
+    """
     state = read_weights(folder)
     vision = {name.removeprefix("vision_model."): t for name, t in state.items() if name.startswith("vision_model.")}
     if not vision:  # transformers 5 saves a bare CLIPVisionModel without the prefix
         vision = state
     key = "embeddings.position_embedding.weight"
     if key not in vision:
-        raise InputError(f"--vision-tower {folder}: found no {key}; expected a CLIP vision model")
+        raise InputError(f"vision tower {folder}: found no {key}; expected a CLIP vision model")
     vision[key] = resize_position_table(vision[key], grid=config.patch_grid, rule=config.vision_position_resize)
     return {TOWER_PREFIX + name: tensor for name, tensor in vision.items()}
 
@@ -42,6 +46,8 @@ def read_base(
     Args:
         keep_projector: a linear ``mm_projector`` of the right width becomes an equal two-layer one, so that the
             language model goes on seeing images as LLaVA taught it; the release starts its projector afresh.
+    Raises:
+        InputError: if the weights cannot be read, are a delta, or lack an embedding table.
     """
     state = read_weights(folder)
     refuse_delta(folder, state)
@@ -52,6 +58,7 @@ def read_base(
     width, hidden = config.llama["hidden_size"], config.mm_projector_hidden_dim * config.llama["hidden_size"]
     if (
         keep_projector
+        and weight is not None
         and bias is not None
         and weight.shape == (width, config.vision["hidden_size"])
         and hidden >= 2 * width
@@ -62,7 +69,7 @@ def read_base(
         del state[name]
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         if name not in state:
-            raise InputError(f"--version {folder}: no {name} in its weights; expected a LLaVA or LLaMA folder")
+            raise InputError(f"base {folder}: no {name} in its weights; expected a LLaVA or LLaMA folder")
         state[name] = _grow_rows(state[name], config.llama["vocab_size"])
     return state, unused
 
@@ -76,22 +83,30 @@ def _grow_rows(table: Tensor, rows: int) -> Tensor:
 
 
 def refuse_delta(folder: Path, state: dict[str, Tensor]) -> None:
-    """Delta weights (target minus LLaMA) load without an error and answer with noise; refuse them."""
+    """Delta weights (target minus LLaMA) load without an error and answer with noise; refuse them.
+
+    Raises:
+        InputError: if the norms are too small for a model, or the folder's name says delta.
+    """
     norm = state.get("model.norm.weight")
     is_delta = norm is not None and float(norm.float().abs().mean()) < 0.05
     if is_delta or "delta" in folder.name.lower():
         raise InputError(
-            f"--version {folder} holds delta weights, not a model. Add them to the original LLaMA first: "
+            f"{folder} holds delta weights, not a model. Add them to the original LLaMA first: "
             f"python -m llava.model.apply_delta --base PATH_TO_LLAMA --target PATH_TO_LLaVA --delta {folder}"
         )
 
 
 def locate_tower(name: str | None, folder: Path) -> Path:
-    """The tower that a merged folder speaks of: beside it or one folder up, where it says, or on the hub."""
+    """The tower that a merged folder speaks of: beside it or one folder up, where it says, or on the hub.
+
+    Raises:
+        InputError: if it is at none of these places.
+    """
     if not name:
-        raise InputError(f"{folder} has no vision tower and does not say where it is; give --vision-tower")
+        raise InputError(f"{folder} has no vision tower and does not say where it is; give its folder or hub id")
     try:
-        return tower_beside(name, folder) or resolve_folder(name, flag="--vision-tower")
+        return tower_beside(name, folder) or resolve_folder(name)
     except InputError as err:
         raise InputError(f"{folder} was made with another folder for its tower: {err}") from err
 

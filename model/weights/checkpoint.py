@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from huggingface_hub import save_torch_state_dict
@@ -119,7 +119,7 @@ def fill(
             buffer.is_meta for buffer in module.buffers(recurse=False)
         ):
             module.to_empty(device="cpu", recurse=False)
-            module.reset_parameters()
+            cast(Any, module).reset_parameters()  # every module with parameters of its own has it
             module.to(dtype)
     constant = [name for name in missing if name in RELEASED_CONSTANTS]
     initialized = [name for name in missing if name not in RELEASED_CONSTANTS]
@@ -164,7 +164,7 @@ def read_folder(folder: str | Path, *, vision_tower: str | None = None, conv_typ
     Raises:
         InputError: if a file is missing or damaged, or the files do not belong together.
     """
-    folder = resolve_folder(str(folder), flag="--version")
+    folder = resolve_folder(str(folder))
     config, tokenizer = read_architecture(folder, vision_tower=vision_tower, conv_type=conv_type)
     state = read_weights(folder)
     if not any(name.startswith(TOWER_PREFIX) for name in state):

@@ -82,7 +82,7 @@ def config_of_weights(
 ) -> PixelLMConfig:
     """The architecture of a released training checkpoint: counts and sizes are read off its tensors.
 
-    What tensors do not show is released behaviour throughout. The codebook is added to ``tokenizer``.
+    What tensors do not show is released behavior throughout. The codebook is added to ``tokenizer``.
 
     Args:
         shapes: of the plain model's weights, under released names.
@@ -103,8 +103,8 @@ def config_of_weights(
     added = rows - len(tokenizer) - 2  # the two image marks
     if added < 1 or added % scales:
         raise InputError(
-            f"{source} has {rows} vocabulary rows and {scales} scales, but --version {tokenizer.name_or_path} has "
-            f"{len(tokenizer)} tokens: {added} codebook tokens cannot be. Give the LLaVA base of the run as --version."
+            f"{source} has {rows} vocabulary rows and {scales} scales, but the base {tokenizer.name_or_path} has "
+            f"{len(tokenizer)} tokens: {added} codebook tokens cannot be. Give the LLaVA base that the run used."
         )
     codebook = add_codebook(tokenizer, scales=scales, tokens=added // scales)
     # The release pads whenever it resizes the tower (its constructor overrides the flag).

@@ -21,20 +21,20 @@ CODEBOOK = SegCodebook(2, 3, tuple(range(360, 366)))
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_feature_scale_num": 0}, r"--image_feature_scale_num is 0; expected 1, 2 or 3"),
-        ({"image_feature_scale_num": 4}, r"--image_feature_scale_num is 4"),
-        ({"seg_token_num": 0}, r"--seg_token_num is 0; expected 1 or more"),
+        ({"image_feature_scale_num": 0}, r"^image_feature_scale_num is 0; expected 1, 2 or 3"),
+        ({"image_feature_scale_num": 4}, r"^image_feature_scale_num is 4"),
+        ({"seg_token_num": 0}, r"^seg_token_num is 0; expected 1 or more"),
         ({"seg_token_num": 2}, r"6 codebook ids for 2 scales x 2 tokens"),
         ({"seg_token_ids": (1, 2, 3, 4, 5, 400)}, r"the codebook has id 400 but the vocabulary has 400 rows"),
-        ({"image_size": 13}, r"--resize_vision_tower_size is 13; expected at least .* 14"),
-        ({"out_dim": 40}, r"--out_dim is 40; expected a multiple of 16"),
+        ({"image_size": 13}, r"^image_size is 13; expected at least .* 14"),
+        ({"out_dim": 40}, r"^out_dim is 40; expected a multiple of 16"),
         ({"vision_position_resize": "new"}, r"vision_position_resize is 'new'; expected 'correct' or 'released'"),
         ({"vision_feature_layers": (-2, -6)}, r"vision feature layer -6 does not exist in a tower of 4 blocks"),
         ({"vision_feature_layers": (-2, 0)}, r"vision feature layer 0 does not exist"),
-        ({"conv_type": "vicuna"}, r"--conv_type 'vicuna' is unknown"),
+        ({"conv_type": "vicuna"}, r"conv_type 'vicuna' is unknown"),
     ],
 )
-def test_impossible_values_name_the_flag(changes, message):
+def test_impossible_values_name_the_field(changes, message):
     with pytest.raises(InputError, match=message):
         tiny_config(CODEBOOK, **changes)
 

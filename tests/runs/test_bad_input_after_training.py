@@ -86,7 +86,7 @@ def test_merge_with_another_base(refuses_to_merge, world):
     """The release adds tokens to whatever base it is given: the rows of the codebook would be other words."""
     tokens = {f"word{number}": 360 + number for number in range(5)}
     (world.llava / "added_tokens.json").write_text(json.dumps(tokens))
-    refuses_to_merge("codebook tokens cannot be", "Give the LLaVA base of the run as --version")
+    refuses_to_merge("codebook tokens cannot be", "Give the LLaVA base that the run used")
 
 
 def test_merge_with_another_tower(refuses_to_merge, world):
@@ -137,7 +137,7 @@ def refuses_to_chat(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"version": "/nowhere/hf"}, "--version /nowhere/hf: no such folder"),
+        ({"version": "/nowhere/hf"}, "/nowhere/hf: no such folder"),
         ({"image": "/nowhere.jpg"}, "image /nowhere.jpg does not exist"),
         ({"image": "", "output_json": ""}, "--image and --prompt belong together"),
         ({"prompt": "", "output_json": ""}, "--image and --prompt belong together"),
@@ -199,7 +199,7 @@ def refuses_to_evaluate(parrot, world, tmp_path, capsys, monkeypatch):
     ("changes", "says"),
     [
         ({"version": ""}, "--version is missing"),
-        ({"version": "/nowhere/hf"}, "--version /nowhere/hf: no such folder"),
+        ({"version": "/nowhere/hf"}, "/nowhere/hf: no such folder"),
         ({"dataset_dir": "/nowhere"}, "--dataset_dir /nowhere is not a folder"),
         ({"val_dataset": "refcoco"}, "--val_dataset: 'refcoco' is unknown"),
         ({"val_dataset": "ReasonSeg|val"}, "ReasonSeg/val does not exist, but --val_dataset ReasonSeg|val needs it"),

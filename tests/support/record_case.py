@@ -49,7 +49,7 @@ def write_case(
     constants = ("model.token_fusion.weights", "model.mask_decoder.scale_weights")
     write(folder / "state_dict_shapes.json", {name: shape for name, shape in shapes.items() if name not in constants})
     write(folder / "config.json", llama)
-    write_talks(folder, root / "images", seg_text(scales, tokens), conv_type)
+    write_dialogues(folder, root / "images", seg_text(scales, tokens), conv_type)
     write_results(Case(folder))
     return root
 
@@ -58,7 +58,7 @@ def write(path: Path, content: object) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def write_talks(folder: Path, images: Path, group: str, conv_type: str) -> None:
+def write_dialogues(folder: Path, images: Path, group: str, conv_type: str) -> None:
     rng = np.random.default_rng(0)
     answers = [[answer.replace("{seg}", group) for answer in of_image] for of_image in ANSWERS]
     names = ["one.png", "two.png"]

@@ -40,7 +40,7 @@ def make_network(
 def make_batch(
     network: PixelLMForCausalLM,
     tokenizer: LlamaTokenizer,
-    talks: Sequence[Talk],
+    dialogues: Sequence[Talk],
     *,
     photo_hw: Sequence[tuple[int, int]] = ((40, 60), (60, 30)),
     pad_to: int = 0,
@@ -55,7 +55,7 @@ def make_batch(
     group = seg_text(config.image_feature_scale_num, config.seg_token_num)
     photos = [config.preprocessor(rng.integers(0, 256, (*hw, 3), dtype=np.uint8)) for hw in photo_hw]
     rows, counts = [], [0] * len(photos)
-    for image, question, answer in talks:
+    for image, question, answer in dialogues:
         turn = (f"<image>\n{question}", answer.replace("{seg}", group))
         rendered = get_conversation(config.conv_type).render([turn])
         rows.append(encode_conversation(tokenizer, rendered, num_image_tokens=config.num_image_tokens))
@@ -69,7 +69,7 @@ def make_batch(
         input_ids=torch.tensor([ids + [tokenizer.pad_token_id] * (length - len(ids)) for ids, _ in rows]),
         labels=torch.tensor([labels + [IGNORE_INDEX] * (length - len(labels)) for _, labels in rows]),
         attention_mask=torch.arange(length) < lengths[:, None],
-        image_index=torch.tensor([image for image, _, _ in talks]),
+        image_index=torch.tensor([image for image, _, _ in dialogues]),
         masks=[torch.from_numpy(rng.random((count, *side)) < 0.5) for count, side in zip(counts, hw, strict=True)],
         orig_hw=hw,
         sample_ids=[f"photo {index}" for index in range(len(photos))],

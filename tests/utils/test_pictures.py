@@ -114,3 +114,25 @@ def test_write_image_keeps_colors(tmp_path):
     assert cv2.imread(str(tmp_path / "mask.png"), cv2.IMREAD_UNCHANGED).shape == (4, 5)
     with pytest.raises(InputError, match=r"\.txt"):
         write_image(tmp_path / "mask.txt", image)
+
+
+def test_a_picture_is_written_whole_or_refused(tmp_path):
+    image = np.zeros((4, 4, 3), dtype=np.uint8)
+    path = tmp_path / "Übung/ein Bild.jpg"
+    write_image(path, image)
+    assert [written.name for written in path.parent.iterdir()] == ["ein Bild.jpg"]
+    blocked = tmp_path / "file/picture.png"
+    blocked.parent.write_text("no folder")
+    taken = tmp_path / "taken.png"
+    taken.mkdir()
+    for place in (blocked, taken):
+        with pytest.raises(InputError, match=rf"{place} cannot be written \(.+\); choose another folder"):
+            write_image(place, image)
+    assert not list(tmp_path.glob(".*")), "nothing is left of what failed"
+
+
+def test_jpeg_quality_decides_the_size(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    write_image(tmp_path / "low.jpg", image, jpeg_quality=20)
+    write_image(tmp_path / "high.jpg", image)
+    assert (tmp_path / "low.jpg").stat().st_size < (tmp_path / "high.jpg").stat().st_size

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,12 +42,12 @@ def time_samples(
     name: str, sources: Sequence[Source], rates: Sequence[float], encoder: Encoder, *, num: int, rounds: int, seed: int
 ) -> Timing:
     """Draw the same ``num`` samples ``rounds`` times, after once for the files to be in memory."""
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     timed = Mixture([_TimedSource(source, seconds) for source in sources], rates, _TimedEncoder(encoder, seconds), seed)
     _draw(timed, num)
     plain = Mixture(sources, rates, encoder, seed)
     walls, cpus = zip(*(_draw(plain, num) for _ in range(rounds)), strict=True)
-    shares = {stage: seconds[stage] / seconds.total() for stage in STAGES}
+    shares = {stage: seconds[stage] / sum(seconds.values()) for stage in STAGES}
     return Timing(name, num / statistics.median(walls), 1000 * statistics.median(cpus) / num, shares)
 
 
@@ -59,16 +59,13 @@ def _draw(mixture: Mixture, num: int) -> tuple[float, float]:
     return time.perf_counter() - clock, time.process_time() - cpu
 
 
-@dataclass(frozen=True)
 class _TimedSource:
     """A source that notes what it takes."""
 
-    source: Source
-    seconds: Counter[str]
-
-    @property
-    def name(self) -> str:
-        return self.source.name
+    def __init__(self, source: Source, seconds: defaultdict[str, float]) -> None:
+        self.name = source.name
+        self.source = source
+        self.seconds = seconds
 
     def __len__(self) -> int:
         return len(self.source)
@@ -80,27 +77,27 @@ class _TimedSource:
         return raw
 
 
-@dataclass(frozen=True)
-class _TimedEncoder:
+class _TimedEncoder(Encoder):
     """An encoder that notes what its stages take; to do so it decodes and resizes every photo once more."""
 
-    encoder: Encoder
-    seconds: Counter[str]
+    def __init__(self, encoder: Encoder, seconds: defaultdict[str, float]) -> None:
+        super().__init__(encoder.tokenizer, encoder.codebook, encoder.config)
+        self.seconds = seconds
 
-    def __call__(self, raw: RawSample) -> Sample:
+    def __call__(self, raw: RawSample, *, truncate: bool = True) -> Sample:
         photo_seconds = 0.0
         if raw.image_path is not None:
             read_photo(raw)  # from the disk, once
             started = time.perf_counter()
             photo = read_photo(raw)
             decoded = time.perf_counter()
-            self.encoder.config.preprocessor(photo)
+            self.config.preprocessor(photo)
             resized = time.perf_counter()
             self.seconds["decode"] += decoded - started
             self.seconds["resize"] += resized - decoded
             photo_seconds = resized - started
         started = time.perf_counter()
-        sample = self.encoder(raw)
+        sample = super().__call__(raw, truncate=truncate)
         self.seconds["text"] += max(0.0, time.perf_counter() - started - photo_seconds)
         return sample
 

@@ -34,6 +34,7 @@ class Predictor(Protocol):
 
     def ask(self, question: str, *, max_new_tokens: int) -> Reply:
         """Answer a question, without image mark, about the photo."""
+        ...
 
 
 def evaluate_generative(

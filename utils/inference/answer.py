@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from model.image import read_image
@@ -18,7 +17,11 @@ from utils.pictures import PALETTE, overlay, released_overlay, write_image
 def answer(
     predictor: PixelLMPredictor, image_path: str, question: str, *, output_dir: Path, max_new_tokens: int
 ) -> tuple[Reply, list[Path]]:
-    """Ask, and write the pictures; returns the reply and the written files."""
+    """Ask, and write the pictures; returns the reply and the written files.
+
+    Raises:
+        InputError: if the image cannot be read, the question is too long, or the pictures cannot be written.
+    """
     image = read_image(image_path)
     predictor.set_image(image)
     reply = predictor.ask(question, max_new_tokens=max_new_tokens)
@@ -34,12 +37,18 @@ def target_masks(reply: Reply, photo_hw: tuple[int, int]) -> np.ndarray:
 
 
 def write_pictures(image: np.ndarray, masks: np.ndarray, *, output_dir: Path, stem: str) -> list[Path]:
-    """Released names per target (``_mask_<j>``: 0 or 100, ``_masked_img_<j>``), and one picture of all targets."""
-    output_dir.mkdir(parents=True, exist_ok=True)
+    """Released names per target (``_mask_<j>``: 0 or 100, ``_masked_img_<j>``), and one picture of all targets.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: (N, H, W) bool.
+    Raises:
+        InputError: if nothing can be written there.
+    """
     written = []
     for index, mask in enumerate(masks):
         mask_path = output_dir / f"{stem}_mask_{index}.jpg"
-        cv2.imwrite(str(mask_path), mask.astype(np.uint8) * 100)
+        write_image(mask_path, mask.astype(np.uint8) * 100)
         single_path = output_dir / f"{stem}_masked_img_{index}.jpg"
         write_image(single_path, released_overlay(image, mask))
         written += [mask_path, single_path]

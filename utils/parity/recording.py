@@ -21,7 +21,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -121,7 +121,7 @@ class Case:
             return dict(arrays)
 
     @cached_property
-    def talks(self) -> dict[str, Any]:
+    def dialogues(self) -> dict[str, Any]:
         """batch.json: per image its file name, questions and answers; the rendered conversations in one list."""
         return self.json("batch.json")
 
@@ -200,7 +200,7 @@ class Case:
             vision_tower=str(self.tower),
             tokenizer=self.tokenizer,
             pad=bool(whole.get("pad_train_clip_images", False)),
-            conv_type=template_of(self.talks["conversations"][0]),
+            conv_type=template_of(self.dialogues["conversations"][0]),
             model_max_length=self.tokenizer.model_max_length,
             source=str(self.folder),
         )
@@ -237,8 +237,8 @@ class Case:
     @cached_property
     def batch(self) -> Batch:
         """The recorded photos, words and masks as training reads them."""
-        samples = [self.encoder(self._raw(index), truncate=False) for index in range(len(self.talks["images"]))]
-        return collate(samples, self.codebook, self.tokenizer.pad_token_id)
+        samples = [self.encoder(self._raw(index), truncate=False) for index in range(len(self.dialogues["images"]))]
+        return collate(samples, self.codebook, cast(int, self.tokenizer.pad_token_id))
 
     def photo(self, name: str) -> Path:
         return self.golden / "images" / name
@@ -246,12 +246,12 @@ class Case:
     def _raw(self, index: int) -> RawSample:
         group = seg_text(self.codebook.scales, self.codebook.tokens)
         conversations, used = [], 0
-        for question, answer in zip(self.talks["questions"][index], self.talks["answers"][index], strict=True):
+        for question, answer in zip(self.dialogues["questions"][index], self.dialogues["answers"][index], strict=True):
             marked = answer.replace(group, SEG_MARK)
             count = marked.count(SEG_MARK)
             conversations.append((Turn(question, marked, tuple(range(used, used + count))),))
             used += count
-        name = self.talks["images"][index]
+        name = self.dialogues["images"][index]
         return RawSample(name, self.photo(name), tuple(conversations), self.masks[index])
 
     def _neighbors(self) -> list[Path]:

@@ -165,13 +165,13 @@ def same(found: Any, expected: Any) -> float:
 def compare_tokens(case: Case) -> Iterator[Measure]:
     """Rendered conversations, ids, labels and padding of the batch; prompts of the chats; both templates."""
     config, batch = case.config, case.batch
-    talks = [
+    dialogues = [
         (f"{IMAGE_MARK}\n{question}", answer)
-        for questions, answers in zip(case.talks["questions"], case.talks["answers"], strict=True)
+        for questions, answers in zip(case.dialogues["questions"], case.dialogues["answers"], strict=True)
         for question, answer in zip(questions, answers, strict=True)
     ]
-    for number, recorded in enumerate(case.talks["conversations"]):
-        rendered = get_conversation(config.conv_type).render([talks[number]])
+    for number, recorded in enumerate(case.dialogues["conversations"]):
+        rendered = get_conversation(config.conv_type).render([dialogues[number]])
         yield Measure(f"words of conversation {number}", same(rendered.text, recorded), 0)
     rows = zip(batch.input_ids, batch.labels, batch.attention_mask, strict=True)
     for number, (ids, labels, mask) in enumerate(rows):
@@ -229,7 +229,7 @@ def compare_images(case: Case) -> Iterator[Measure]:
     yield Measure("valid sizes", same(case.batch.valid_hw.tolist(), case.arrays["resize"].tolist()), 0)
     yield Measure("shape", same(found.shape, expected.shape), 0)
     if found.shape == expected.shape:
-        for name, ours, theirs in zip(case.talks["images"], found, expected, strict=True):
+        for name, ours, theirs in zip(case.dialogues["images"], found, expected, strict=True):
             yield Measure(f"pixels of {name}", float(np.abs(ours - theirs).max()), PIXELS)
 
 

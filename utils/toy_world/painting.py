@@ -3,6 +3,8 @@
 Images are (H, W, 3) float32 RGB in 0..1 until the camera turns them into uint8.
 """
 
+from __future__ import annotations
+
 import colorsys
 import math
 
@@ -21,12 +23,12 @@ _COLOR_HSV: dict[str, tuple[float, float, float, float]] = {
 COLORS: tuple[str, ...] = tuple(_COLOR_HSV)
 TEXTURES: tuple[str, ...] = ("plain", "striped", "dotted")
 BACKGROUNDS: tuple[str, ...] = ("gradient", "clouds", "wood", "tiles")
-# Colours that are too bright for a light pattern to be seen on them.
+# Colors that are too bright for a light pattern to be seen on them.
 _DARK_ACCENT_COLORS = frozenset({"orange", "yellow"})
 
 
 def object_color(color: str, rng: np.random.Generator) -> np.ndarray:
-    """One RGB triple (3,) of a named colour, with a little variation in hue and more in brightness."""
+    """One RGB triple (3,) of a named color, with a little variation in hue and more in brightness."""
     hue, saturation, dark, bright = _COLOR_HSV[color]
     hue += rng.uniform(-4, 4)
     value = rng.uniform(dark, bright)
@@ -41,7 +43,7 @@ def _noise(image_hw: tuple[int, int], cells: tuple[int, int], rng: np.random.Gen
 
 
 def _pale_color(rng: np.random.Generator) -> np.ndarray:
-    """A background colour: any hue, but clearly less saturated than every object."""
+    """A background color: any hue, but clearly less saturated than every object."""
     rgb = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.02, 0.22), rng.uniform(0.4, 0.9))
     return np.array(rgb, np.float32)
 
@@ -52,7 +54,7 @@ def background(kind: str, image_hw: tuple[int, int], rng: np.random.Generator) -
     x = np.arange(width, dtype=np.float32)[None]  # (1, W)
     y = np.arange(height, dtype=np.float32)[:, None]  # (H, 1)
     first = _pale_color(rng)
-    # The second colour is a relative of the first: no background draws edges as strong as an object's.
+    # The second color is a relative of the first: no background draws edges as strong as an object's.
     second = np.clip(first * rng.uniform(0.62, 0.85) + _pale_color(rng) * 0.12, 0, 1)
     if kind == "gradient":
         angle = rng.uniform(0, 2 * math.pi)
@@ -77,7 +79,7 @@ def background(kind: str, image_hw: tuple[int, int], rng: np.random.Generator) -
 
 
 def _pattern(texture: str, u: np.ndarray, v: np.ndarray, period: float) -> np.ndarray:
-    """Share of the accent colour, 0..1, at object coordinates (u, v) in pixels."""
+    """Share of the accent color, 0..1, at object coordinates (u, v) in pixels."""
     if texture == "plain":
         return np.zeros_like(u)
     a, b = 2 * math.pi / period * u, 2 * math.pi / period * v
@@ -86,8 +88,6 @@ def _pattern(texture: str, u: np.ndarray, v: np.ndarray, period: float) -> np.nd
         return np.clip(0.5 + 1.8 * np.sin(a), 0, 1)
     if texture == "dotted":
         return np.clip(1.6 * (np.cos(a) + np.cos(b)) - 0.7, 0, 1)
-    if texture == "checkered":
-        return np.clip(0.5 + 3.0 * np.sin(a / 1.5) * np.sin(b / 1.5), 0, 1)
     raise ValueError(f"unknown texture {texture!r}; known: {', '.join(TEXTURES)}")
 
 

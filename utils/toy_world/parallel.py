@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
-from multiprocessing.pool import Pool
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import cv2
 
@@ -15,29 +17,24 @@ Out = TypeVar("Out")
 _CHUNK = 16
 
 
-class Workers:
-    """Processes that stay for several rounds of work. With one, everything runs in this process.
+class OrderedMap(Protocol):
+    """The built-in ``map`` of one sequence, or what works like it: results come in the order of the items."""
 
-    Functions and items must be picklable. Children are started afresh (which reads the main script once
-    more), because a forked child of a process that has run torch or OpenCV threads may hang.
+    def __call__(self, function: Callable[[In], Out], items: Iterable[In], /) -> Iterator[Out]: ...
+
+
+@contextmanager
+def start_workers(count: int) -> Iterator[OrderedMap]:
+    """Give a map whose work is done by ``count`` processes, which stay for several rounds; with 1, by this one.
+
+    Functions and items must be picklable. Children are started afresh (which reads the main script once more),
+    because a forked child of a process that has run torch or OpenCV threads may hang.
     """
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._pool: Pool | None = None
-
-    def __enter__(self) -> Workers:
-        if self._count > 1:
-            self._pool = get_context("spawn").Pool(self._count, initializer=cv2.setNumThreads, initargs=(1,))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._pool is not None:
-            self._pool.terminate()
-            self._pool = None
-
-    def map(self, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-        """Like the built-in `map`: results come in the order of the items, whoever made them."""
-        if self._pool is None:
-            return map(function, items)
-        return self._pool.imap(function, items, chunksize=_CHUNK)
+    if count == 1:
+        yield map
+        return
+    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,))
+    try:
+        yield partial(pool.map, chunksize=_CHUNK)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, what waits is not begun

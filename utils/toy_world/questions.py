@@ -6,6 +6,8 @@ autoregressive model can learn them: targets in the order of a scene's objects, 
 {seg}"; whether "Sure" comes first depends on the wording of the question only.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -253,11 +255,11 @@ def answer_text(objects: Sequence[ToyObject], targets: Sequence[int], question: 
 def ask_questions(
     scene: Scene, rng: np.random.Generator, *, num_questions: int, count_weights: dict[int, float]
 ) -> list[Turn]:
-    """Draw questions about a scene, each with its own set of targets (indices into `Scene.objects`).
+    """Draw questions about a scene, each with its own set of targets (indices into ``Scene.objects``).
 
     Args:
         num_questions: how many to draw; fewer come back when the scene does not offer so many.
-        count_weights: number of targets (1 to `MAX_TARGETS`) -> how often to ask for so many.
+        count_weights: number of targets (1 to ``MAX_TARGETS``) -> how often to ask for so many.
     """
     by_count: dict[int, list[_Candidate]] = {count: [] for count in sorted(count_weights)}
     for family in _FAMILIES:

@@ -3,6 +3,8 @@
 Coordinates are pixels with (x, y) to the right and down; masks are (H, W) bool.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +27,7 @@ _PLACEMENT_TRIES = 25
 class SceneStyle:
     """What a scene may look like; each range is inclusive.
 
-    Few kinds of colours and shapes among many objects give questions with many targets.
+    Few kinds of colors and shapes among many objects give questions with many targets.
     """
 
     num_objects: tuple[int, int] = (2, 4)
@@ -65,7 +67,7 @@ class ToyObject:
 class Scene:
     """A picture (H, W, 3) uint8 RGB and its objects.
 
-    They are in the order of their colours in `COLORS`, those of equal colour in the order of `SHAPES`.
+    They are in the order of their colors in ``COLORS``, those of equal color in the order of ``SHAPES``.
     """
 
     image: np.ndarray
@@ -74,7 +76,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class _Placed:
-    """A shape with a place but without paint; `covers` is (H, W) float32 in 0..1, before occlusion."""
+    """A shape with a place but without paint; ``covers`` is (H, W) float32 in 0..1, before occlusion."""
 
     shape: str
     size: str
@@ -89,7 +91,7 @@ class _Placed:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A placed shape with its visible pixels; the other fields as in `ToyObject`."""
+    """A placed shape with its visible pixels; the other fields as in ``ToyObject``."""
 
     placed: _Placed
     mask: np.ndarray
@@ -176,7 +178,7 @@ def _draw_layout(style: SceneStyle, rng: np.random.Generator) -> list[_Seen]:
 
 
 def _draw_colors(layout: list[_Seen], style: SceneStyle, rng: np.random.Generator) -> list[str]:
-    """One colour per shape, from a small palette while it lasts; equal shapes get different ones."""
+    """One color per shape, from a small palette while it lasts; equal shapes get different ones."""
     palette = rng.choice(COLORS, size=_draw_between(style.num_colors, rng), replace=False).tolist()
     taken: set[tuple[str, str]] = set()
     drawn = []
@@ -192,7 +194,7 @@ def _draw_colors(layout: list[_Seen], style: SceneStyle, rng: np.random.Generato
 def draw_scene(rng: np.random.Generator, style: SceneStyle = DEFAULT_STYLE) -> Scene:
     """Draw one scene; equal generators give equal scenes.
 
-    Two objects of a scene never share both colour and shape, so that the name of an object in an answer is its
+    Two objects of a scene never share both color and shape, so that the name of an object in an answer is its
     own.
     """
     layout = _draw_layout(style, rng)

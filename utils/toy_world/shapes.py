@@ -1,8 +1,10 @@
 """Outlines of the toy shapes, and their antialiased coverage.
 
-Outlines live in a unit system (y down, centre at the origin) and are scaled so that every shape of one radius
+Outlines live in a unit system (y down, center at the origin) and are scaled so that every shape of one radius
 covers about the area of a circle of that radius: "large" then means the same for a star and for a square.
 """
+
+from __future__ import annotations
 
 import cv2
 import numpy as np
@@ -13,7 +15,7 @@ RING_OUTER, RING_INNER = 1.12, 0.58
 
 
 def _regular(corners: int, start_degrees: float, inner: float | None = None) -> np.ndarray:
-    """Corners of a regular polygon (or of a star, when `inner` gives the radius of its notches): (P, 2)."""
+    """Corners of a regular polygon (or of a star, when ``inner`` gives the radius of its notches): (P, 2)."""
     count = corners if inner is None else 2 * corners
     angle = np.radians(start_degrees) + 2 * np.pi * np.arange(count) / count
     radius = np.ones(count)
@@ -30,7 +32,7 @@ def _with_unit_circle_area(outline: np.ndarray) -> np.ndarray:
 
 _CIRCLE = _regular(72, 0)
 
-# Outer outline first, then holes. The factors keep spiky shapes from becoming too wide for their neighbours.
+# Outer outline first, then holes. The factors keep spiky shapes from becoming too wide for their neighbors.
 _OUTLINES: dict[str, list[np.ndarray]] = {
     "circle": [_CIRCLE],
     "square": [_with_unit_circle_area(_regular(4, 45)) * 0.98],
@@ -47,7 +49,7 @@ def coverage(
     """How much of each pixel a shape covers.
 
     Args:
-        shape: one of `SHAPES`.
+        shape: one of ``SHAPES``.
         image_hw: (H, W) of the picture.
         center: (x, y) in pixels; radius in pixels; rotation in radians, clockwise as seen.
     Returns:
@@ -64,7 +66,7 @@ def coverage(
     if x1 <= x0 or y1 <= y0:
         return full
     canvas = np.zeros(((y1 - y0) * SUPERSAMPLING, (x1 - x0) * SUPERSAMPLING), np.uint8)
-    # Pixel i of the fine canvas has its centre at i + 0.5; fillPoly counts centres as integers. Its even-odd
+    # Pixel i of the fine canvas has its center at i + 0.5; fillPoly counts centers as integers. Its even-odd
     # rule cuts out the holes.
     fine = [np.round((outline - (x0, y0)) * SUPERSAMPLING - 0.5).astype(np.int32) for outline in outlines]
     cv2.fillPoly(canvas, fine, 255)

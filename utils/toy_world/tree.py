@@ -4,6 +4,8 @@ A picture and what is asked about it depend only on (seed, split, index): a larg
 pictures of a smaller one.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import pickle
@@ -11,14 +13,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from model.files import write_json
 from utils.data.records import Turn
 from utils.masks.outlines import polygons, uncompressed_rle
+from utils.pictures import write_image
 
-from .parallel import Workers
+from .parallel import OrderedMap
 from .questions import MAX_TARGETS, ask_questions, referring_phrases, short_name
 from .scene import DEFAULT_STYLE, Scene, SceneStyle, ToyObject, draw_scene
 from .shapes import SHAPES
@@ -49,8 +51,8 @@ class MuseSplit:
     """One MUSE file.
 
     Attributes:
-        stream: number of its random stream; image ids start after `first_id`.
-        style: of its scenes; one in `crowded_every` is crowded instead, if that is not 0.
+        stream: number of its random stream; image ids start after ``first_id``.
+        style: of its scenes; one in ``crowded_every`` is crowded instead, if that is not 0.
         count_weights: number of targets -> how often a question has so many.
         min_questions, max_questions: per picture.
     """
@@ -75,7 +77,7 @@ _REFCOCO_STREAM, _REFCOCO_FIRST_ID = 4, 400_000
 
 
 def draw_muse_item(split: MuseSplit, index: int, *, seed: int) -> tuple[Scene, list[Turn]]:
-    """Scene number `index` of a split, and the questions about it."""
+    """Scene number ``index`` of a split, and the questions about it."""
     rng = np.random.default_rng([seed, split.stream, index])
     crowded = split.crowded_every > 0 and index % split.crowded_every == 0
     style = _CROWDED_STYLE if crowded else split.style
@@ -101,12 +103,6 @@ def _annotation(item: ToyObject, *, annotation_id: int, image_id: int, as_polygo
     }
 
 
-def _write_image(scene: Scene, path: Path) -> None:
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    if not cv2.imwrite(str(path), cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), quality):
-        raise OSError(f"could not write {path}; is the disk full?")
-
-
 def _write_muse_item(index: int, *, root: Path, split: MuseSplit, seed: int) -> dict:
     """Write one picture and return its MUSE record."""
     scene, turns = draw_muse_item(split, index, seed=seed)
@@ -118,7 +114,7 @@ def _write_muse_item(index: int, *, root: Path, split: MuseSplit, seed: int) -> 
     else:
         folder, name = "train2017" if is_train else "val2017", f"{image_id:012d}.jpg"
         where = {"coco_url": f"toy-world/{folder}/{name}"}
-    _write_image(scene, root / IMAGES / folder / name)
+    write_image(root / IMAGES / folder / name, scene.image, jpeg_quality=JPEG_QUALITY)
     annotations = []
     for offset, item in enumerate(scene.objects):
         number = image_id * 10 + offset
@@ -140,9 +136,9 @@ def _write_muse_item(index: int, *, root: Path, split: MuseSplit, seed: int) -> 
     return record
 
 
-def _write_muse_split(root: Path, split: MuseSplit, count: int, *, seed: int, workers: Workers) -> None:
+def _write_muse_split(root: Path, split: MuseSplit, count: int, *, seed: int, ordered_map: OrderedMap) -> None:
     work = partial(_write_muse_item, root=root, split=split, seed=seed)
-    records = list(workers.map(work, range(count)))
+    records = list(ordered_map(work, range(count)))
     write_json(root / "muse" / f"muse_{split.name}.json", records, compact=True)
     targets = [len(answer) for record in records for answer in record["answers"]]
     mean = sum(targets) / max(len(targets), 1)
@@ -174,7 +170,7 @@ def _write_refcoco_item(index: int, *, root: Path, seed: int) -> tuple[dict, lis
     scene = draw_scene(rng)
     image_id = _REFCOCO_FIRST_ID + index + 1
     stem = f"COCO_train2014_{image_id:012d}"
-    _write_image(scene, root / IMAGES / "train2014" / f"{stem}.jpg")
+    write_image(root / IMAGES / "train2014" / f"{stem}.jpg", scene.image, jpeg_quality=JPEG_QUALITY)
     height, width = scene.image.shape[:2]
     annotations = [
         _annotation(item, annotation_id=image_id * 10 + offset, image_id=image_id, as_polygons=True)
@@ -192,11 +188,11 @@ def _write_refcoco_item(index: int, *, root: Path, seed: int) -> tuple[dict, lis
     return {"id": image_id, "file_name": f"{stem}.jpg", "height": height, "width": width}, annotations, refs
 
 
-def _write_refcoco(root: Path, count: int, *, seed: int, workers: Workers) -> None:
+def _write_refcoco(root: Path, count: int, *, seed: int, ordered_map: OrderedMap) -> None:
     """Write refs(unc).p, a protocol-2 pickle of lists, dicts, strings and integers, and instances.json."""
     images, annotations, refs = [], [], []
     work = partial(_write_refcoco_item, root=root, seed=seed)
-    for image, its_annotations, its_refs in workers.map(work, range(count)):
+    for image, its_annotations, its_refs in ordered_map(work, range(count)):
         images.append(image)
         annotations += its_annotations
         refs += its_refs
@@ -211,19 +207,19 @@ def _write_refcoco(root: Path, count: int, *, seed: int, workers: Workers) -> No
 
 
 def write_dataset(
-    root: Path, *, seed: int, num_train: int, num_val: int, num_test: int, num_refer: int, workers: Workers
+    root: Path, *, seed: int, num_train: int, num_val: int, num_test: int, num_refer: int, ordered_map: OrderedMap
 ) -> None:
-    """Write the whole tree under `root`, which becomes a ``--dataset_dir``.
+    """Write the whole tree under ``root``, which becomes a ``--dataset_dir``.
 
     Args:
         num_train, num_val: MUSE pictures; num_test: pictures of each of the two test files.
         num_refer: RefCOCO pictures.
-        workers: who draws; the files do not depend on it.
+        ordered_map: who draws; the files do not depend on it.
     """
     folders = [IMAGES / name for name in ("train2014", "train2017", "val2017")]
     for folder in (*folders, Path("muse"), Path("refer_seg/refcoco")):
         (root / folder).mkdir(parents=True, exist_ok=True)
     counts = {"train": num_train, "val": num_val, "test_less": num_test, "test_many": num_test}
     for split in MUSE_SPLITS:
-        _write_muse_split(root, split, counts[split.name], seed=seed, workers=workers)
-    _write_refcoco(root, num_refer, seed=seed, workers=workers)
+        _write_muse_split(root, split, counts[split.name], seed=seed, ordered_map=ordered_map)
+    _write_refcoco(root, num_refer, seed=seed, ordered_map=ordered_map)

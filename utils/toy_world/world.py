@@ -13,7 +13,7 @@ from typing import Any
 from model.errors import InputError
 from model.files import read_json, write_json
 
-from .parallel import Workers
+from .parallel import OrderedMap, start_workers
 from .tree import write_dataset
 
 logger = logging.getLogger(__name__)
@@ -53,12 +53,12 @@ class WorldSettings:
 
 
 def make_world(out: Path, settings: WorldSettings) -> None:
-    """Write `out`/dataset, llava-toy and clip-toy, then world.json, which says that all is there.
+    """Write ``out``/dataset, llava-toy and clip-toy, then world.json, which says that all is there.
 
-    Everything is made in `out`/.partial first, so that a name without a dot always holds something whole.
+    Everything is made in ``out``/.partial first, so that a name without a dot always holds something whole.
 
     Raises:
-        InputError: if `out` holds another world, or files of somebody else under these names.
+        InputError: if ``out`` holds another world, or files of somebody else under these names.
     """
     if _is_finished(out, settings):
         logger.info("%s already holds this toy world", out)
@@ -81,8 +81,8 @@ def make_world(out: Path, settings: WorldSettings) -> None:
 
 def _write_parts(folder: Path, settings: WorldSettings) -> dict[str, Any]:
     """Fill the folders; returns what was measured on the base weights."""
-    with Workers(min(os.cpu_count() or 1, _MAX_WORKERS)) as workers:
-        measured = {} if settings.skip_base_weights else _write_base_weights(folder, settings, workers)
+    with start_workers(min(os.cpu_count() or 1, _MAX_WORKERS)) as ordered_map:
+        measured = {} if settings.skip_base_weights else _write_base_weights(folder, settings, ordered_map)
         write_dataset(
             folder / DATASET,
             seed=settings.seed,
@@ -90,12 +90,12 @@ def _write_parts(folder: Path, settings: WorldSettings) -> dict[str, Any]:
             num_val=settings.num_val,
             num_test=settings.num_test,
             num_refer=max(settings.num_train // _REFER_SHARE, _MIN_REFER),
-            workers=workers,
+            ordered_map=ordered_map,
         )
     return measured
 
 
-def _write_base_weights(folder: Path, settings: WorldSettings, workers: Workers) -> dict[str, Any]:
+def _write_base_weights(folder: Path, settings: WorldSettings, ordered_map: OrderedMap) -> dict[str, Any]:
     """Unpack the kept base weights, or those that are trained first; returns what was measured on them."""
     # The dataset alone needs no torch.
     from .base import pack as base_weights
@@ -104,7 +104,7 @@ def _write_base_weights(folder: Path, settings: WorldSettings, workers: Workers)
     if settings.pretrain:
         file = folder / PACK
         base_weights.pretrain(
-            file, image_size=settings.image_size, seed=settings.seed, workers=workers, scratch=language
+            file, image_size=settings.image_size, seed=settings.seed, ordered_map=ordered_map, scratch=language
         )
     return base_weights.unpack(file, language, tower, image_size=settings.image_size)
 

@@ -25,7 +25,7 @@ def tokenizer(shared):
 
 
 def test_recorded_conversations(recorded, tokenizer):
-    templates, labelled = set(), 0
+    templates, labeled = set(), 0
     for case in recorded:
         rendered = get_conversation(case["conv_type"]).render(case["turns"])
         assert rendered.text == case["rendered_with_image_marks"]
@@ -34,10 +34,10 @@ def test_recorded_conversations(recorded, tokenizer):
         assert ids.count(IMAGE_TOKEN_ID) == 1
         if "labels" in case:
             assert labels == case["labels"]
-            labelled += 1
+            labeled += 1
         templates.add((case["conv_type"], len(case["turns"]), bool(case["turns"][-1][1])))
     assert len(templates) == 2 * 3, "both templates: one round, two rounds, an open question"
-    assert labelled == 2
+    assert labeled == 2
 
 
 def test_llava_v1_in_full():
@@ -75,5 +75,5 @@ def test_only_the_last_turn_may_be_open(name):
 
 
 def test_an_unknown_template_names_the_known_ones():
-    with pytest.raises(InputError, match=r"--conv_type 'vicuna' is unknown; expected one of llava_v1, llava_llama_2"):
+    with pytest.raises(InputError, match=r"conv_type 'vicuna' is unknown; expected one of llava_v1, llava_llama_2"):
         get_conversation("vicuna")

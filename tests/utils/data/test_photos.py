@@ -12,7 +12,7 @@ from model.image import read_image
 from utils.data.photos import photo_hw, read_label_map
 from utils.data.records import RawSample, Turn
 
-GREY = (np.arange(20 * 30) % 200).reshape(20, 30).astype(np.uint8)
+GRAY = (np.arange(20 * 30) % 200).reshape(20, 30).astype(np.uint8)
 
 
 def save(path: Path, image: Image.Image, **options) -> Path:
@@ -29,13 +29,13 @@ def one_turn(path: Path, hw: tuple[int, int]) -> RawSample:
 @pytest.mark.parametrize(
     ("name", "image"),
     [
-        ("grey.png", Image.fromarray(GREY)),
-        ("grey.jpg", Image.fromarray(GREY)),
-        ("cmyk.jpg", Image.fromarray(GREY).convert("CMYK")),
-        ("sixteen.png", Image.fromarray(GREY.astype(np.uint16) * 256)),
-        ("palette.png", Image.fromarray(GREY).convert("P")),
-        ("alpha.png", Image.fromarray(GREY).convert("RGBA")),
-        ("bit.png", Image.fromarray(GREY).convert("1")),
+        ("gray.png", Image.fromarray(GRAY)),
+        ("gray.jpg", Image.fromarray(GRAY)),
+        ("cmyk.jpg", Image.fromarray(GRAY).convert("CMYK")),
+        ("sixteen.png", Image.fromarray(GRAY.astype(np.uint16) * 256)),
+        ("palette.png", Image.fromarray(GRAY).convert("P")),
+        ("alpha.png", Image.fromarray(GRAY).convert("RGBA")),
+        ("bit.png", Image.fromarray(GRAY).convert("1")),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -45,13 +45,13 @@ def test_photos_of_every_kind_become_rgb(tmp_path, encoder, name, image):
     assert (photo.shape, photo.dtype) == ((20, 30, 3), np.uint8)
     assert photo_hw(path) == (20, 30)
     if name != "bit.png":
-        assert np.abs(photo.mean(axis=2) - GREY).mean() < 8, "CMYK and JPEG are near, the others exact"
+        assert np.abs(photo.mean(axis=2) - GRAY).mean() < 8, "CMYK and JPEG are near, the others exact"
     assert encoder(one_turn(path, (20, 30))).pixel_values.isfinite().all()
 
 
 def test_annotations_speak_of_stored_rows_and_viewers_of_shown_ones(tmp_path, encoder):
     """A photo with an EXIF rotation: datasets leave it out, chat follows it."""
-    rotated = Image.fromarray(np.dstack([GREY] * 3))
+    rotated = Image.fromarray(np.dstack([GRAY] * 3))
     exif = rotated.getexif()
     exif[0x0112] = 6  # orientation: turn by 90 degrees
     path = save(tmp_path / "turned.jpg", rotated, exif=exif)
@@ -96,7 +96,7 @@ def test_damaged_photos_are_named_and_counted(tmp_path, content, reason):
 
 
 def test_half_a_photo_is_no_photo(tmp_path):
-    """Some readers fill the rest with grey."""
+    """Some readers fill the rest with gray."""
     path = tmp_path / "photo.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -105,9 +105,9 @@ def test_half_a_photo_is_no_photo(tmp_path):
 
 
 def test_a_label_map_keeps_its_numbers(tmp_path):
-    palette = Image.fromarray(GREY).convert("P")
+    palette = Image.fromarray(GRAY).convert("P")
     palette.putpalette([255 - index % 256 for index in range(768)])
-    palette.putdata(GREY.ravel().tolist())
-    assert np.array_equal(read_label_map(save(tmp_path / "p.png", palette)), GREY)
-    wide = GREY.astype(np.uint16) * 300
+    palette.putdata(GRAY.ravel().tolist())
+    assert np.array_equal(read_label_map(save(tmp_path / "p.png", palette)), GRAY)
+    wide = GRAY.astype(np.uint16) * 300
     assert np.array_equal(read_label_map(save(tmp_path / "w.png", Image.fromarray(wide))), wide)

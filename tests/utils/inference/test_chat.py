@@ -41,7 +41,7 @@ def test_the_released_conversation(parrot, photo, repository, tmp_path):
     assert finished.stdout.count("Please input your prompt: ") == 4, "three questions, then the input ends"
     assert finished.stdout.count("Please input the image path: ") == 3
     assert finished.stdout.count("text_output: the thing is [0]") == 2
-    assert finished.errors == ["error: image /nowhere.jpg does not exist; check the path and --dataset_dir"]
+    assert finished.errors == ["error: image /nowhere.jpg does not exist; check the path"]
     assert "Traceback" not in finished.text
     names = {path.name for path in (tmp_path / "vis").iterdir()}
     assert names == {"a photo_mask_0.jpg", "a photo_masked_img_0.jpg", "a photo_targets.png"}

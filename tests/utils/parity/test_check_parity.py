@@ -137,10 +137,10 @@ def test_names_of_a_recording_may_be_any(shared, tmp_path, capsys):
     for old, new in (("llava-tiny", "b"), ("clip-vit-tiny-patch14-336", "t"), ("pixellm-tiny", "a case")):
         shutil.copytree(source / old, root / new, copy_function=shutil.copyfile)
     (root / "images").mkdir()
-    talks = json.loads((root / "a case/batch.json").read_text(encoding="utf-8"))
-    for name in talks["images"]:
+    dialogues = json.loads((root / "a case/batch.json").read_text(encoding="utf-8"))
+    for name in dialogues["images"]:
         shutil.copyfile(source / "images" / name, root / "images" / f"x {name}")
-    edit_json(root / "a case/batch.json", images=[f"x {name}" for name in talks["images"]])
+    edit_json(root / "a case/batch.json", images=[f"x {name}" for name in dialogues["images"]])
     edit_json(root / "a case/hf_model/config.json", mm_vision_tower="some/t")
     assert main([f"--golden={root}", "--stage=images"]) == 0
     assert main([f"--golden={root}", "--stage=merge"]) == 0

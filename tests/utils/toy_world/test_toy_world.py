@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 from itertools import combinations
 from pathlib import Path
 
@@ -36,7 +38,6 @@ from utils.toy_world.base.tokenizer import toy_corpus
 from utils.toy_world.base.tower import TowerTraining, ToyTower, tower_config
 from utils.toy_world.base.views import TRAITS, Views
 from utils.toy_world.painting import COLORS
-from utils.toy_world.parallel import Workers
 from utils.toy_world.questions import SQUARES, Kind, referring_phrases, short_name, square_of, vocabulary_text
 from utils.toy_world.scene import Scene, draw_scene
 from utils.toy_world.shapes import SHAPES, coverage
@@ -300,8 +301,7 @@ class TestBaseWeights:
         assert tokenizer.decode(tokenizer(strange, add_special_tokens=False).input_ids).strip() == strange
 
     def test_views_mirror_picture_and_truth_alike(self) -> None:
-        with Workers(1) as workers:
-            views = Views(4, seed=0, stream=9, image_size=112, workers=workers)
+        views = Views(4, seed=0, stream=9, image_size=112, ordered_map=map)
         index = torch.arange(4)
         plain, truth = views.batch(index, mirror=torch.zeros(4, dtype=torch.bool))
         mirrored, mirrored_truth = views.batch(index, mirror=torch.ones(4, dtype=torch.bool))
@@ -316,16 +316,15 @@ class TestBaseWeights:
     @pytest.mark.slow
     def test_pretraining_makes_a_file_that_unpacks_to_folders_of_the_released_layout(self, tmp_path: Path) -> None:
         language, tower = folders(tmp_path)
-        with Workers(1) as workers:
-            pretrain(
-                tmp_path / "pack.safetensors",
-                image_size=56,
-                seed=0,
-                workers=workers,
-                scratch=language,
-                tower_training=TowerTraining(num_scenes=6, num_held_out=3, steps=2, batch_size=3),
-                language_training=LanguageTraining(num_dialogues=6, num_held_out=3, steps=2, batch_size=4),
-            )
+        pretrain(
+            tmp_path / "pack.safetensors",
+            image_size=56,
+            seed=0,
+            ordered_map=map,
+            scratch=language,
+            tower_training=TowerTraining(num_scenes=6, num_held_out=3, steps=2, batch_size=3),
+            language_training=LanguageTraining(num_dialogues=6, num_held_out=3, steps=2, batch_size=4),
+        )
         measured = unpack(tmp_path / "pack.safetensors", language, tower, image_size=56)
         assert set(measured["tower"]) == {"deep", "shallow"}
         assert measured["language"]["loss_per_token"] < 7
@@ -359,8 +358,7 @@ class TestBaseWeights:
         llava.projector.load_state_dict({name: state[f"model.mm_projector.{name}"] for name in ("weight", "bias")})
         own = llava.llama.state_dict()
         llava.llama.load_state_dict({name: state[name] for name in own})
-        with Workers(1) as workers:
-            dialogues = draw_dialogues(12, tower, tokenizer, seed=77, stream=13, image_size=168, workers=workers)
+        dialogues = draw_dialogues(12, tower, tokenizer, seed=77, stream=13, image_size=168, ordered_map=map)
         assert measure_language(llava, dialogues) < 0.2
 
     @pytest.mark.slow
@@ -374,10 +372,9 @@ class TestBaseWeights:
     def test_dialogues_label_answers_only_and_say_where_objects_are(self, tmp_path: Path) -> None:
         write_tokenizer(tmp_path, train_tokenizer(toy_corpus()))
         tokenizer = load_tokenizer(tmp_path)
-        with Workers(1) as workers:
-            drawn = draw_dialogues(
-                5, ToyTower(tower_config(56)), tokenizer, seed=0, stream=13, image_size=56, workers=workers
-            )
+        drawn = draw_dialogues(
+            5, ToyTower(tower_config(56)), tokenizer, seed=0, stream=13, image_size=56, ordered_map=map
+        )
         assert len(drawn) == 5
         for ids, labels in zip(drawn.input_ids, drawn.labels, strict=True):
             assert int((ids == IMAGE_TOKEN_ID).sum()) == drawn.features.shape[1] == 16
@@ -394,3 +391,11 @@ def folders(root: Path) -> tuple[Path, Path]:
     for folder in made:
         folder.mkdir()
     return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["world", "custom_sample"])
+def test_drawing_needs_no_torch(module: str) -> None:
+    """Every worker process imports it, and whoever wants the dataset alone may have no torch."""
+    check = f"import sys; import utils.toy_world.{module}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True)

@@ -49,7 +49,7 @@ def test_our_own_folder(parrot):
 
 
 def test_a_published_folder(shared):
-    """It keeps the released behaviour, although the flags of a new run say otherwise by default."""
+    """It keeps the released behavior, although the flags of a new run say otherwise by default."""
     folder, tower = shared / "golden/pixellm-tiny/hf_model", shared / "golden/clip-vit-tiny-patch14-336"
     run = settle(folder, f"--vision-tower={tower}", "--seg_token_num=3", "--image_feature_scale_num=2")
     assert (run.resize_vision_tower_size, run.vision_position_resize) == (448, "released")

@@ -26,7 +26,7 @@ from model.text.conversation import IMAGE_END, IMAGE_MARK, IMAGE_START, Rendered
 from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, encode_conversation
 from utils.data import prompts
 from utils.data.records import SEG_MARK
-from utils.toy_world.parallel import Workers
+from utils.toy_world.parallel import OrderedMap
 from utils.toy_world.questions import square_of
 from utils.toy_world.tree import MUSE_SPLITS, draw_muse_item
 
@@ -139,7 +139,7 @@ class RawDialogue:
 
 
 def draw_dialogue(index: int, *, seed: int, stream: int) -> RawDialogue:
-    """Dialogue number `index` of a stream."""
+    """Dialogue number ``index`` of a stream."""
     scene, turns = draw_muse_item(replace(_QUESTIONS, stream=stream), index, seed=seed)
     rng = np.random.default_rng([seed, stream, index, 1])
     rounds = []
@@ -155,13 +155,20 @@ def draw_dialogue(index: int, *, seed: int, stream: int) -> RawDialogue:
 
 
 def draw_dialogues(
-    count: int, tower: ToyTower, tokenizer: LlamaTokenizer, *, seed: int, stream: int, image_size: int, workers: Workers
+    count: int,
+    tower: ToyTower,
+    tokenizer: LlamaTokenizer,
+    *,
+    seed: int,
+    stream: int,
+    image_size: int,
+    ordered_map: OrderedMap,
 ) -> Dialogues:
     """Draw pictures of their own, look at them, and tokenize what is said about them."""
     preprocess = ImagePreprocessor(image_size, pad=True, mean=CLIP_MEAN, std=CLIP_STD)
     inputs, input_ids, labels = [], [], []
     features, visible = [], []
-    for number, raw in enumerate(workers.map(partial(draw_dialogue, seed=seed, stream=stream), range(count)), start=1):
+    for number, raw in enumerate(ordered_map(partial(draw_dialogue, seed=seed, stream=stream), range(count)), start=1):
         ids, answered = encode_conversation(tokenizer, _render(raw.turns), num_image_tokens=tower.grid**2)
         input_ids.append(torch.tensor(ids))
         labels.append(torch.tensor(answered))

@@ -19,7 +19,7 @@ from torch import Tensor
 from model.errors import InputError
 from model.text.tokenizer import load_tokenizer
 from utils.data.small_tokenizer import train_tokenizer, write_tokenizer
-from utils.toy_world.parallel import Workers
+from utils.toy_world.parallel import OrderedMap
 
 from .language import (
     LanguageTraining,
@@ -56,7 +56,7 @@ def pretrain(
     *,
     image_size: int,
     seed: int,
-    workers: Workers,
+    ordered_map: OrderedMap,
     scratch: Path,
     tower_training: TowerTraining | None = None,
     language_training: LanguageTraining | None = None,
@@ -68,7 +68,7 @@ def pretrain(
         scratch: an existing folder for the tokenizer.
     """
     tower, measured = make_tower(
-        image_size=image_size, seed=seed, workers=workers, training=tower_training or TowerTraining()
+        image_size=image_size, seed=seed, ordered_map=ordered_map, training=tower_training or TowerTraining()
     )
     tokenizer = train_tokenizer(toy_corpus())
     write_tokenizer(scratch, tokenizer)
@@ -77,7 +77,7 @@ def pretrain(
         scratch,
         image_size=image_size,
         seed=seed,
-        workers=workers,
+        ordered_map=ordered_map,
         training=language_training or LanguageTraining(),
     )
     measured = {"tower": measured, "language": {"loss_per_token": loss}}
@@ -128,15 +128,15 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def make_tower(
-    *, image_size: int, seed: int, workers: Workers, training: TowerTraining
+    *, image_size: int, seed: int, ordered_map: OrderedMap, training: TowerTraining
 ) -> tuple[ToyTower, dict[str, dict[str, float]]]:
     """Pretrain a CLIP tower.
 
     Returns:
-        the tower, and for each depth that PixelLM reads what `measure_tower` finds on held-out scenes.
+        the tower, and for each depth that PixelLM reads what ``measure_tower`` finds on held-out scenes.
     """
     train, held_out = (
-        Views(count, seed=seed, stream=stream, image_size=image_size, workers=workers)
+        Views(count, seed=seed, stream=stream, image_size=image_size, ordered_map=ordered_map)
         for count, stream in zip((training.num_scenes, training.num_held_out), _TOWER_STREAMS, strict=True)
     )
     logger.info("tower: drew %d scenes to learn from", len(train))
@@ -152,12 +152,20 @@ def make_tower(
 
 
 def make_llava(
-    tower: ToyTower, tokenizer_folder: Path, *, image_size: int, seed: int, workers: Workers, training: LanguageTraining
+    tower: ToyTower,
+    tokenizer_folder: Path,
+    *,
+    image_size: int,
+    seed: int,
+    ordered_map: OrderedMap,
+    training: LanguageTraining,
 ) -> tuple[ToyLlava, float]:
     """Pretrain a LLaVA base over a frozen tower; returns it and its loss per token on held-out dialogues."""
     tokenizer = load_tokenizer(tokenizer_folder)
     train, held_out = (
-        draw_dialogues(count, tower, tokenizer, seed=seed, stream=stream, image_size=image_size, workers=workers)
+        draw_dialogues(
+            count, tower, tokenizer, seed=seed, stream=stream, image_size=image_size, ordered_map=ordered_map
+        )
         for count, stream in zip((training.num_dialogues, training.num_held_out), _DIALOGUE_STREAMS, strict=True)
     )
     logger.info("language: looked at %d pictures to talk about", len(train))

@@ -29,7 +29,7 @@ class Pretrainer:
         adam_lr: float,
         steps: int,
     ) -> None:
-        """Train `parameters`, which include those of the transformer blocks, for so many steps."""
+        """Train ``parameters``, which include those of the transformer blocks, for so many steps."""
         self.parameters = list(parameters)
         matrices = [parameter for parameter in blocks.parameters() if parameter.ndim == 2]
         by_muon = set(matrices)
@@ -42,7 +42,7 @@ class Pretrainer:
         self.peak_lrs = [muon_lr, adam_lr]
 
     def step(self, loss: Tensor) -> None:
-        """One update against the gradient of `loss`."""
+        """One update against the gradient of ``loss``."""
         for optimizer, peak_lr in zip(self.optimizers, self.peak_lrs, strict=True):
             optimizer.param_groups[0]["lr"] = peak_lr * self._cycle()
             optimizer.zero_grad()
@@ -61,7 +61,7 @@ class Pretrainer:
 
 
 def draw_batches(count: int, *, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """The items (batch_size,) of each step, out of `count`: all of them once, in a new order every round."""
+    """The items (batch_size,) of each step, out of ``count``: all of them once, in a new order every round."""
     order = torch.empty(0, dtype=torch.long)
     for _ in range(steps):
         while len(order) < batch_size:

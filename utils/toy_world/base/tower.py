@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from model.files import write_json
 from model.image import CLIP_MEAN, CLIP_STD
@@ -33,7 +36,7 @@ _CENTER_VALUES = 4
 _BACKGROUND_WEIGHT = 0.3
 _CENTER_WEIGHT = 4.0
 _TRAIT_WEIGHTS = {"color": 1.0, "shape": 2.0, "texture": 1.0, "size": 1.0}
-# One block sees too little to tell shapes and sizes; its state should know local colour, texture and outline.
+# One block sees too little to tell shapes and sizes; its state should know local color, texture and outline.
 _SHALLOW_WEIGHT, _SHALLOW_TRAITS_WEIGHT = 0.3, 0.5
 _LOG_EVERY = 100
 _MEASURE_BATCH = 50
@@ -66,7 +69,7 @@ def tower_config(image_size: int) -> CLIPVisionConfig:
 
 
 def _position_waves(grid: int, width: int) -> Tensor:
-    """(grid * grid, width) sines and cosines of row and column: neighbours start out alike."""
+    """(grid * grid, width) sines and cosines of row and column: neighbors start out alike."""
     frequency = math.pi * 100.0 ** (-torch.arange(width // 4) / (width // 4))
     row, column = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
     angles = [place.flatten()[:, None] * frequency for place in (column, row)]
@@ -74,21 +77,21 @@ def _position_waves(grid: int, width: int) -> Tensor:
 
 
 class ToyTower(nn.Module):
-    """A `CLIPVisionModel` with a padding mask, and one linear head per depth that is read."""
+    """A ``CLIPVisionModel`` with a padding mask, and one linear head per depth that is read."""
 
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
         model = CLIPVisionModel(config)
         # Some versions of transformers keep the parts of the tower one level deeper.
         self.clip = getattr(model, "vision_model", model)
-        self.grid = config.image_size // config.patch_size
+        self.grid = cast(int, config.image_size) // PATCH
         with torch.no_grad():
             table = self.clip.embeddings.position_embedding.weight
             table[0] = 0
-            table[1:] = 0.5 * _position_waves(config.image_size // config.patch_size, config.hidden_size)
+            table[1:] = 0.5 * _position_waves(self.grid, config.hidden_size)
             patch = self.clip.embeddings.patch_embedding.weight
             nn.init.normal_(patch, std=patch[0].numel() ** -0.5)
-            for block in self.clip.encoder.layers:
+            for block in cast(list[CLIPEncoderLayer], self.clip.encoder.layers):
                 attention = block.self_attn
                 for linear in (attention.q_proj, attention.k_proj, attention.v_proj, block.mlp.fc1):
                     nn.init.xavier_uniform_(linear.weight)
@@ -109,9 +112,9 @@ class ToyTower(nn.Module):
         return [state[:, 1:] for state in states]
 
     def read(self, pixels: Tensor, valid: Tensor) -> dict[int, tuple[Tensor, ...]]:
-        """For each depth: what its head says, in the order of `answer_sizes`, each (B, T, size)."""
+        """For each depth: what its head says, in the order of ``answer_sizes``, each (B, T, size)."""
         states = self.hidden_states(pixels, valid)
-        # `states` ends with DEEP_LAYER, so an index from the end of all states shifts by what is missing.
+        # ``states`` ends with DEEP_LAYER, so an index from the end of all states shifts by what is missing.
         return {
             layer: self.heads[str(layer)](states[layer - DEEP_LAYER - 1]).split(self.answer_sizes, dim=-1)
             for layer in _LAYERS
@@ -123,7 +126,7 @@ def _mean(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def _reading_loss(said: tuple[Tensor, ...], targets: PatchTargets, *, traits_weight: float) -> Tensor:
-    """Sum of the losses of one head; see `ToyTower.read` for `said`."""
+    """Sum of the losses of one head; see ``ToyTower.read`` for ``said``."""
     *traits, centers, foreground, own = said
     on_object = targets.on_object.float()
     weight = torch.where(targets.on_object, 1.0, _BACKGROUND_WEIGHT) * targets.valid
@@ -169,36 +172,34 @@ def measure_tower(tower: ToyTower, views: Views, *, layer: int = DEEP_LAYER) -> 
     """How well one depth can be read, on patches that show an object.
 
     Returns:
-        accuracy per trait; `center_error`, mean distance of a coordinate in shares of the picture;
-        `foreground`, accuracy over all cells; `own_iou`, of the owner's cells within its patches.
+        accuracy per trait; ``center_error``, mean distance of a coordinate in shares of the picture;
+        ``foreground``, accuracy over all cells; ``own_iou``, of the owner's cells within its patches.
     """
-    right, counted, error, cells_right, cells, shared, either = (
-        dict.fromkeys(TRAITS, 0.0),
-        0,
-        0.0,
-        0.0,
-        0,
-        0,
-        0,
-    )
+    totals: Counter[str] = Counter()
     for index in torch.arange(len(views)).split(_MEASURE_BATCH):
         pixels, targets = views.batch(index, mirror=torch.zeros(len(index), dtype=torch.bool))
-        *traits, centers, foreground, own = tower.read(pixels, targets.valid)[layer]
-        shown = targets.on_object
-        counted += int(shown.sum())
-        for number, (name, logits) in enumerate(zip(TRAITS, traits, strict=True)):
-            right[name] += float((logits.argmax(-1) == targets.traits[..., number])[shown].sum())
-        error += float((centers - targets.centers)[shown][:, 2:].abs().mean(-1).sum())
-        agrees = ((foreground > 0) == (targets.foreground > 0))[targets.valid]
-        cells_right, cells = cells_right + float(agrees.sum()), cells + agrees.numel()
-        said, true = (own > 0)[shown], (targets.own > 0)[shown]
-        shared, either = shared + int((said & true).sum()), either + int((said | true).sum())
+        totals.update(_reading_counts(tower.read(pixels, targets.valid)[layer], targets))
     return {
-        **{name: number / counted for name, number in right.items()},
-        "center_error": error / counted,
-        "foreground": cells_right / cells,
-        "own_iou": shared / either,
+        **{name: totals[name] / totals["patches"] for name in (*TRAITS, "center_error")},
+        "foreground": totals["cells right"] / totals["cells"],
+        "own_iou": totals["own intersection"] / totals["own union"],
     }
+
+
+def _reading_counts(said: tuple[Tensor, ...], targets: PatchTargets) -> dict[str, Any]:
+    """What one batch adds to the sums of ``measure_tower``."""
+    *traits, centers, foreground, own = said
+    shown = targets.on_object
+    counts: dict[str, Any] = {"patches": int(shown.sum())}
+    for number, (name, logits) in enumerate(zip(TRAITS, traits, strict=True)):
+        counts[name] = int((logits.argmax(-1) == targets.traits[..., number])[shown].sum())
+    counts["center_error"] = float((centers - targets.centers)[shown][:, 2:].abs().mean(-1).sum())
+    agrees = ((foreground > 0) == (targets.foreground > 0))[targets.valid]
+    counts["cells right"], counts["cells"] = int(agrees.sum()), agrees.numel()
+    own_said, own_true = (own > 0)[shown], (targets.own > 0)[shown]
+    counts["own intersection"] = int((own_said & own_true).sum())
+    counts["own union"] = int((own_said | own_true).sum())
+    return counts
 
 
 def write_tower(tower: ToyTower, folder: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.image import CLIP_MEAN, CLIP_STD, ImagePreprocessor, patch_valid_mask
 from utils.toy_world.painting import COLORS, TEXTURES
-from utils.toy_world.parallel import Workers
+from utils.toy_world.parallel import OrderedMap
 from utils.toy_world.scene import SIZES, SceneStyle, draw_scene
 from utils.toy_world.shapes import SHAPES
 
@@ -36,7 +36,7 @@ class RawView:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         owners: (H, W) uint8, which object each pixel shows; 0 is the background.
-        traits: (M, 4) int, index into `TRAITS` plus one.
+        traits: (M, 4) int, index into ``TRAITS`` plus one.
         centers: (M, 2) float, as shares of width and height.
     """
 
@@ -53,7 +53,7 @@ class PatchTargets:
     Attributes:
         valid: (B, T) bool, whether the patch shows any of the picture.
         traits: (B, T, 4) class of each trait of the owner, 0 for the background.
-        centers: (B, T, 4) centre (x, y) of the owner in shares of the padded square, then of the picture.
+        centers: (B, T, 4) center (x, y) of the owner in shares of the padded square, then of the picture.
         foreground: (B, T, U * U) whether a cell shows any object; own: whether it shows the owner.
     """
 
@@ -70,7 +70,7 @@ class PatchTargets:
 
 
 def draw_view(index: int, *, seed: int, stream: int) -> RawView:
-    """Scene number `index` of a stream."""
+    """Scene number ``index`` of a stream."""
     scene = draw_scene(np.random.default_rng([seed, stream, index]), _STYLE)
     owners = np.zeros(scene.image.shape[:2], np.uint8)
     traits, centers = np.zeros((OWNERS, len(TRAITS)), np.int64), np.zeros((OWNERS, 2), np.float32)
@@ -84,7 +84,7 @@ def draw_view(index: int, *, seed: int, stream: int) -> RawView:
 class Views:
     """N scenes, preprocessed as in training, ready to be drawn in batches."""
 
-    def __init__(self, count: int, *, seed: int, stream: int, image_size: int, workers: Workers) -> None:
+    def __init__(self, count: int, *, seed: int, stream: int, image_size: int, ordered_map: OrderedMap) -> None:
         self.image_size = image_size
         self.grid = image_size // PATCH
         preprocess = ImagePreprocessor(image_size, pad=True, mean=CLIP_MEAN, std=CLIP_STD)
@@ -93,7 +93,7 @@ class Views:
         self.owners = torch.zeros(count, self.grid * CELLS, self.grid * CELLS, dtype=torch.uint8)
         self.traits = torch.zeros(count, OWNERS, len(TRAITS), dtype=torch.long)
         self.centers = torch.zeros(count, OWNERS, 4)
-        raw_views = workers.map(partial(draw_view, seed=seed, stream=stream), range(count))
+        raw_views = ordered_map(partial(draw_view, seed=seed, stream=stream), range(count))
         for index, raw in enumerate(raw_views):
             image = preprocess(raw.image)
             self.pixels[index] = image.pixel_values
@@ -109,7 +109,7 @@ class Views:
         return len(self.pixels)
 
     def _sample_owners(self, owners: np.ndarray) -> Tensor:
-        """(H, W) owners of pixels -> (G * U, G * U) owners at the centres of cells of the padded square."""
+        """(H, W) owners of pixels -> (G * U, G * U) owners at the centers of cells of the padded square."""
         side = self.grid * CELLS
         at = (np.arange(side) + 0.5) * max(owners.shape) / side
         rows, columns = (at[at < limit].astype(int) for limit in owners.shape)
@@ -118,7 +118,7 @@ class Views:
         return sampled
 
     def batch(self, index: Tensor, *, mirror: Tensor) -> tuple[Tensor, PatchTargets]:
-        """Pixels (B, 3, R, R) and targets of the scenes `index` (B,).
+        """Pixels (B, 3, R, R) and targets of the scenes ``index`` (B,).
 
         Args:
             mirror: (B,) bool, which scenes to turn left to right.
@@ -127,7 +127,7 @@ class Views:
         width = valid_hw[:, 1]
         pixels = _mirror(self.pixels[index].float(), width, mirror)
         side = self.grid * CELLS
-        # Cells count as part of the picture by their centres, as in `_sample_owners`.
+        # Cells count as part of the picture by their centers, as in ``_sample_owners``.
         columns = (width * side / self.image_size).round().long()
         owners = _mirror(self.owners[index], columns, mirror)
         centers = self.centers[index]
@@ -139,7 +139,7 @@ class Views:
 
 
 def _mirror(image: Tensor, width: Tensor, mirror: Tensor) -> Tensor:
-    """Turn the first `width` (B,) columns of some images (B, ..., W) left to right; padding stays put."""
+    """Turn the first ``width`` (B,) columns of some images (B, ..., W) left to right; padding stays put."""
     columns = torch.arange(image.shape[-1])
     source = torch.where(mirror[:, None] & (columns < width[:, None]), width[:, None] - 1 - columns, columns)
     source = source.view(len(image), *[1] * (image.ndim - 2), -1).expand_as(image)
@@ -154,7 +154,7 @@ def _patch_targets(
     *,
     grid: int,
 ) -> PatchTargets:
-    """Owners of cells (B, G * U, G * U), traits and centres of owners (B, M, 4) -> targets of patches."""
+    """Owners of cells (B, G * U, G * U), traits and centers of owners (B, M, 4) -> targets of patches."""
     cells = owners.long().unflatten(2, (grid, CELLS)).unflatten(1, (grid, CELLS))  # (B, G, U, G, U)
     cells = cells.transpose(2, 3).flatten(3).flatten(1, 2)  # (B, T, U * U)
     owner = F.one_hot(cells, OWNERS).sum(2).argmax(-1, keepdim=True)  # (B, T, 1)

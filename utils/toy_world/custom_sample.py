@@ -1,0 +1,115 @@
+"""Drawn photos with the same masks in every format that scripts/convert_to_custom.py reads.
+
+images/<n>.jpg           photos
+masks/<n>.png            label values, 1 circle, 2 square, ...: classes.json has the names
+objects/<n>/<name>.png   a PNG per object, such as red_circle_2.png
+instances.json           COCO instances
+labelme/<n>.json         labelme
+handwritten.jsonl        custom data itself: one record for each kind of target
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.errors import InputError
+from model.files import write_json
+from utils.cli.args import Count, NonNegativeInt, flag, settings
+from utils.masks.outlines import polygons
+from utils.masks.rle import encode_rle
+from utils.pictures import write_image
+
+from .scene import Scene, ToyObject, draw_scene
+from .shapes import SHAPES
+
+_VALUES = {shape: value for value, shape in enumerate(SHAPES, 1)}
+
+
+@settings
+class CustomSampleConfig:
+    """Flags of scripts/make_custom_sample.py."""
+
+    out: str = flag("", "folder to make")
+    num: Count = flag(12, "photos")
+    seed: NonNegativeInt = flag(0, "every photo follows from it")
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise InputError("--out is missing; give the folder to make, such as --out custom_sample")
+
+
+def make_sample(config: CustomSampleConfig) -> None:
+    """Draw the photos and write their masks in every format.
+
+    Raises:
+        InputError: if the folder cannot be written.
+    """
+    root = Path(config.out)
+    instances: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
+    instances["categories"] = [{"id": value, "name": shape} for shape, value in _VALUES.items()]
+    scenes = [draw_scene(np.random.default_rng([config.seed, index])) for index in range(config.num)]
+    for index, scene in enumerate(scenes):
+        name = f"{index:04d}"
+        write_image(root / "images" / f"{name}.jpg", scene.image)
+        _write_pngs(root, index, scene)
+        height, width = scene.image.shape[:2]
+        instances["images"].append({"id": index, "file_name": f"{name}.jpg", "height": height, "width": width})
+        for item in scene.objects:
+            number = len(instances["annotations"])
+            annotation = {"id": number, "image_id": index, "category_id": _VALUES[item.shape], "iscrowd": 0}
+            instances["annotations"].append({**annotation, "segmentation": polygons(item.mask)})
+        write_json(root / "labelme" / f"{name}.json", _labelme(scene, f"../images/{name}.jpg"))
+    write_json(root / "instances.json", instances)
+    write_json(root / "classes.json", {str(value): shape for shape, value in _VALUES.items()})
+    lines = [json.dumps(_record(scene, index)) for index, scene in enumerate(scenes[:4])]
+    (root / "handwritten.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{root}: {config.num} photos")
+
+
+def _write_pngs(root: Path, index: int, scene: Scene) -> None:
+    labels = np.zeros(scene.image.shape[:2], dtype=np.uint8)
+    seen: Counter[str] = Counter()
+    for item in scene.objects:
+        labels[item.mask] = _VALUES[item.shape]
+        seen[_name(item)] += 1
+        write_image(root / _object_file(index, item, seen[_name(item)]), item.mask.astype(np.uint8) * 255)
+    write_image(root / f"masks/{index:04d}.png", labels)
+
+
+def _labelme(scene: Scene, image_path: str) -> dict[str, Any]:
+    shapes = [
+        {"label": _name(item), "shape_type": "polygon", "points": np.reshape(polygon, (-1, 2)).tolist(), "flags": {}}
+        for item in scene.objects
+        for polygon in polygons(item.mask)
+    ]
+    height, width = scene.image.shape[:2]
+    size = {"imageHeight": height, "imageWidth": width}
+    return {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": image_path, "imageData": None, **size}
+
+
+def _record(scene: Scene, index: int) -> dict[str, Any]:
+    """The four kinds of target, one after the other."""
+    item = scene.objects[-1]
+    count = sum(_name(other) == _name(item) for other in scene.objects)
+    target, name = (
+        ([{"polygon": polygon} for polygon in polygons(item.mask)], f"the {_name(item)} on the right"),
+        ({"rle": encode_rle(item.mask)}, f"the {_name(item)} on the right"),
+        ({"png": f"masks/{index:04d}.png", "value": _VALUES[item.shape]}, f"everything that is a {item.shape}"),
+        ({"png": _object_file(index, item, count)}, f"the {_name(item)} on the right"),
+    )[index]
+    turn = {"question": f"Please show me {name}.", "answer": "Here you are: {seg}.", "targets": [target]}
+    thanks = {"question": "Is it alive?", "answer": "No, it is drawn."}
+    return {"image": f"images/{index:04d}.jpg", "turns": [turn, thanks]}
+
+
+def _object_file(index: int, item: ToyObject, number: int) -> str:
+    return f"objects/{index:04d}/{_name(item).replace(' ', '_')}_{number}.png"
+
+
+def _name(item: ToyObject) -> str:
+    return f"{item.color} {item.shape}"
