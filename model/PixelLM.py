@@ -108,18 +108,20 @@ class PixelLMForCausalLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the network is."""
         return self.lm_head.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the weights."""
         return self.lm_head.weight.dtype
 
     def encode_images(self, pixel_values: Tensor, valid_hw: Tensor) -> VisionFeatures:
         """Encode each image once.
 
         Args:
-            pixel_values: (B, 3, R, R).
-            valid_hw: (B, 2) rows and columns that show the photo.
+            pixel_values: (B, 3, R, R) float, normalized, zero in the padding.
+            valid_hw: (B, 2) long, rows and columns that show the photo, 1 to R.
         """
         config = self.pixellm_config
         scales = self.model.vision_tower(pixel_values, valid_hw)  # (S, B, g*g, V)
@@ -205,7 +207,11 @@ class PixelLMForCausalLM(nn.Module):
         return self.model.token_fusion(self.model.text_hidden_fcs[0](states))
 
     def decode_masks(self, features: VisionFeatures, queries: SegQueries) -> Tensor:
-        """Queries -> (N, h, w) low-resolution logits of the padded input."""
+        """Decode one mask per query, N of them or none.
+
+        Returns:
+            (N, h, w) low-resolution logits of the padded input.
+        """
         flat = self.model.image_feature_neck(features.pyramid.flatten(0, 1))
         pyramid = flat.unflatten(0, features.pyramid.shape[:2])  # (S, B, C, g, g)
         embeds, image_index = queries.embeds, queries.image_index

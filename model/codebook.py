@@ -49,10 +49,17 @@ class TokenFusion(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Start at the release's constant."""
         nn.init.constant_(self.weights, self.initial)
 
     def forward(self, embeds: Tensor) -> Tensor:
-        """(N, S, K, C) -> (N, S, C)."""
+        """Fuse the K vectors of each scale.
+
+        Args:
+            embeds: (N, S, K, C) projected states, of any float dtype and range.
+        Returns:
+            (N, S, C) of the same dtype.
+        """
         return torch.einsum("k,nskc->nsc", self.weights.to(embeds.dtype), embeds)
 
 

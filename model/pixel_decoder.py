@@ -5,6 +5,7 @@
 It runs from the deepest scale to the shallowest; index 0 is the deepest here.
 
 Shapes: N masks, S scales, C decoder width, g patches per side, T query tokens, h = w sides of a mask.
+Tensors have the dtype of the weights unless a docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -30,10 +31,17 @@ class PositionEncoding(nn.Module):
         self.register_buffer("positional_encoding_gaussian_matrix", torch.zeros(2, width // 2))
 
     def reset_parameters(self) -> None:
+        """Standard normal frequencies, as in SAM."""
         nn.init.normal_(self.positional_encoding_gaussian_matrix)
 
     def forward(self, side: int) -> Tensor:
-        """(C, side, side) encoding of pixel centers in [-1, 1]."""
+        """Encode the pixel centers of a square, whose coordinates run from -1 to 1.
+
+        Args:
+            side: pixels per side, 1 or more.
+        Returns:
+            (C, side, side), sines and cosines in [-1, 1].
+        """
         matrix = self.positional_encoding_gaussian_matrix
         centers = (torch.arange(side, device=matrix.device, dtype=torch.float32) + 0.5) / side
         y, x = torch.meshgrid(centers, centers, indexing="ij")
@@ -78,6 +86,14 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(inner, width)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend from the tokens of ``q`` to those of ``k``.
+
+        Args:
+            q: (N, T, C).
+            k, v: (N, M, C), M keys and their values.
+        Returns:
+            (N, T, C).
+        """
         q, k, v = (
             projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
@@ -87,12 +103,15 @@ class Attention(nn.Module):
 
 
 class TwoLayerMLP(nn.Module):
+    """Two linear layers with ReLU between them."""
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.lin1 = nn.Linear(width, hidden)
         self.lin2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
         return self.lin2(F.relu(self.lin1(x)))
 
 
@@ -112,6 +131,14 @@ class TwoWayBlock(nn.Module):
         self.cross_attn_image_to_token = Attention(width, heads, downsample=2)
 
     def forward(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
+        """One round of attention in both directions.
+
+        Args:
+            tokens: (N, T, C); token_pe: (N, T, C), the tokens as they entered the transformer.
+            image: (N, g*g, C); image_pe: (g*g, C) encoded positions in [-1, 1].
+        Returns:
+            tokens (N, T, C) and image (N, g*g, C), both layer-normalized.
+        """
         if self.first:
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
@@ -135,7 +162,15 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(width)
 
     def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, h*w, C) image, (h*w, C) its positions, (N, T, C) tokens -> tokens and image after attention."""
+        """Run all blocks, then let the tokens look at the image once more.
+
+        Args:
+            image: (N, g*g, C) features.
+            image_pe: (g*g, C) encoded positions in [-1, 1].
+            tokens: (N, T, C).
+        Returns:
+            tokens (N, T, C) and image (N, g*g, C), both layer-normalized.
+        """
         token_pe = tokens
         for block in self.layers:
             tokens, image = block(tokens, image, token_pe, image_pe)
@@ -151,6 +186,7 @@ class HeadMLP(nn.Module):
         self.layers = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, out_width)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., out_width), unbounded."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)
@@ -189,16 +225,18 @@ class MaskDecoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Start gamma at the release's constant."""
         nn.init.constant_(self.scale_weights, 1.0 / len(self.transformer))
 
     def forward(self, pyramid: Tensor, queries: Tensor, *, prompt: PromptEncoder) -> Tensor:
         """Decode N masks.
 
         Args:
-            pyramid: (S, N, C, g, g) features of each mask's image, deepest scale first.
+            pyramid: (S, N, C, g, g) features of each mask's image, deepest scale first; N is 1 or more.
             queries: (N, S, C) one fused query per scale.
+            prompt: gives the positions of the deepest scale and the "no mask" embedding.
         Returns:
-            (N, h, w) logits.
+            (N, h, w) logits, unbounded; h = w = 2g for one scale, 4g for several.
         """
         per_scale: list[Tensor] = []
         for scale in range(len(self.transformer)):
@@ -241,10 +279,12 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def reset_parameters(self) -> None:
+        """Start at the identity after normalization."""
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w), each pixel normalized over its channels."""
         mean = x.mean(1, keepdim=True)
         variance = (x - mean).pow(2).mean(1, keepdim=True)
         x = (x - mean) / torch.sqrt(variance + self.eps)

@@ -22,6 +22,8 @@ def widen_linear_projector(weight: Tensor, bias: Tensor, *, hidden_width: int) -
     Args:
         weight: (D, V); bias: (D,).
         hidden_width: of the two-layer projector, at least 2 * D; what is beyond starts silent.
+    Raises:
+        ValueError: if it is smaller.
     """
     width = len(weight)
     if hidden_width < 2 * width:

@@ -28,7 +28,7 @@ class VisionEmbeddings(nn.Module):
         self.position_embedding = nn.Embedding(grid**2 + 1, width)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, R, R) -> (B, T, V), class token first."""
+        """(B, 3, R, R), normalized and of the weights' dtype -> (B, T, V), class token first."""
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (B, g*g, V)
         cls = self.class_embedding.expand(len(patches), 1, -1)
         return torch.cat([cls, patches], dim=1) + self.position_embedding.weight
@@ -65,8 +65,8 @@ class VisionTower(nn.Module):
         """Encode B images; padded patches are hidden from attention.
 
         Args:
-            pixel_values: (B, 3, R, R).
-            valid_hw: (B, 2) rows and columns that show the photo.
+            pixel_values: (B, 3, R, R) float, normalized, zero in the padding.
+            valid_hw: (B, 2) long, rows and columns that show the photo, 1 to R.
         Returns:
             (S, B, g*g, V) patch features of the chosen layers, without the class token.
         """

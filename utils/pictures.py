@@ -56,7 +56,11 @@ def overlay(
         image: (H, W, 3) uint8 RGB, not changed.
         masks: (M, H, W) bool; empty masks get no number.
         colors: taken in turn, from the start again when there are more masks.
-        alpha: share of the color in a tinted pixel.
+        alpha: share of the color in a tinted pixel, 0 to 1.
+    Returns:
+        (H, W, 3) uint8 RGB.
+    Raises:
+        ValueError: if the masks are not bool or not of the image's size.
     """
     if masks.dtype != bool or masks.shape[1:] != image.shape[:2]:
         raise ValueError(f"masks must be bool (M, {image.shape[:2]}), got {masks.dtype} {masks.shape}")
@@ -129,6 +133,8 @@ def contact_sheet(panels: Sequence[np.ndarray], *, columns: int, captions: Seque
         panels: (h, w, 3) uint8 RGB each, of any sizes; none is resized.
         columns: pictures per row.
         captions: one per panel, wrapped to the width of the widest panel; line breaks are kept.
+    Raises:
+        ValueError: without panels, or with another number of captions.
     """
     captions = [""] * len(panels) if captions is None else captions
     if not panels or len(captions) != len(panels):

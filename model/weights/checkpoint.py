@@ -58,6 +58,7 @@ class LoadReport:
     ignored: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
+        """One line for the log."""
         text = f"{self.source}: {self.loaded} tensors loaded"
         if self.initialized:
             groups = sorted({".".join(name.split(".")[:2]) for name in self.initialized})

@@ -49,7 +49,11 @@ def _pale_color(rng: np.random.Generator) -> np.ndarray:
 
 
 def background(kind: str, image_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A picture without objects: (H, W, 3) in 0..1."""
+    """A picture without objects: (H, W, 3) in 0..1.
+
+    Raises:
+        ValueError: if ``kind`` is none of ``BACKGROUNDS``.
+    """
     height, width = image_hw
     x = np.arange(width, dtype=np.float32)[None]  # (1, W)
     y = np.arange(height, dtype=np.float32)[:, None]  # (H, 1)

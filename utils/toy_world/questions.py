@@ -100,23 +100,28 @@ class Kind:
     shape: str | None = None
 
     def matches(self, item: ToyObject) -> bool:
+        """Whether an object has every trait that is asked for."""
         wanted = ((self.size, item.size), (self.texture, item.texture), (self.color, item.color))
         return all(want in (None, has) for want, has in (*wanted, (self.shape, item.shape)))
 
     @property
     def adjectives(self) -> tuple[str, ...]:
+        """The traits that stand before the noun."""
         return tuple(word for word in (self.size, self.texture, self.color) if word)
 
     @property
     def num_traits(self) -> int:
+        """How many traits are asked for."""
         return len(self.adjectives) + (self.shape is not None)
 
     @property
     def one(self) -> str:
+        """The singular, such as "large red star"."""
         return " ".join((*self.adjectives, self.shape or "object"))
 
     @property
     def many(self) -> str:
+        """The plural, such as "large red stars"."""
         return " ".join((*self.adjectives, _plural(self.shape or "object")))
 
 

@@ -89,11 +89,11 @@ def test_a_line_is_one_dialogue_whose_targets_stand_in_order(folder):
 
 
 def test_blank_lines_and_a_byte_order_mark_are_no_records(folder):
-    file = write(folder, "", record(), "  ", record(turn(SQUARE, question="Wo ist das Stück?")))
+    file = write(folder, "", record(), "  ", record(turn(SQUARE, question="Wo ist das Stück?")))  # codespell:ignore ist
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().lstrip())
     found = samples(file)
     assert [sample.sample_id for sample in found] == [f"{file}, line 1", f"{file}, line 3"]
-    assert found[1].conversations[0][0].question == "Wo ist das Stück?"
+    assert found[1].conversations[0][0].question == "Wo ist das Stück?"  # codespell:ignore ist
 
 
 def test_a_photo_turned_by_exif_has_the_size_that_is_shown(folder, encoder):

@@ -100,6 +100,8 @@ def unpack(file: Path, language_folder: Path, tower_folder: Path, *, image_size:
 
     Returns:
         what was measured after pretraining, on scenes that it did not use.
+    Raises:
+        InputError: if the file's tower reads pictures of another size.
     """
     with safe_open(file, framework="pt") as pack:
         notes = json.loads(pack.metadata()["notes"])
