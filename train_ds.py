@@ -10,7 +10,7 @@ from model.errors import InputError
 from utils.cli.args import parse
 from utils.cli.config import RunConfig
 from utils.cli.log import report_input_error, setup_logging
-from utils.training.start import settle_flags
+from utils.training.start import resolve_run_flags
 from utils.training.trainer import Trainer
 
 
@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
         parsed = parse(RunConfig, argv, "Train PixelLM with DeepSpeed.")
         for notice in parsed.notices():
             logging.getLogger("utils").info("%s", notice)
-        trainer = Trainer(settle_flags(parsed))
+        trainer = Trainer(resolve_run_flags(parsed))
         trainer.setup()
     except InputError as err:
         return report_input_error(err)

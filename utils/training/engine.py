@@ -1,4 +1,4 @@
-"""DeepSpeed: the only module that imports it."""
+"""The process group of a run and its DeepSpeed engine: network, optimizer and learning-rate schedule in one."""
 
 from __future__ import annotations
 

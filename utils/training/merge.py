@@ -43,7 +43,7 @@ class _Run:
     config: PixelLMConfig
     tokenizer: LlamaTokenizer
     tokenizer_folder: Path
-    lora_alpha: float
+    lora_alpha: int
 
 
 def merge(parsed: Parsed[MergeConfig]) -> None:

@@ -48,7 +48,7 @@ class TrainingModel:
     base_folder: Path
 
 
-def settle_flags(parsed: Parsed[RunConfig]) -> RunConfig:
+def resolve_run_flags(parsed: Parsed[RunConfig]) -> RunConfig:
     """The flags of a run, whole: with ``--init_from``, the model that it names says what flags leave open.
 
     Raises:
@@ -126,7 +126,7 @@ def _from_base(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path
 
 
 def _from_merged_model(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path, LoadReport]:
-    """Everything as it was trained, tokens included; only LoRA will be new. See ``settle_flags``."""
+    """Everything as it was trained, tokens included; only LoRA will be new. See ``resolve_run_flags``."""
     network, tokenizer, report = PixelLMForCausalLM.from_folder(
         run.init_from, dtype=PRECISIONS[run.precision], vision_tower=run.vision_tower, conv_type=run.conv_type
     )

@@ -17,7 +17,7 @@ from model.weights.tensors import read_weights
 from tests.support.tiny_world import LLAMA, TinyWorld
 from utils.cli.args import parse
 from utils.cli.config import RELEASE_RECIPE_FLAGS, RunConfig
-from utils.training.start import TrainingModel, build_for_training, settle_flags
+from utils.training.start import TrainingModel, build_for_training, resolve_run_flags
 
 SHAPE = (
     "--seg_token_num=3", "--image_feature_scale_num=2", "--pad_train_clip_images", "--resize_vision_tower",
@@ -35,7 +35,7 @@ def preprocessor(tmp_path_factory) -> str:
 
 
 def flags(world: TinyWorld, *more: str) -> RunConfig:
-    return settle_flags(parse(RunConfig, [*world.arguments, *SHAPE, *more], ""))
+    return resolve_run_flags(parse(RunConfig, [*world.arguments, *SHAPE, *more], ""))
 
 
 @pytest.fixture(scope="module")
