@@ -18,7 +18,7 @@ PEFT_PREFIX = "base_model.model."
 # but left them frozen at random; see ALSO_TRAINED.
 RELEASED_TRAINED = ("embed_tokens", "lm_head", "mask_decoder", "text_hidden_fcs", "mm_projector", "out_mm_projector")
 ALSO_TRAINED = ("image_feature_neck", "prompt_encoder.no_mask_embed", "token_fusion", "mask_decoder.scale_weights")
-# The release keeps these weights in plain Python lists, so no module registers them as parameters.
+# Constants in the release, which never registered them as parameters.
 UNREGISTERED_IN_RELEASE = ("token_fusion", "mask_decoder.scale_weights")
 
 
