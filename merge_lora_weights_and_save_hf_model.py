@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
         parsed = parse(MergeConfig, argv, "Merge LoRA weights and save a Hugging Face model.")
         for notice in parsed.notices():
             logging.getLogger("utils").info("%s", notice)
-        merge(parsed)
+        merge(parsed.config)
 
     return exit_code(run)
 

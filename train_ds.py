@@ -20,8 +20,7 @@ def main(argv: Sequence[str]) -> int:
         parsed = parse(RunConfig, argv, "Train PixelLM with DeepSpeed.")
         for notice in parsed.notices():
             logging.getLogger("utils").info("%s", notice)
-        trainer = Trainer(resolve_run_flags(parsed))
-        trainer.setup()
+        trainer = Trainer.setup(resolve_run_flags(parsed))
     except InputError as err:
         return report_input_error(err)
     try:

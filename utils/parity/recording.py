@@ -21,7 +21,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -238,7 +238,8 @@ class Case:
     def batch(self) -> Batch:
         """The recorded photos, words and masks as training reads them."""
         samples = [self.encoder(self._raw(index), truncate=False) for index in range(len(self.talks["images"]))]
-        return collate(samples, self.codebook, self.tokenizer.pad_token_id)
+        # transformers declares every type that the id of any tokenizer's token may have.
+        return collate(samples, self.codebook, cast(int, self.tokenizer.pad_token_id))
 
     def photo(self, name: str) -> Path:
         return self.golden / "images" / name

@@ -151,3 +151,11 @@ def load_lora(wrapped: nn.Module, lora: dict[str, Tensor]) -> None:
         raise InputError(f"LoRA weights do not fit the model: {len(difference)} names differ, first {difference[0]}")
     for name, tensor in renamed.items():
         own[name].data.copy_(tensor)
+
+
+def merge_lora(wrapped: nn.Module) -> None:
+    """Add LoRA to the weights of the model that ``wrap_lora`` wrapped, and take its layers out, in place."""
+    from peft import PeftModel
+
+    assert isinstance(wrapped, PeftModel)
+    wrapped.merge_and_unload()

@@ -89,7 +89,11 @@ def resolve_run_flags(parsed: Parsed[RunConfig]) -> RunConfig:
 
 
 def build_for_training(run: RunConfig) -> TrainingModel:
-    """Read what the run starts from and wrap it with LoRA; the same on every process."""
+    """Read what the run starts from and wrap it with LoRA; the same on every process.
+
+    Raises:
+        InputError: if a folder is missing, or its weights do not fit the flags.
+    """
     torch.manual_seed(run.seed)
     network, tokenizer, folder, report = _from_merged_model(run) if run.init_from else _from_base(run)
     logger.info("%s", report.describe())
@@ -120,7 +124,9 @@ def _from_base(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path
         config, state, dtype=PRECISIONS[run.precision], source=f"--version {run.version}", may_initialize=FRESH_MODULES
     )
     if run.query_init == "unit":
-        start_at_unit_size(network.model.text_hidden_fcs[0], network.model.token_fusion)
+        projection = network.model.text_hidden_fcs[0]
+        assert isinstance(projection, nn.Sequential)
+        start_at_unit_size(projection, network.model.token_fusion)
     report.ignored += unused
     return network, tokenizer, folder, report
 
