@@ -11,7 +11,8 @@ from utils.training.merge import merge
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(MergeConfig, merge, "Merge LoRA weights and save a Hugging Face model.", argv)
+    description = "Merge LoRA weights and save a Hugging Face model."
+    return run_command(MergeConfig, lambda parsed: merge(parsed.config), description, argv)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from utils.cli.args import Parsed
 from utils.cli.command import run_command
 from utils.cli.config import RunConfig
-from utils.training.start import settle_flags
+from utils.training.start import resolve_run_flags
 from utils.training.trainer import Trainer
 
 
 def train(parsed: Parsed[RunConfig]) -> None:
     """Set a run up, train to its last update, and close it whatever happens."""
-    trainer = Trainer(settle_flags(parsed))
+    trainer = Trainer.setup(resolve_run_flags(parsed))
     try:
-        trainer.setup()
         trainer.train()
     finally:
         trainer.close()

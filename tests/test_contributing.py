@@ -22,7 +22,7 @@ from utils.data.mixture import Mixture
 from utils.data.records import RawSample, Turn
 from utils.evaluation.generative import evaluate_generative
 from utils.evaluation.run import EvaluateConfig
-from utils.training.start import build_for_training, settle_flags
+from utils.training.start import build_for_training, resolve_run_flags
 
 from .support.tiny_data import draw_photo, tiny_config
 from .support.tiny_world import TinyWorld, write_llava, write_tokenizer, write_tower
@@ -118,7 +118,7 @@ def test_a_base_is_a_folder_and_a_preset(base: TinyWorld, tmp_path: Path):
     preset.write_text(
         json.dumps({"version": str(base.llava), "vision_tower": str(base.clip), "precision": "fp32", "out_dim": 32})
     )
-    model = build_for_training(settle_flags(parse(RunConfig, ["--config", str(preset)], "")))
+    model = build_for_training(resolve_run_flags(parse(RunConfig, ["--config", str(preset)], "")))
     assert model.base_folder == base.llava
     assert model.config.vision_tower == str(base.clip)
     assert any(parameter.requires_grad for parameter in model.wrapped.parameters())

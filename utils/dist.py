@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed
@@ -128,4 +128,5 @@ def stop_together() -> Iterator[None]:
 @cache
 def _cpu_group() -> torch.distributed.ProcessGroup:
     """For small agreements, which must not wait for a GPU."""
-    return torch.distributed.new_group(backend="gloo")
+    # Every process is a member, so none gets the number that stands for "not in this group".
+    return cast(torch.distributed.ProcessGroup, torch.distributed.new_group(backend="gloo"))

@@ -24,7 +24,7 @@ from utils.cli.config import RunConfig
 from utils.data.collate import collate
 from utils.data.encode import Encoder
 from utils.data.registry import DataOptions, build_train_sources
-from utils.training.start import TrainingModel, build_for_training, settle_flags
+from utils.training.start import TrainingModel, build_for_training, resolve_run_flags
 
 SCALES, TOKENS, SIZES = (1, 2, 3), (1, 2, 3, 4, 5), (224, 336, 448, 512)
 PARTS = (
@@ -71,7 +71,7 @@ def start(world: TinyWorld, member: tuple) -> tuple[RunConfig, TrainingModel]:
         "--dataset=multi_reason_seg||refer_seg", "--sample_rates=1,1", "--refer_seg_data=refcoco",
         *(f"--{name}" if on else f"--no_{name}" for name, on in switches),
     ]  # fmt: skip
-    run = settle_flags(parse(RunConfig, flags, ""))
+    run = resolve_run_flags(parse(RunConfig, flags, ""))
     return run, build_for_training(run)
 
 

@@ -14,26 +14,27 @@ import pytest
 
 from model.errors import InputError
 from tests.support.launch import TRAIN_FLAGS, Finished, python
+from tests.support.tiny_data import IMAGES
 from tests.support.tiny_world import TinyWorld
 from utils.cli.args import parse
 from utils.cli.config import OPTIMIZERS, RunConfig
 from utils.training.trainer import Trainer
 
 PARTS = ("ce", "bce", "dice", "refine", "masks", "lr")
-# The same main(), whose process dies when update 3 is logged, after the checkpoint of update 2.
+# The same main(), whose process dies once update 3 stands in the log, after the checkpoint of update 2.
 DIE_IN_UPDATE_3 = """
 import os, sys
 import train_ds
-from utils.training.trainer import Trainer
+from utils.training.journal import JsonLines
 
-log_update = Trainer._log_update
+write = JsonLines.write
 
-def log_and_die(self, *arguments, **named):
-    log_update(self, *arguments, **named)
-    if self.update == 3:
+def write_and_die(self, record):
+    write(self, record)
+    if record["update"] == 3:
         os._exit(9)
 
-Trainer._log_update = log_and_die
+JsonLines.write = write_and_die
 sys.exit(train_ds.main(sys.argv[1:]))
 """
 
@@ -106,7 +107,7 @@ def test_a_new_run_under_a_used_name_is_refused(trainings, tmp_path, flags, says
     before = sorted(str(path) for path in run.rglob("*"))
     own = [*trainings.flags, f"--log_base_dir={tmp_path}", "--exp_name=used"]
     with pytest.raises(InputError, match=re.escape(says)):
-        Trainer(parse(RunConfig, [*own, *flags], "").config).setup()
+        Trainer.setup(parse(RunConfig, [*own, *flags], "").config)
     assert sorted(str(path) for path in run.rglob("*")) == before
 
 
@@ -135,3 +136,21 @@ def test_a_finished_run_says_so_and_a_longer_one_goes_on(trainings, resumed):
     assert [record["update"] for record in log[5:]] == [5, 6]
     # Warm-up of one update, then down to zero at update 6: the longer schedule, not the zero of the shorter one.
     assert [record["lr"] for record in log[5:]] == pytest.approx([2e-4 * 2 / 5, 2e-4 * 1 / 5])
+
+
+def test_a_run_whose_validation_fails_keeps_its_checkpoint(world, repository, tmp_path):
+    """Validation stops at a bad sample; the epoch before it is saved, and the mended run goes on from there."""
+    missing = world.dataset / IMAGES / "train2017/12.jpg"
+    photo = missing.read_bytes()
+    missing.unlink()
+    flags = [*world.arguments, *TRAIN_FLAGS, f"--log_base_dir={tmp_path}", "--exp_name=run", "--workers=0"]
+    finished = python("train_ds.py", *flags, cwd=repository)
+    assert finished.code == 2, finished.text
+    (error,) = finished.errors
+    assert f"image {missing} does not exist" in error
+    assert (tmp_path / "run/ckpt_model/latest").read_text().strip() == "global_step2"
+    missing.write_bytes(photo)
+    finished = python("train_ds.py", *flags, cwd=repository)
+    assert finished.code == 0, finished.text
+    assert "after update 2" in finished.text
+    assert (tmp_path / "run/ckpt_model/latest").read_text().strip() == "global_step4"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from model.errors import InputError
-from model.files import read_object
 from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 
 from .args import Count, NonNegativeInt, Positive, Share, flag, settings
@@ -21,7 +18,6 @@ RELEASE_RECIPE_FLAGS = {
     "vision_position_resize": "released",
     "image_normalization": "released",
 }
-RUN_CONFIG_FILE = "run_config.json"
 _NO_SAM = "PixelLM uses no SAM image"
 _FROM_FOLDER = "the model folder records it"
 
@@ -190,26 +186,8 @@ class RunConfig(
         return Path(self.log_base_dir) / self.exp_name
 
     @property
-    def checkpoint_dir(self) -> Path:
-        return self.run_dir / "ckpt_model"
-
-    @property
     def total_updates(self) -> int:
         return self.epochs * self.steps_per_epoch
-
-    def save(self) -> None:
-        text = json.dumps(dataclasses.asdict(self), indent=2)
-        (self.run_dir / RUN_CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, run_dir: Path) -> RunConfig:
-        """Read a run directory's configuration; keys of other versions are refused by name."""
-        values: dict[str, Any] = read_object(run_dir / RUN_CONFIG_FILE)
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise InputError(f"{run_dir / RUN_CONFIG_FILE} has unknown keys {', '.join(unknown)}; was it edited?")
-        return cls(**values)
 
 
 # What commands that show or check data accept, so that they take the flags of a run as they are.

@@ -238,6 +238,7 @@ class Case:
     def batch(self) -> Batch:
         """The recorded photos, words and masks as training reads them."""
         samples = [self.encoder(self._raw(index), truncate=False) for index in range(len(self.dialogues["images"]))]
+        # transformers declares every type that the id of any tokenizer's token may have.
         return collate(samples, self.codebook, cast(int, self.tokenizer.pad_token_id))
 
     def photo(self, name: str) -> Path:

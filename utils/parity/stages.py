@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,8 +28,7 @@ from model.text.tokenizer import add_codebook, decode_released, load_tokenizer
 from model.text.tokens import IMAGE_TOKEN_ID, encode_conversation, seg_strings, seg_text
 from model.weights.released import RELEASED_CONSTANTS
 from model.weights.tensors import read_weights
-from utils.cli.args import Parsed
-from utils.cli.config import MergeConfig
+from utils.cli.config import MergeConfig, Template
 from utils.data.encode import Sample
 from utils.data.prompts import EVAL_MASK_REQUEST
 from utils.data.records import SEG_MARK, RawSample
@@ -310,9 +309,9 @@ def compare_merge(case: Case) -> Iterator[Measure]:
             weight=str(case.folder / "pytorch_model.bin"),
             save_path=str(Path(scratch) / "merged"),
             precision="fp32",
-            conv_type=case.config.conv_type,
+            conv_type=cast(Template, case.config.conv_type),
         )
-        merge(Parsed(flags, frozenset()))
+        merge(flags)
         ours = read_weights(Path(flags.save_path))
     published = {name: t for name, t in read_weights(case.published).items() if not name.endswith("inv_freq")}
     different = (set(ours) ^ set(published)) - set(RELEASED_CONSTANTS)
@@ -377,8 +376,9 @@ def compare_validation_sets(case: Case, dataset_dir: Path) -> Iterator[Measure]:
                 yield Measure(f"{name}: no sample of {entry['image']}", float("inf"), 0)
                 continue
             samples.remove(raw)
+            photo = entry["image"].split("/")[-1]
             for measure in _compare_validation_sample(case, raw, entry):
-                yield Measure(f"{name}, {raw.image_path.name}: {measure.what}", measure.difference, measure.limit)
+                yield Measure(f"{name}, {photo}: {measure.what}", measure.difference, measure.limit)
 
 
 def _names_photo(recorded: str, path: Path | None) -> bool:

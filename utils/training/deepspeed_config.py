@@ -20,7 +20,11 @@ _FROM_FLAGS = {
 
 
 def deepspeed_settings(run: RunConfig) -> dict[str, Any]:
-    """Read ``--deepspeed_config`` (relative to the repository when it is not found from here) and add the flags."""
+    """Read ``--deepspeed_config`` (relative to the repository when it is not found from here) and add the flags.
+
+    Raises:
+        InputError: if the file is missing or damaged, or sets what flags decide.
+    """
     path = Path(run.deepspeed_config)
     if not path.is_file():
         path = Path(__file__).resolve().parents[2] / run.deepspeed_config

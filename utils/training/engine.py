@@ -1,19 +1,45 @@
-"""DeepSpeed: the only module that imports it."""
+"""The process group of a run and its DeepSpeed engine: network, optimizer and learning-rate schedule in one."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from model.structures import Batch, PixelLMOutput
 from utils import dist
 from utils.cli.config import RunConfig
 
 from .deepspeed_config import deepspeed_settings
 from .optimizer import learning_rate_factor, make_adamw, make_muon
 from .start import TrainingModel
+
+
+class Engine(Protocol):
+    """What training uses of ``deepspeed.DeepSpeedEngine``, which declares no types of its own."""
+
+    device: torch.device
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: torch.optim.lr_scheduler.LambdaLR
+
+    def __call__(self, batch: Batch) -> PixelLMOutput: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+    def eval(self) -> Any: ...
+
+    def backward(self, loss: Tensor) -> Any: ...
+
+    def step(self) -> None: ...
+
+    def get_lr(self) -> list[float]: ...
+
+    def save_checkpoint(self, save_dir: str, tag: str, client_state: dict[str, Any]) -> Any: ...
+
+    def load_checkpoint(self, load_dir: str) -> tuple[str | None, dict[str, Any]]: ...
 
 
 def init_distributed() -> torch.device:
@@ -37,14 +63,20 @@ def init_distributed() -> torch.device:
     return device
 
 
-def build_engine(run: RunConfig, training: TrainingModel) -> Any:
-    """Wrap the network, the optimizer and the learning-rate schedule in a DeepSpeed engine."""
+def build_engine(run: RunConfig, training: TrainingModel) -> Engine:
+    """Wrap the network, the optimizer and the learning-rate schedule in a DeepSpeed engine.
+
+    Raises:
+        InputError: if ``--deepspeed_config`` is missing, or sets what flags decide.
+    """
     import deepspeed
 
+    # Its annotations forbid what its documentation asks for: an iterable of parameters, any schedule.
+    initialize: Any = deepspeed.initialize
     trained = [parameter for parameter in training.wrapped.parameters() if parameter.requires_grad]
     optimizer = make_muon(run, training.wrapped) if run.optimizer == "muon" else make_adamw(run, trained)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(run))
-    engine, _, _, _ = deepspeed.initialize(
+    engine, _, _, _ = initialize(
         model=training.wrapped,
         model_parameters=trained,
         optimizer=optimizer,

@@ -18,11 +18,16 @@ PEFT_PREFIX = "base_model.model."
 # but left them frozen at random; see ALSO_TRAINED.
 RELEASED_TRAINED = ("embed_tokens", "lm_head", "mask_decoder", "text_hidden_fcs", "mm_projector", "out_mm_projector")
 ALSO_TRAINED = ("image_feature_neck", "prompt_encoder.no_mask_embed", "token_fusion", "mask_decoder.scale_weights")
-_SUBMODULE_OWNED = ("token_fusion", "mask_decoder.scale_weights")
+# Constants in the release, which never registered them as parameters.
+UNREGISTERED_IN_RELEASE = ("token_fusion", "mask_decoder.scale_weights")
 
 
 def lora_targets(model: nn.Module, names: Sequence[str]) -> list[str]:
-    """Full names of the language model's linear layers whose last part is in ``names``."""
+    """Full names of the language model's linear layers whose last part is in ``names``.
+
+    Raises:
+        InputError: if one of ``names`` is the name of no layer.
+    """
     pattern = re.compile(r"(^|\.)model\.layers\.\d+\.")
     targets = [
         name
@@ -39,12 +44,22 @@ def lora_targets(model: nn.Module, names: Sequence[str]) -> list[str]:
     return targets
 
 
-def wrap_lora(model: nn.Module, *, rank: int, alpha: float, dropout: float, names: Sequence[str]) -> nn.Module:
-    """Freeze the model and add LoRA to the language model; parameters get the ``base_model.model.`` prefix."""
+def wrap_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, names: Sequence[str]) -> nn.Module:
+    """Freeze the model and add LoRA to the language model; parameters get the ``base_model.model.`` prefix.
+
+    Args:
+        names: last parts of the names of the layers that get LoRA, such as ``q_proj``.
+    Raises:
+        InputError: if one of ``names`` is the name of no layer.
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=lora_targets(model, names), bias="none"
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=lora_targets(model, names),
+        bias="none",
     )
     return get_peft_model(model, config)
 
@@ -53,14 +68,14 @@ def is_trained(name: str, *, train_mask_decoder: bool = True, released_set: bool
     """Whether the parameter of this name is updated in training.
 
     Args:
-        released_set: leave frozen what the release left frozen (design decision 9).
+        released_set: leave frozen what the release left frozen (docs/paper_to_code.md, row 9).
     """
     if "vision_tower" in name:
         return False
     if "lora_" in name:
         return True
     if released_set:
-        if any(part in name for part in _SUBMODULE_OWNED):
+        if any(part in name for part in UNREGISTERED_IN_RELEASE):
             return False
         groups = RELEASED_TRAINED
     else:
@@ -105,7 +120,11 @@ def split_training_state(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], d
 
 
 def lora_rank(lora: dict[str, Tensor]) -> int:
-    """The rank of LoRA weights; they must agree on one."""
+    """The rank of LoRA weights.
+
+    Raises:
+        InputError: if the weights have several ranks.
+    """
     ranks = {tensor.shape[0] for name, tensor in lora.items() if ".lora_A." in name}
     if len(ranks) != 1:
         raise InputError(f"expected LoRA weights of one rank in the checkpoint, found ranks {sorted(ranks)}")
@@ -118,7 +137,13 @@ def lora_module_names(lora: dict[str, Tensor]) -> list[str]:
 
 
 def load_lora(wrapped: nn.Module, lora: dict[str, Tensor]) -> None:
-    """Put LoRA weights into a model that ``wrap_lora`` made; every one must find its place."""
+    """Put LoRA weights into a model that ``wrap_lora`` made.
+
+    Args:
+        lora: as ``split_training_state`` returns them.
+    Raises:
+        InputError: if the names of the weights are not those of the model's LoRA parameters.
+    """
     own = {name: parameter for name, parameter in wrapped.named_parameters() if "lora_" in name}
     renamed = {PEFT_PREFIX + re.sub(r"\.lora_([AB])\.", r".lora_\1.default.", name): t for name, t in lora.items()}
     if set(own) != set(renamed):
@@ -126,3 +151,11 @@ def load_lora(wrapped: nn.Module, lora: dict[str, Tensor]) -> None:
         raise InputError(f"LoRA weights do not fit the model: {len(difference)} names differ, first {difference[0]}")
     for name, tensor in renamed.items():
         own[name].data.copy_(tensor)
+
+
+def merge_lora(wrapped: nn.Module) -> None:
+    """Add LoRA to the weights of the model that ``wrap_lora`` wrapped, and take its layers out, in place."""
+    from peft import PeftModel
+
+    assert isinstance(wrapped, PeftModel)
+    wrapped.merge_and_unload()

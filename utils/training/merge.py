@@ -16,17 +16,17 @@ from model.files import atomic_folder, read_object, resolve_folder
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
 from model.text.conversation import IMAGE_MARK, get_conversation
-from model.text.tokenizer import add_codebook, load_tokenizer
+from model.text.tokenizer import load_tokenizer
 from model.text.tokens import IGNORE_INDEX, encode_conversation, seg_text
 from model.weights.bases import read_tower
 from model.weights.checkpoint import check_model_target, write_pretrained
 from model.weights.released import config_of_weights
 from model.weights.tensors import read_weights
-from utils.cli.args import Parsed
-from utils.cli.config import RUN_CONFIG_FILE, MergeConfig, RunConfig
+from utils.cli.config import MergeConfig
 
-from .checkpoints import consolidate_zero
-from .lora import load_lora, lora_module_names, lora_rank, split_training_state, wrap_lora
+from .checkpoints import LATEST, consolidate_zero
+from .lora import load_lora, lora_module_names, lora_rank, merge_lora, split_training_state, wrap_lora
+from .run_directory import RunDirectory
 from .start import portable_path
 
 logger = logging.getLogger(__name__)
@@ -43,27 +43,31 @@ class _Run:
     config: PixelLMConfig
     tokenizer: LlamaTokenizer
     tokenizer_folder: Path
-    lora_alpha: float
+    lora_alpha: int
 
 
-def merge(parsed: Parsed[MergeConfig]) -> None:
-    """Merge LoRA into its base, save, reload, and compare with the unmerged model; all or nothing."""
-    flags = parsed.config
+def merge(flags: MergeConfig) -> None:
+    """Merge LoRA into its base, save, reload, and compare with the unmerged model; all or nothing.
+
+    Raises:
+        InputError: if weights, base or tower are missing or do not fit together, if ``save_path`` may not be written,
+            or if the saved model answers otherwise than the unmerged one.
+    """
     if not flags.weight:
         raise InputError("--weight is missing: give pytorch_model.bin, a folder of shards, or a run's ckpt_model")
     weight, folder = Path(flags.weight), Path(flags.save_path)
     check_model_target(folder, flag="--save_path", inputs=[weight, Path(flags.version), Path(flags.vision_tower)])
     with atomic_folder(folder) as unchecked:
-        expected = _write_merged(parsed, unchecked)
+        expected = _write_merged(flags, unchecked)
         verify(unchecked, expected, precision=flags.precision)
     logger.info("saved %s", folder)
 
 
-def _write_merged(parsed: Parsed[MergeConfig], folder: Path) -> dict[str, Tensor]:
+def _write_merged(flags: MergeConfig, folder: Path) -> dict[str, Tensor]:
     """Write the merged model into an existing folder; returns what ``probe`` finds in the unmerged one."""
-    flags, weight = parsed.config, Path(parsed.config.weight)
+    weight = Path(flags.weight)
     base, lora = split_training_state(read_training_weights(weight))
-    run = _describe(weight, base, parsed)
+    run = _describe(base, flags)
     if not flags.save_vision_tower:
         base = _with_tower_of_folder(base, run.config)
     network, report = PixelLMForCausalLM.from_weights(run.config, base, dtype=torch.float32, source=str(weight))
@@ -76,7 +80,7 @@ def _write_merged(parsed: Parsed[MergeConfig], folder: Path) -> dict[str, Tensor
         wrapped = wrap_lora(network, rank=rank, alpha=run.lora_alpha, dropout=0.0, names=lora_module_names(lora)).eval()
         load_lora(wrapped, lora)
         expected = probe(network, run.tokenizer)
-        network = wrapped.merge_and_unload()
+        merge_lora(wrapped)
     else:
         logger.info("the weights hold no LoRA; they are saved as they are")
         expected = probe(network, run.tokenizer)
@@ -91,38 +95,34 @@ def _write_merged(parsed: Parsed[MergeConfig], folder: Path) -> dict[str, Tensor
 
 
 def read_training_weights(weight: Path) -> dict[str, Tensor]:
-    """A file, a folder of shards, or a ZeRO checkpoint folder -> tensors."""
+    """A file, a folder of shards, or a ZeRO checkpoint folder -> tensors.
+
+    Raises:
+        InputError: if it does not exist or holds no weights.
+    """
     if not weight.exists():
         raise InputError(f"--weight {weight} does not exist; give pytorch_model.bin, a shard folder, or ckpt_model")
-    if weight.is_dir() and (weight / "latest").is_file():
+    if weight.is_dir() and (weight / LATEST).is_file():
         logger.info("consolidating the ZeRO checkpoint %s", weight)
         return consolidate_zero(weight)
     return read_weights(weight)
 
 
-def _describe(weight: Path, base: dict[str, Tensor], parsed: Parsed[MergeConfig]) -> _Run:
+def _describe(base: dict[str, Tensor], flags: MergeConfig) -> _Run:
     """The run directory above the weights tells everything; without one, the weights and the flags have to."""
-    for folder in (weight, *list(weight.resolve().parents)[:3]):
-        if (folder / RUN_CONFIG_FILE).is_file():
-            return _from_run_directory(folder)
-    return _from_weights(base, parsed)
+    directory = RunDirectory.above(Path(flags.weight))
+    return _from_run_directory(directory) if directory else _from_weights(base, flags)
 
 
-def _from_run_directory(folder: Path) -> _Run:
-    from .trainer import MODEL_FOLDER
-
-    run = RunConfig.load(folder)
-    model_folder = folder / MODEL_FOLDER
-    config = PixelLMConfig.from_dict(read_object(model_folder / "config.json"))
-    tokenizer = load_tokenizer(model_folder, model_max_length=config.model_max_length)
-    add_codebook(tokenizer, scales=config.image_feature_scale_num, tokens=config.seg_token_num)
-    logger.info("run directory %s: rank, alpha, token counts and sizes are taken from it", folder)
-    return _Run(config, tokenizer, model_folder, run.lora_alpha)
+def _from_run_directory(directory: RunDirectory) -> _Run:
+    run = directory.read_flags()
+    config, tokenizer = directory.read_model()
+    logger.info("run directory %s: rank, alpha, token counts and sizes are taken from it", directory.path)
+    return _Run(config, tokenizer, directory.model_folder, run.lora_alpha)
 
 
-def _from_weights(base: dict[str, Tensor], parsed: Parsed[MergeConfig]) -> _Run:
-    """A checkpoint of the release: counts and sizes are read off its tensors, the rest is released behaviour."""
-    flags = parsed.config
+def _from_weights(base: dict[str, Tensor], flags: MergeConfig) -> _Run:
+    """A checkpoint of the release: counts and sizes are read off its tensors, the rest is released behavior."""
     folder = resolve_folder(flags.version, flag="--version")
     tower = resolve_folder(flags.vision_tower, flag="--vision-tower")
     tokenizer = load_tokenizer(folder, model_max_length=flags.model_max_length)
@@ -159,7 +159,12 @@ def _with_tower_of_folder(base: dict[str, Tensor], config: PixelLMConfig) -> dic
 
 @torch.inference_mode()
 def probe(network: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> dict[str, Tensor]:
-    """Logits and masks of one fixed image and conversation, in float32."""
+    """What the network makes of one fixed image and conversation, in float32.
+
+    Returns:
+        logits: (1, L, vocabulary) of the language model.
+        masks: (1, h, w) mask logits before resizing.
+    """
     config = network.pixellm_config
     rendered = get_conversation(config.conv_type).render(
         [(f"{IMAGE_MARK}\nWhat is this?", f"It is {seg_text(config.image_feature_scale_num, config.seg_token_num)}.")]
@@ -184,7 +189,14 @@ def probe(network: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> dict[str, T
 
 
 def verify(folder: Path, expected: dict[str, Tensor], *, precision: str) -> None:
-    """Reload a merged folder and compare its logits and masks with those of the unmerged model."""
+    """Reload a merged folder and compare its logits and masks with those of the unmerged model.
+
+    Args:
+        expected: what ``probe`` returned for the unmerged model.
+        precision: of the saved weights; it decides how far the two may differ.
+    Raises:
+        InputError: if they differ by more.
+    """
     network, tokenizer, _ = PixelLMForCausalLM.from_folder(folder, dtype=torch.float32)
     found = probe(network, tokenizer)
     limit = _TOLERANCE[precision]

@@ -11,10 +11,12 @@ from utils.cli.config import RunConfig
 
 # Between the language model and the masks: no LLaVA base has them.
 MASK_MODULES = ("text_hidden_fcs", "out_mm_projector", "mask_decoder")
+# The attribute by which DeepSpeed's ZeRO knows the parameters that Muon updates.
+_ZERO_MARK = "use_muon"
 
 
 def make_adamw(run: RunConfig, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The released optimizer."""
+    """The released optimizer: AdamW without weight decay (train_ds.py of the release)."""
     return torch.optim.AdamW(trained, lr=run.lr, betas=(run.beta1, run.beta2), weight_decay=0.0)
 
 
@@ -38,8 +40,9 @@ def make_muon(run: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.use_muon = parameter in matrices  # what ZeRO goes by
-            groups[parameter.use_muon].append(parameter)
+            is_matrix = parameter in matrices
+            setattr(parameter, _ZERO_MARK, is_matrix)
+            groups[is_matrix].append(parameter)
     # The first group's learning rate is the one that is logged.
     return MuonWithAuxAdam(
         [

@@ -48,7 +48,7 @@ class TrainingModel:
     base_folder: Path
 
 
-def settle_flags(parsed: Parsed[RunConfig]) -> RunConfig:
+def resolve_run_flags(parsed: Parsed[RunConfig]) -> RunConfig:
     """The flags of a run, whole: with ``--init_from``, the model that it names says what flags leave open.
 
     Raises:
@@ -89,7 +89,11 @@ def settle_flags(parsed: Parsed[RunConfig]) -> RunConfig:
 
 
 def build_for_training(run: RunConfig) -> TrainingModel:
-    """Read what the run starts from and wrap it with LoRA; the same on every process."""
+    """Read what the run starts from and wrap it with LoRA; the same on every process.
+
+    Raises:
+        InputError: if a folder is missing, or its weights do not fit the flags.
+    """
     torch.manual_seed(run.seed)
     network, tokenizer, folder, report = _from_merged_model(run) if run.init_from else _from_base(run)
     logger.info("%s", report.describe())
@@ -120,13 +124,15 @@ def _from_base(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path
         config, state, dtype=PRECISIONS[run.precision], source=f"--version {run.version}", may_initialize=FRESH_MODULES
     )
     if run.query_init == "unit":
-        start_at_unit_size(network.model.text_hidden_fcs[0], network.model.token_fusion)
+        projection = network.model.text_hidden_fcs[0]
+        assert isinstance(projection, nn.Sequential)
+        start_at_unit_size(projection, network.model.token_fusion)
     report.ignored += unused
     return network, tokenizer, folder, report
 
 
 def _from_merged_model(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path, LoadReport]:
-    """Everything as it was trained, tokens included; only LoRA will be new. See ``settle_flags``."""
+    """Everything as it was trained, tokens included; only LoRA will be new. See ``resolve_run_flags``."""
     network, tokenizer, report = PixelLMForCausalLM.from_folder(
         run.init_from, dtype=PRECISIONS[run.precision], vision_tower=run.vision_tower, conv_type=run.conv_type
     )

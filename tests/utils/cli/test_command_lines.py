@@ -217,13 +217,6 @@ def test_shipped_preprocessor_files_belong_to_their_size(repository, size):
         read_normalization(str(file), image_size=336)
 
 
-def test_run_config_is_saved_and_read_back(tmp_path):
-    run = parse(RunConfig, [f"--log_base_dir={tmp_path}", "--exp_name=x", "--lr=0.5", "--no_auto_resume"], "").config
-    run.run_dir.mkdir()
-    run.save()
-    assert RunConfig.load(run.run_dir) == run
-
-
 def test_help_groups_the_flags_by_what_reads_them():
     text = build_parser(RunConfig, "").format_help()
     groups = [line.rstrip(":") for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]

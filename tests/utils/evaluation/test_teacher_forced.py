@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
 
 from model.errors import InputError
 from model.structures import Batch, PixelLMOutput
 from tests.support.whole_tree import write_whole_tree
+from utils import dist
 from utils.data.collate import Collator
+from utils.data.encode import Encoder
 from utils.data.registry import build_val_source
+from utils.data.sources import Source
+from utils.evaluation.metrics import IoUMeter
 from utils.evaluation.teacher_forced import validate_teacher_forced
 
 
 class Painter(torch.nn.Module):
-    """Predicts the true masks, and foreground wherever pixels do not count."""
+    """Predicts the true masks, and foreground wherever pixels do not count; keeps the names of every pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes: list[list[str]] = []
 
     def forward(self, batch: Batch) -> PixelLMOutput:
+        self.passes.append(batch.sample_ids)
         logits = [
             (masks if ignore is None else masks | ignore).float() - 0.5
-            for masks, ignore in zip(batch.masks, batch.ignore, strict=True)
+            for masks, ignore in zip(batch.masks, batch.ignore or [None] * len(batch.masks), strict=True)
         ]
         return PixelLMOutput(mask_logits=logits)
 
 
-def score(root, encoder, name):
-    collator = Collator(encoder.codebook, pad_token_id=0)
+def score(source: Source, encoder: Encoder, *, painter: Painter | None = None, batch_size: int = 2) -> IoUMeter:
     return validate_teacher_forced(
-        Painter(), build_val_source(root, name), encoder, collator, batch_size=2, device=torch.device("cpu"),
-        dtype=torch.float32,
+        painter or Painter(), source, encoder, Collator(encoder.codebook, pad_token_id=0), batch_size=batch_size,
+        device=torch.device("cpu"), dtype=torch.float32,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["ReasonSeg|val", "MultiReasonSeg|val", "multirefcoco|unc|val"])
 def test_ignored_pixels_have_no_say(tmp_path, encoder, name):
-    meter = score(write_whole_tree(tmp_path), encoder, name)
+    meter = score(build_val_source(write_whole_tree(tmp_path), name), encoder)
     assert (meter.giou, meter.ciou) == (1.0, 1.0)
     assert meter.num_pairs > 0
 
@@ -43,4 +53,53 @@ def test_a_bad_sample_stops_it(tmp_path, encoder):
     root = write_whole_tree(tmp_path)
     (root / "reason_seg/ReasonSeg/val/2.json").write_text("{")
     with pytest.raises(InputError, match=r"ReasonSeg\|val, sample 1: ReasonSeg\|val/2.jpg: .*2.json is not in"):
-        score(root, encoder, "ReasonSeg|val")
+        score(build_val_source(root, "ReasonSeg|val"), encoder)
+
+
+class WithoutIgnore(Collator):
+    """Collates into a batch whose ``ignore`` is empty: none of its images has pixels that do not count."""
+
+    def __call__(self, samples):
+        return replace(super().__call__(samples), ignore=[])
+
+
+def test_a_batch_may_have_no_ignored_pixels_at_all(tmp_path, encoder):
+    source = build_val_source(write_whole_tree(tmp_path), "multirefcoco|unc|val")
+    meter = validate_teacher_forced(
+        Painter(), source, encoder, WithoutIgnore(encoder.codebook, pad_token_id=0), batch_size=2,
+        device=torch.device("cpu"), dtype=torch.float32,
+    )  # fmt: skip
+    assert meter == score(source, encoder)
+
+
+@dataclass
+class Sized:
+    """A source of any number of samples: those of another one, again and again."""
+
+    source: Source
+    length: int
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    def __len__(self) -> int:
+        return self.length
+
+    def get(self, index, rng):
+        return self.source.get(index % len(self.source), rng)
+
+
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(1, 1), (1, 2), (3, 1), (3, 2), (4, 1)])
+def test_every_process_makes_as_many_passes(tmp_path, encoder, monkeypatch, num_samples, batch_size):
+    """Under ZeRO-3 every process takes part in the passes of the others; a sample that fills up is not counted."""
+    source = Sized(build_val_source(write_whole_tree(tmp_path), "MultiReasonSeg|val"), num_samples)
+    alone = score(source, encoder)
+    painters, meters = [Painter(), Painter()], []
+    monkeypatch.setattr(dist, "world_size", lambda: 2)
+    for rank, painter in enumerate(painters):
+        monkeypatch.setattr(dist, "rank", lambda rank=rank: rank)
+        meters.append(score(source, encoder, painter=painter, batch_size=batch_size))
+    passes = [[len(names) for names in painter.passes] for painter in painters]
+    assert passes[0] == passes[1]
+    assert meters[0] + meters[1] == alone

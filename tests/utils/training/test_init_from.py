@@ -16,11 +16,11 @@ from tests.support.published import write_published
 from utils.cli.args import parse
 from utils.cli.config import RunConfig
 from utils.training.lora import split_training_state
-from utils.training.start import build_for_training, settle_flags
+from utils.training.start import build_for_training, resolve_run_flags
 
 
 def settle(folder: Path, *more: str) -> RunConfig:
-    return settle_flags(parse(RunConfig, [f"--init_from={folder}", "--precision=fp32", *more], ""))
+    return resolve_run_flags(parse(RunConfig, [f"--init_from={folder}", "--precision=fp32", *more], ""))
 
 
 def assert_nothing_is_new(run: RunConfig, folder: Path, **options) -> None:

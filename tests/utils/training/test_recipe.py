@@ -17,7 +17,8 @@ from model.weights.tensors import read_weights
 from tests.support.tiny_world import LLAMA, TinyWorld
 from utils.cli.args import parse
 from utils.cli.config import RELEASE_RECIPE_FLAGS, RunConfig
-from utils.training.start import TrainingModel, build_for_training, settle_flags
+from utils.training.run_directory import RunDirectory
+from utils.training.start import TrainingModel, build_for_training, resolve_run_flags
 
 SHAPE = (
     "--seg_token_num=3", "--image_feature_scale_num=2", "--pad_train_clip_images", "--resize_vision_tower",
@@ -35,7 +36,7 @@ def preprocessor(tmp_path_factory) -> str:
 
 
 def flags(world: TinyWorld, *more: str) -> RunConfig:
-    return settle_flags(parse(RunConfig, [*world.arguments, *SHAPE, *more], ""))
+    return resolve_run_flags(parse(RunConfig, [*world.arguments, *SHAPE, *more], ""))
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +158,8 @@ def test_the_saved_config_records_each_choice(paper, released, tmp_path):
 
 def test_the_run_directory_records_each_choice(tiny_world, tmp_path):
     run = dataclasses.replace(flags(tiny_world, "--release_recipe"), log_base_dir=str(tmp_path), exp_name="x")
-    run.run_dir.mkdir()
-    run.save()
-    assert RunConfig.load(run.run_dir) == run
-    stored = read_object(run.run_dir / "run_config.json")
+    directory = RunDirectory.of(run)
+    directory.write_flags(run)
+    assert directory.read_flags() == run
+    stored = read_object(directory.path / "run_config.json")
     assert all(stored[name] == value for name, value in RELEASE_RECIPE_FLAGS.items())

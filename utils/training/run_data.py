@@ -1,0 +1,57 @@
+"""The sources that a run reads, opened before any weight is."""
+
+from __future__ import annotations
+
+import logging
+
+from model.errors import InputError
+from utils.cli.config import RunConfig
+from utils.data.downloads import require_data
+from utils.data.names import split_names
+from utils.data.options import DataOptions
+from utils.data.registry import build_train_sources, build_val_source
+from utils.data.sources import Source
+
+logger = logging.getLogger(__name__)
+
+
+def open_train_sources(run: RunConfig) -> tuple[list[Source], list[float]]:
+    """What the run trains on, and how often each source is drawn; nothing with ``--eval_only``.
+
+    Returns:
+        sources and their relative weights.
+    Raises:
+        InputError: if a set is unknown, or its files are missing or damaged.
+    """
+    if run.eval_only:
+        return [], []
+    options = DataOptions.of(run)
+    asked_for = not run.no_eval and _names_validation_sets(run)
+    require_data(options, split_names(run.val_dataset) if asked_for else [])
+    return build_train_sources(options)
+
+
+def open_val_sources(run: RunConfig) -> list[Source]:
+    """The sets of ``--val_dataset``; a default set that is not there is no reason to stop.
+
+    Raises:
+        InputError: if a set that the flags ask for is unknown, or its files are missing or damaged.
+    """
+    if run.no_eval and not run.eval_only:
+        return []
+    names = split_names(run.val_dataset)
+    if run.eval_only and not names:
+        raise InputError("--val_dataset names no set, but --eval_only needs one")
+    sources = []
+    for name in names:
+        try:
+            sources.append(build_val_source(run.dataset_dir, name))
+        except InputError as err:
+            if run.eval_only or _names_validation_sets(run):
+                raise
+            logger.info("no validation during training: %s", err)
+    return sources
+
+
+def _names_validation_sets(run: RunConfig) -> bool:
+    return run.val_dataset != RunConfig.val_dataset
