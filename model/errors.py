@@ -1,5 +1,7 @@
 """The one exception that means "the user can mend this"."""
 
+from __future__ import annotations
+
 
 class InputError(ValueError):
     """Bad input: a file, a flag or a checkpoint that the user gave.

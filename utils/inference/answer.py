@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from model.errors import InputError
 from model.image import read_image
 from model.predictor import PixelLMPredictor
 from model.replies import Reply
@@ -45,6 +46,10 @@ def write_pictures(image: np.ndarray, masks: np.ndarray, *, output_dir: Path, st
     Raises:
         InputError: if nothing can be written there.
     """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise InputError(f"{output_dir} cannot be written ({err.strerror}); choose another folder") from err
     written = []
     for index, mask in enumerate(masks):
         mask_path = output_dir / f"{stem}_mask_{index}.jpg"
