@@ -54,8 +54,8 @@ def test_a_dialogue_without_photo_decodes_and_resizes_nothing():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "'' is no command; expected data"),
-        (["model"], "'model' is no command; expected data"),
+        ([], "the following arguments are required: data"),
+        (["model"], "'model'"),
         (["data", "--num=0"], "--num is 0"),
         (["data", "--rounds=0"], "--rounds is 0"),
         (["data", "--dataset_dir=/nowhere"], "--dataset_dir /nowhere is not a folder"),
