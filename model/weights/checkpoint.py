@@ -140,13 +140,13 @@ def _check_fit(
     wrong = [name for name in state if name in own and state[name].shape != own[name].shape]
     problems = []
     if fatal:
-        problems.append(f"{len(fatal)} weights are missing, first {fatal[0]}")
+        problems.append(f"weights missing: {len(fatal)}, first {fatal[0]}")
     if extra:
-        problems.append(f"{len(extra)} weights are not part of the model, first {extra[0]}")
+        problems.append(f"weights that are not part of the model: {len(extra)}, first {extra[0]}")
     if wrong:
         name = wrong[0]
         problems.append(
-            f"{len(wrong)} weights have another shape, first {name}: found {tuple(state[name].shape)}, "
+            f"weights of another shape: {len(wrong)}, first {name}: found {tuple(state[name].shape)}, "
             f"expected {tuple(own[name].shape)}"
         )
     if problems:

@@ -113,8 +113,8 @@ def test_a_base_without_a_tokenizer(world, refuses):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"num_hidden_layers": 3}, "weights are missing, first model.layers.2"),
-        ({"num_hidden_layers": 1}, "weights are not part of the model, first model.layers.1"),
+        ({"num_hidden_layers": 3}, "weights missing: 9, first model.layers.2"),
+        ({"num_hidden_layers": 1}, "weights that are not part of the model: 9, first model.layers.1"),
         ({"intermediate_size": 48}, "found (64, 32), expected (48, 32)"),
         ({"hidden_size": None}, "config.json lacks hidden_size"),
         ({"num_attention_heads": 5}, "config.json is not valid"),
@@ -127,7 +127,7 @@ def test_base_weights_that_do_not_fit(world, refuses, changes, says):
 
 def test_a_missing_layer(world, refuses):
     edit_weights(world.llava, lambda state: state.pop("model.layers.0.mlp.up_proj.weight"))
-    refuses(f"--version {world.llava} does not fit", "1 weights are missing, first model.layers.0.mlp.up_proj.weight")
+    refuses(f"--version {world.llava} does not fit", "weights missing: 1, first model.layers.0.mlp.up_proj.weight")
 
 
 def test_delta_weights(world, refuses):

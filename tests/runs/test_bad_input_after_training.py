@@ -79,7 +79,7 @@ def test_merge_without_a_weight(refuses_to_merge, weights, tmp_path):
     state = read_weights(weights)
     del state["base_model.model.model.norm.weight"]
     torch.save(state, tmp_path / "w.bin")
-    refuses_to_merge("1 weights are missing, first model.norm.weight", weight=tmp_path / "w.bin")
+    refuses_to_merge("weights missing: 1, first model.norm.weight", weight=tmp_path / "w.bin")
 
 
 def test_merge_with_another_base(refuses_to_merge, world):

@@ -123,12 +123,12 @@ def test_every_layout_of_weights_is_read(copied, layout):
     [
         (
             lambda state: state.pop("model.layers.1.mlp.up_proj.weight"),
-            r"1 weights are missing, first model\.layers\.1",
+            r"weights missing: 1, first model\.layers\.1",
         ),
-        (lambda state: state.update(extra=torch.zeros(1)), r"1 weights are not part of the model, first extra"),
+        (lambda state: state.update(extra=torch.zeros(1)), r"weights that are not part of the model: 1, first extra"),
         (
             lambda state: state.update({"lm_head.weight": torch.zeros(3, 16)}),
-            r"1 weights have another shape, first lm_head.weight: found \(3, 16\), expected \(400, 16\)",
+            r"weights of another shape: 1, first lm_head.weight: found \(3, 16\), expected \(400, 16\)",
         ),
     ],
 )
@@ -165,7 +165,7 @@ def test_nothing_else_may_be_missing(tiny):
         if name in CONSTANTS:
             assert build(network, rest)[1].constant == [name]
             continue
-        with pytest.raises(InputError, match=rf"1 weights are missing, first {re.escape(name)}"):
+        with pytest.raises(InputError, match=rf"weights missing: 1, first {re.escape(name)}"):
             build(network, rest)
 
 
@@ -192,7 +192,7 @@ def test_buffers_without_information_may_be_left_over(tiny, name):
 def test_nothing_else_may_be_left_over(tiny, name):
     """LoRA that was not merged, a linear projector, SAM, one layer too many."""
     network, _ = tiny
-    with pytest.raises(InputError, match=rf"1 weights are not part of the model, first {re.escape(name)}"):
+    with pytest.raises(InputError, match=rf"weights that are not part of the model: 1, first {re.escape(name)}"):
         build(network, {**network.state_dict(), name: torch.zeros(2)})
 
 
