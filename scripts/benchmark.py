@@ -33,7 +33,7 @@ class DataConfig(RunConfig):
     sample_rates: str = flag("2,9,2,4", "relative weight of each dataset")
     seg_token_num: int = flag(3, "tokens per scale")
     image_feature_scale_num: int = flag(2, "scales")
-    num_classes_per_question: int = flag(3, "targets per question")
+    num_classes_per_question: Count = flag(3, "targets per question")
     pad_train_clip_images: bool = flag(True, "pad images to a square instead of center-cropping")
     resize_vision_tower: bool = flag(True, "run the tower at another input size")
     resize_vision_tower_size: int = flag(448, "that input size, in pixels")

@@ -9,27 +9,21 @@ import torch
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from model.structures import Batch, PixelLMOutput
 from utils import dist
 from utils.cli.config import RunConfig
+from utils.evaluation.teacher_forced import Network
 
 from .deepspeed_config import deepspeed_settings
 from .optimizer import learning_rate_factor, make_adamw, make_muon
 from .start import TrainingModel
 
 
-class Engine(Protocol):
+class Engine(Network, Protocol):
     """What training uses of ``deepspeed.DeepSpeedEngine``, which declares no types of its own."""
 
     device: torch.device
     optimizer: torch.optim.Optimizer
     lr_scheduler: torch.optim.lr_scheduler.LambdaLR
-
-    def __call__(self, batch: Batch) -> PixelLMOutput: ...
-
-    def train(self, mode: bool = True) -> Any: ...
-
-    def eval(self) -> Any: ...
 
     def backward(self, loss: Tensor) -> Any: ...
 

@@ -55,7 +55,7 @@ def test_a_dialogue_without_photo_decodes_and_resizes_nothing():
     ("arguments", "says"),
     [
         ([], "the following arguments are required: data"),
-        (["model"], "'model'"),
+        (["model"], "argument data: invalid choice: 'model' (choose from"),
         (["data", "--num=0"], "--num is 0"),
         (["data", "--rounds=0"], "--rounds is 0"),
         (["data", "--dataset_dir=/nowhere"], "--dataset_dir /nowhere is not a folder"),
