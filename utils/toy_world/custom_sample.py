@@ -1,11 +1,6 @@
 """Drawn photos with the same masks in every format that scripts/convert_to_custom.py reads.
 
-images/<n>.jpg           photos
-masks/<n>.png            label values, 1 circle, 2 square, ...: classes.json has the names
-objects/<n>/<name>.png   a PNG per object, such as red_circle_2.png
-instances.json           COCO instances
-labelme/<n>.json         labelme
-handwritten.jsonl        custom data itself: one record for each kind of target
+scripts/make_custom_sample.py lists the files.
 """
 
 from __future__ import annotations
