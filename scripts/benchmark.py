@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from model.files import write_json
+from model.values import Count
 from utils.benchmark.data import table, time_samples
-from utils.cli.args import Count, flag, settings
+from utils.cli.args import flag, settings
 from utils.cli.command import run_commands
 from utils.cli.config import TRAINING_ONLY, RunConfig
 from utils.data.downloads import require_data

@@ -18,7 +18,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from model.errors import InputError
-from utils.cli.args import Count, NonNegativeInt, Parsed, flag, settings
+from model.values import Count, NonNegativeInt
+from utils.cli.args import Parsed, flag, settings
 from utils.cli.command import run_commands
 from utils.data.convert import (
     NamedShapes,

@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from model.errors import InputError
-from utils.cli.args import Count, NonNegativeInt, Parsed, flag, settings
+from model.values import Count, NonNegativeInt
+from utils.cli.args import Parsed, flag, settings
 
 
 @settings

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import ClassVar
 
-from utils.cli.args import Count, NonNegativeInt, flag, settings
+from model.values import Count, NonNegativeInt
+from utils.cli.args import flag, settings
 from utils.cli.command import run_command
 from utils.cli.config import TRAINING_ONLY, RunConfig
 from utils.data.mixture import Mixture

@@ -14,8 +14,9 @@ import pytest
 from model.errors import InputError
 from model.predictor import PixelLMPredictor
 from model.text.tokenizer import add_codebook, load_tokenizer
+from model.values import Share
 from utils.benchmark.data import time_samples
-from utils.cli.args import Share, build_parser, flag, parse, settings
+from utils.cli.args import build_parser, flag, parse, settings
 from utils.cli.config import RunConfig
 from utils.data.encode import Encoder
 from utils.data.mixture import Mixture

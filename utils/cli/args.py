@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import (
-    Annotated,
     Any,
     Generic,
     Literal,
@@ -29,29 +28,11 @@ from typing import (
 )
 
 import pydantic
-from pydantic import Field
 
 from model.errors import InputError
+from model.values import first_problem
 
 ConfigType = TypeVar("ConfigType")
-
-Count = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-# What pydantic found wrong -> what was expected, with the limits that it gives.
-_EXPECTED = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "finite_number": "a finite number",
-    "greater_than_equal": "{ge} or more",
-    "greater_than": "more than {gt}",
-    "less_than_equal": "{le} or less",
-    "literal_error": "{expected}",
-}
 
 
 class BadValue(InputError):
@@ -84,9 +65,7 @@ def _first_problem(err: pydantic.ValidationError) -> InputError:
     problem = err.errors()[0]
     if not problem["loc"]:  # raised by __post_init__, which speaks for itself
         return problem.get("ctx", {})["error"]
-    template = _EXPECTED.get(problem["type"])
-    expected = template.format(**problem.get("ctx", {})) if template else problem["msg"]
-    return BadValue(f"--{problem['loc'][0]} is {problem['input']!r}; expected {expected}")
+    return BadValue("--{} {}".format(*first_problem(err)))
 
 
 def flag(

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from model.errors import InputError
 from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
+from model.values import Count, NonNegativeInt, Positive, Share
 
-from .args import Count, NonNegativeInt, Positive, Share, flag, settings
+from .args import flag, settings
 
 # --release_recipe: what the release does where it differs from the paper (docs/paper_to_code.md).
 RELEASE_RECIPE_FLAGS = {

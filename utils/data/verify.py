@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from model.errors import InputError
-from utils.cli.args import NonNegativeInt, flag, settings
+from model.values import NonNegativeInt
+from utils.cli.args import flag, settings
 from utils.cli.command import run_command
 from utils.cli.config import TRAINING_ONLY, RunConfig
 

@@ -12,8 +12,9 @@ import torch
 from model.errors import InputError
 from model.files import write_json
 from model.predictor import PixelLMPredictor
+from model.values import Count, NonNegativeInt
 from utils import dist
-from utils.cli.args import Count, NonNegativeInt, flag, settings
+from utils.cli.args import flag, settings
 from utils.cli.config import Precision, Template
 from utils.data.names import split_names
 from utils.data.registry import build_val_source

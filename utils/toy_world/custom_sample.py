@@ -14,7 +14,8 @@ import numpy as np
 
 from model.errors import InputError
 from model.files import write_json
-from utils.cli.args import Count, NonNegativeInt, flag, settings
+from model.values import Count, NonNegativeInt
+from utils.cli.args import flag, settings
 from utils.masks.outlines import polygons
 from utils.masks.rle import encode_rle
 from utils.pictures import write_image

@@ -1,0 +1,107 @@
+"""Values from flags and files, held to declared types and ranges: the one place that knows what "a number" is.
+
+Flags, settings files and annotations declare what they expect with Python's type hints and the types below; pydantic
+checks, and this file puts its first finding into our words.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Annotated, Any, Generic, TypeVar
+
+import pydantic
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from .errors import InputError
+
+Kind = TypeVar("Kind")
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as err:  # half of a surrogate pair: JSON may hold one, tokenizers stop at it
+        raise PydanticCustomError("string_unicode", "not UTF-8") from err
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+# What pydantic found wrong -> what was expected, with the limits that it gives.
+_EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_unicode": "text that can be written as UTF-8",
+    "string_too_short": "text of {min_length} characters or more",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a JSON object",
+    "dataclass_type": "a JSON object",
+    "too_short": "{min_length} entries or more",
+    "too_long": "{max_length} entries or fewer",
+    "finite_number": "a finite number",
+    "greater_than_equal": "{ge} or more",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "{le} or less",
+    "less_than": "less than {lt}",
+    "literal_error": "{expected}",
+}
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 60, 60
+
+
+def shorten(value: Any) -> str:
+    """A value from a file as a message shows it: long text, long lists and deep nesting are cut."""
+    return _SHORT.repr(value)
+
+
+def first_problem(err: pydantic.ValidationError) -> tuple[str, str]:
+    """Where the first bad value stands (``answers[0].category_name``), and what is wrong with it."""
+    problem = err.errors(include_url=False)[0]
+    place = ""
+    for step in problem["loc"]:
+        place += f"[{step}]" if isinstance(step, int) else f".{step}"
+    place = place.lstrip(".")
+    if problem["type"] == "missing":
+        return place, "is missing"
+    template = _EXPECTED.get(problem["type"])
+    expected = template.format(**problem.get("ctx", {})) if template else problem["msg"]
+    return place, f"is {shorten(problem['input'])}; expected {expected}"
+
+
+class Schema(Generic[Kind]):
+    """What a value from a file must look like.
+
+    Args:
+        kind: a type with hints, such as a ``TypedDict``: keys that it does not name are left out, and nothing is
+            converted (``true`` is no number, ``"3"`` neither).
+    """
+
+    def __init__(self, kind: type[Kind]) -> None:
+        self._adapter = pydantic.TypeAdapter(kind)
+
+    def check(self, value: Any, *, where: str, remedy: str, reason: str = "bad record") -> Kind:
+        """The value, known to fit.
+
+        Args:
+            where: file and record, for the message.
+            remedy: what the user can do.
+            reason: as of ``InputError``.
+        Raises:
+            InputError: for the first entry that does not fit.
+        """
+        try:
+            return self._adapter.validate_python(value, strict=True)
+        except pydantic.ValidationError as err:
+            place, problem = first_problem(err)
+            raise InputError(f"{where}: {place or 'it'} {problem}. {remedy}", reason=reason) from err
