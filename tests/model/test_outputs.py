@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from model import outputs
 from model.errors import InputError
 from model.files import read_json, write_json, write_text
-from model.outputs import MARK, check_output_file, check_output_folder, output_file, output_folder
+from model.outputs import MARK, check_output_file, check_output_folder, exclusive, output_file, output_folder
 from tests.support.snapshot import snapshot
 
 KIND = "merged model"
@@ -226,3 +227,20 @@ def test_leftovers_of_a_file_are_removed(tmp_path):
         (tmp_path / name).write_text("half")
     check_output_file(tmp_path / "a.json")
     assert os.listdir(tmp_path) == [f".b.json.{ABANDONED}.partial"]
+
+
+def test_the_files_of_one_answer_are_written_together(tmp_path):
+    """A second writer waits until the first is done."""
+    order = []
+
+    def second() -> None:
+        with exclusive(tmp_path / "vis"):
+            order.append("second")
+
+    with exclusive(tmp_path / "vis"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(timeout=0.1)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
