@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import InputError
-from model.files import write_json
 from model.predictor import PixelLMPredictor
 from utils.cli.args import Parsed
 from utils.cli.command import run_command
 from utils.cli.config import ChatConfig
 from utils.cli.log import report_input_error
-from utils.inference.answer import answer, describe, to_json
+from utils.inference.answer import answer, check_outputs, describe
 
 
 def chat(parsed: Parsed[ChatConfig]) -> None:
     """Answer the one question of ``--prompt``, or those that are typed."""
     config = parsed.config
+    _accept_any_bytes()
+    check_outputs(config.image or "photo.jpg", output_dir=Path(config.vis_save_path), output_json=config.output_json)
     predictor = PixelLMPredictor.from_pretrained(
         config.version,
         precision=config.precision,
@@ -31,6 +33,21 @@ def chat(parsed: Parsed[ChatConfig]) -> None:
         converse(predictor, config)
 
 
+def _accept_any_bytes() -> None:
+    """File names need not be UTF-8: what is typed is taken, and shown, whatever its bytes are."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _check_question(question: str) -> None:
+    try:
+        question.encode()
+    except UnicodeEncodeError as err:
+        raise InputError(f"the question {question!r} is not UTF-8; set the terminal to UTF-8 and ask again") from err
+
+
 def converse(predictor: PixelLMPredictor, config: ChatConfig) -> None:
     """The released loop: a prompt, then an image path, until the input ends."""
     while True:
@@ -40,6 +57,7 @@ def converse(predictor: PixelLMPredictor, config: ChatConfig) -> None:
         except EOFError:
             return
         try:
+            _check_question(question)
             print_answer(predictor, config, image_path, question)
         except InputError as err:
             report_input_error(err)
@@ -47,13 +65,16 @@ def converse(predictor: PixelLMPredictor, config: ChatConfig) -> None:
 
 def print_answer(predictor: PixelLMPredictor, config: ChatConfig, image_path: str, question: str) -> None:
     """Print the answer, and write its pictures and, with ``--output_json``, its masks."""
-    output_dir = Path(config.vis_save_path)
     reply, written = answer(
-        predictor, image_path, question, output_dir=output_dir, max_new_tokens=config.max_new_tokens
+        predictor,
+        image_path,
+        question,
+        output_dir=Path(config.vis_save_path),
+        max_new_tokens=config.max_new_tokens,
+        output_json=config.output_json,
     )
     print(describe(reply, written), flush=True)
     if config.output_json:
-        write_json(Path(config.output_json), to_json(reply, image_path=image_path, question=question))
         print(f"{config.output_json} has been saved.")
 
 

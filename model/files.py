@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .outputs import output_file
 
 
 def resolve_folder(name: str, *, flag: str = "") -> Path:
@@ -69,47 +66,28 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder to write in; it takes ``folder``'s place only if everything went well.
-
-    What ``folder`` held is removed after that, never before. The caller has checked that it may be.
-
-    Raises:
-        InputError: if nothing can be written there.
-    """
-    folder = folder.resolve()  # of a link, the folder that it leads to is replaced
-    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    except OSError as err:
-        raise InputError(f"{folder} cannot be written ({err.strerror}); choose another folder") from err
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    replaced = folder.parent / f".{folder.name}.replaced-{os.getpid()}"
-    if folder.exists():
-        folder.rename(replaced)
-    try:
-        partial.rename(folder)
-    except OSError:
-        if replaced.exists():
-            replaced.rename(folder)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
 def write_json(path: Path, content: Any, *, compact: bool = False) -> None:
     """Write JSON, complete or not at all; folders above are made.
 
     Args:
         compact: without line breaks and spaces, for files that programs read.
+    Raises:
+        InputError: if nothing can be written there.
     """
     layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 2}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, ensure_ascii=False, **layout) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(content, ensure_ascii=False, **layout) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """The same for text, in UTF-8.
+
+    Half of a surrogate pair, which stands for a byte of a file name that is not UTF-8, is written as its escape,
+    which JSON reads back.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same for bytes."""
+    with output_file(path) as partial:
+        partial.write_bytes(content)

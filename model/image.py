@@ -5,6 +5,7 @@ Shapes: R input side in pixels; H, W size of the photo as stored.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def read_image(path: str | Path, *, as_stored: bool = False) -> np.ndarray:
         InputError: if there is no such file, or it is not a picture.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # a name that is too long is no file either
         raise InputError(f"image {path} does not exist; check the path", reason="image missing")
     data = np.fromfile(path, dtype=np.uint8)
     flags = cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from model.files import write_json
+from model.outputs import check_output_file
 from model.values import Count
 from utils.benchmark.data import table, time_samples
 from utils.cli.args import flag, settings
@@ -47,6 +48,8 @@ class DataConfig(RunConfig):
 
 def benchmark_data(config: DataConfig) -> None:
     """Every source for itself, then their mixture."""
+    if config.output_json:
+        check_output_file(config.output_json, flag="--output_json")
     init_worker()
     options = DataOptions.of(config)
     require_data(options, [])

@@ -24,6 +24,7 @@ from utils.cli.command import run_commands
 from utils.data.convert import (
     NamedShapes,
     Wording,
+    check_target,
     clean_name,
     read_coco,
     read_labelme,
@@ -89,21 +90,26 @@ def read_classes(text: str) -> dict[int, str]:
         raise InputError(f"--classes {text} cannot be read ({err}); expected '1=cat,2=dog' or a JSON file") from err
 
 
-def write(photos: Iterable[NamedShapes], config: OutputConfig) -> None:
+def write(photos: Iterable[NamedShapes], config: OutputConfig, *inputs: str) -> None:
+    """Write what a reader gives; it has read nothing yet, because readers are generators."""
+    check_target(Path(config.out), flag="--out", inputs=[Path(name) for name in inputs], val_share=config.val_share)
     write_records(photos, Path(config.out), Wording(config.targets_per_question, config.val_share, config.seed))
 
 
 def convert_masks(parsed: Parsed[MasksConfig]) -> None:
     config = parsed.config
-    write(read_mask_folder(Path(config.images), Path(config.masks), read_classes(config.classes)), config)
+    photos = read_mask_folder(Path(config.images), Path(config.masks), read_classes(config.classes))
+    write(photos, config, config.images, config.masks, config.classes)
 
 
 def convert_coco(parsed: Parsed[CocoConfig]) -> None:
-    write(read_coco(Path(parsed.config.annotations), Path(parsed.config.images)), parsed.config)
+    config = parsed.config
+    write(read_coco(Path(config.annotations), Path(config.images)), config, config.annotations, config.images)
 
 
 def convert_labelme(parsed: Parsed[LabelmeConfig]) -> None:
-    write(read_labelme(Path(parsed.config.annotations)), parsed.config)
+    config = parsed.config
+    write(read_labelme(Path(config.annotations)), config, config.annotations)
 
 
 COMMANDS = {

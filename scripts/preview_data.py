@@ -17,7 +17,7 @@ from utils.cli.command import run_command
 from utils.cli.config import TRAINING_ONLY, RunConfig
 from utils.data.mixture import Mixture
 from utils.data.registry import DataOptions, build_train_sources
-from utils.pictures import contact_sheet, write_image
+from utils.pictures import check_picture, contact_sheet, write_image
 from utils.training.preview import build_encoder, sample_panel
 
 
@@ -33,6 +33,7 @@ class PreviewConfig(RunConfig):
 
 
 def preview(config: PreviewConfig) -> None:
+    check_picture(config.out, flag="--out")
     sources, rates = build_train_sources(DataOptions.of(config))
     encoder = build_encoder(config)
     mixture = Mixture(sources, rates, encoder, seed=config.seed)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -16,6 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from model.errors import InputError
+from model.files import write_bytes
+from model.outputs import check_output_file
 
 Color = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -183,6 +184,21 @@ def _printable(text: str) -> str:
     return "".join(kept).encode("ascii", "replace").decode()
 
 
+def check_picture(path: str | Path, *, flag: str = "", inputs: Iterable[str | Path] = ()) -> None:
+    """Refuse a picture that could not be written, before it is made; arguments as of ``check_output_file``.
+
+    Raises:
+        InputError: if the suffix names no format, or nothing can be written there.
+    """
+    _check_format(Path(path))
+    check_output_file(path, flag=flag, inputs=inputs)
+
+
+def _check_format(path: Path) -> None:
+    if not cv2.haveImageWriter(f"x{path.suffix}"):
+        raise InputError(f"cannot write {path}: {path.suffix!r} is no known picture format; use .png or .jpg")
+
+
 def write_image(path: str | Path, image: np.ndarray, *, jpeg_quality: int = 95) -> None:
     """Write a picture, complete or not at all; folders above are made.
 
@@ -194,19 +210,10 @@ def write_image(path: str | Path, image: np.ndarray, *, jpeg_quality: int = 95) 
         InputError: if the suffix names no format, or nothing can be written there.
     """
     path = Path(path)
-    if not cv2.haveImageWriter(f"x{path.suffix}"):
-        raise InputError(f"cannot write {path}: {path.suffix!r} is no known picture format; use .png or .jpg")
+    _check_format(path)
     pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix.lower() in (".jpg", ".jpeg") else []
     encoded, data = cv2.imencode(path.suffix, pixels, options)
     if not encoded:
         raise InputError(f"cannot write {path}: a picture {image.shape} does not fit the format; use .png")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data.tobytes())  # cv2.imwrite cannot write to names with accents on every system
-        partial.replace(path)
-    except OSError as err:
-        with suppress(OSError):
-            partial.unlink()
-        raise InputError(f"{path} cannot be written ({err.strerror}); choose another folder or make room") from err
+    write_bytes(path, data.tobytes())  # cv2.imwrite cannot write to names with accents on every system

@@ -6,9 +6,7 @@ missing, what may be left over, and says both in words.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -20,7 +18,8 @@ from transformers import LlamaTokenizer
 
 from model.configuration import PixelLMConfig
 from model.errors import InputError
-from model.files import atomic_folder, read_object, resolve_folder
+from model.files import read_object, resolve_folder, write_json
+from model.outputs import output_folder
 from model.text.tokenizer import add_codebook, load_tokenizer, save_tokenizer
 from model.text.tokens import SegCodebook
 
@@ -33,11 +32,8 @@ logger = logging.getLogger(__name__)
 # Buffers of older transformers that carry no information.
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq", "embeddings.position_ids")
 _PREPROCESSOR_FILE = "preprocessor_config.json"
-# All that a model folder of ours may hold.
-_MODEL_FILES = (
-    "config.json", _PREPROCESSOR_FILE, "model*.safetensors", "model.safetensors.index.json", "tokenizer.model",
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-)  # fmt: skip
+# The mark of the folders that are written here.
+MERGED_MODEL = "merged model"
 
 
 @dataclass
@@ -220,13 +216,12 @@ def save_pretrained(
     tokenizer_source: Path | None = None,
     save_vision_tower: bool = False,
 ) -> None:
-    """Write a Hugging Face folder, complete or not at all; it may take the place of another model folder of ours.
+    """Write a Hugging Face folder, complete or not at all; it may take the place of one that this wrote earlier.
 
     Raises:
-        InputError: if ``folder`` is anything else, which would be lost.
+        InputError: if ``folder`` holds anything else, which would be lost, or cannot be written.
     """
-    check_model_target(Path(folder))
-    with atomic_folder(Path(folder)) as partial:
+    with output_folder(folder, kind=MERGED_MODEL) as partial:
         write_pretrained(
             model, tokenizer, partial, tokenizer_source=tokenizer_source, save_vision_tower=save_vision_tower
         )
@@ -268,39 +263,4 @@ def write_pretrained(
         "image_mean": list(config.image_mean),
         "image_std": list(config.image_std),
     }
-    (folder / _PREPROCESSOR_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-
-
-def check_model_target(folder: Path, *, flag: str = "", inputs: Sequence[Path] = ()) -> None:
-    """Refuse a place for a model where something else would be lost: only another model folder of ours is replaced.
-
-    Args:
-        flag: names the place in messages.
-        inputs: files and folders that are still needed, such as the weights that are merged.
-    Raises:
-        InputError: if ``folder`` is a file, holds anything that is not a model's, or contains an input or the
-            working directory.
-    """
-    place = f"{flag} {folder}".strip()
-    advice = "Nothing was written; give a new folder, or one that holds nothing but a merged model"
-    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
-        raise InputError(f"{place} is not a folder. {advice}")
-    needed = [(Path.cwd(), "the working directory"), *((path, str(path)) for path in inputs if path.exists())]
-    for path, what in needed:
-        if path.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"{place} is or contains {what}, which would be lost. {advice}")
-    if folder.is_dir():
-        foreign = sorted(path.name for path in folder.iterdir() if not _is_model_file(path))
-        if foreign:
-            raise InputError(f"{place} exists and holds {foreign[0]}, which is not part of a merged model. {advice}")
-        if any(folder.iterdir()) and not _is_model_folder(folder):
-            raise InputError(f"{place} exists and is not a model folder of this code. {advice}")
-
-
-def _is_model_folder(folder: Path) -> bool:
-    config = folder / "config.json"
-    return config.is_file() and read_object(config).get("model_type") == "pixellm"
-
-
-def _is_model_file(path: Path) -> bool:
-    return path.is_file() and any(path.match(pattern) for pattern in _MODEL_FILES)
+    write_json(folder / _PREPROCESSOR_FILE, settings)

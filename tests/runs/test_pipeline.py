@@ -22,6 +22,7 @@ from model.weights.tensors import read_weights
 from scripts import evaluate
 from tests.support.bad_input import refused
 from tests.support.launch import NUM_PROCESSES, TRAIN_FLAGS, Finished, deepspeed, python
+from tests.support.snapshot import snapshot
 from tests.support.tiny_world import TinyWorld
 from utils.masks.rle import decode_rles
 from utils.training.run_directory import RunDirectory
@@ -175,15 +176,15 @@ def test_a_merge_replaces_no_folder_of_the_user(trained, tiny_world, tmp_path, c
     monkeypatch.chdir(tmp_path / "runs")
     save_path = {"run directory": run, "checkpoint": run / "ckpt_model", "working directory": ".", "above": "..",
                  "empty name": "", "base": base}[target]  # fmt: skip
-    before = contents(tmp_path)
+    before = snapshot(tmp_path)
     flags = [f"--version={base}", f"--weight={run / 'ckpt_model'}", f"--save_path={save_path}"]
     refused(merge.main, flags, capsys, "--save_path", "Nothing was written")
-    assert contents(tmp_path) == before
+    assert snapshot(tmp_path) == before
 
 
 def test_a_merge_replaces_no_folder_with_files_of_somebody_else(merged, trained, tmp_path, capsys):
     weight = f"--weight={trained.folder / 'ckpt_model'}"
-    for name, holds in (("notes", "holds notes.txt"), ("published", "is not a model folder of this code")):
+    for name, holds in (("notes", "holds notes.txt"), ("published", "holds config.json, but no .pixellm.json")):
         folder = tmp_path / name
         if name == "notes":
             shutil.copytree(merged, folder)
@@ -191,21 +192,17 @@ def test_a_merge_replaces_no_folder_with_files_of_somebody_else(merged, trained,
         else:
             folder.mkdir()
             (folder / "config.json").write_text('{"model_type": "llava"}')
-        before = contents(folder)
+        before = snapshot(folder)
         refused(merge.main, [weight, f"--save_path={folder}"], capsys, holds)
-        assert contents(folder) == before
+        assert snapshot(folder) == before
 
 
 def test_a_merge_into_a_place_that_cannot_be_written_says_so_first(trained, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     weight = f"--weight={trained.folder / 'ckpt_model'}"
-    refused(merge.main, [weight, f"--save_path={tmp_path / 'file'}"], capsys, "is not a folder")
-    refused(merge.main, [weight, f"--save_path={tmp_path / 'file/below'}"], capsys, "cannot be written")
+    refused(merge.main, [weight, f"--save_path={tmp_path / 'file'}"], capsys, "is a file")
+    refused(merge.main, [weight, f"--save_path={tmp_path / 'file/below'}"], capsys, "lies below")
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_run_directory_may_move(merged, trained, tmp_path):

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from model.errors import InputError
-from model.files import read_json
+from model.files import read_json, write_text
+from model.outputs import check_output_file
 from utils.masks.rle import encode_rle
 
 from . import prompts
@@ -185,6 +186,27 @@ def _list(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return files
 
 
+def check_target(out: Path, *, flag: str, inputs: Sequence[Path], val_share: float) -> None:
+    """Refuse an output file that could not be written or that is read here, before anything is read.
+
+    Args:
+        inputs: files, and folders of photos, masks or annotations, however deep these lie in them.
+        val_share: as of ``Wording``.
+    Raises:
+        InputError: as ``check_output_file``.
+    """
+    folders = [path.resolve() for path in inputs if path.is_dir()]
+    for file in (out, val_file(out)) if val_share else (out,):
+        target = file.resolve()
+        read = target.suffix.lower() in (".json", *_PHOTOS) and any(map(target.is_relative_to, folders))
+        check_output_file(file, flag=flag, inputs=[*inputs, file] if read and target.exists() else inputs)
+
+
+def val_file(out: Path) -> Path:
+    """The second file, of the validation part."""
+    return out.with_name(f"{out.stem}_val{out.suffix}")
+
+
 def write_records(photos: Iterable[NamedShapes], out: Path, wording: Wording) -> None:
     """Word, check and write: every target of every record can be drawn when this returns.
 
@@ -195,8 +217,7 @@ def write_records(photos: Iterable[NamedShapes], out: Path, wording: Wording) ->
     """
     problems: list[str] = []
     counts: Counter[Path] = Counter()
-    files = {False: out, True: out.with_name(f"{out.stem}_val{out.suffix}")}
-    out.parent.mkdir(parents=True, exist_ok=True)
+    files = {False: out, True: val_file(out)}
     lines: dict[Path, list[str]] = {out: []}
     number = 0
     for number, photo in enumerate(photos, 1):
@@ -210,7 +231,7 @@ def write_records(photos: Iterable[NamedShapes], out: Path, wording: Wording) ->
     if not sum(counts.values()):
         raise InputError(f"nothing to write: {number} photos, none with a usable target. The warnings above say why")
     for file, records in lines.items():
-        file.write_text("".join(f"{record}\n" for record in records), encoding="utf-8")
+        write_text(file, "".join(f"{record}\n" for record in records))
         logger.info("%s: %d records about %d photos", file, len(records), counts[file])
     unused = number - sum(counts.values())
     if unused:

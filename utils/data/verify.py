@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from model.errors import InputError
+from model.files import write_text
+from model.outputs import check_output_file
 from model.values import NonNegativeInt
 from utils.cli.args import flag, settings
 from utils.cli.command import run_command
@@ -71,13 +73,15 @@ def verify(config: VerifyConfig) -> None:
     Raises:
         InputError: if anything is missing or bad.
     """
+    if config.report:
+        check_output_file(config.report, flag="--report")
     statuses = look_up(config.options(), config.val_datasets)
     for status in statuses:
         print(describe(status))
     missing = [status.download.title for status in statuses if status.missing]
     problems = list(find_problems(config)) if config.deep else []
     if config.report:
-        Path(config.report).write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
+        write_text(Path(config.report), "".join(f"{problem}\n" for problem in problems))
     faults = []
     if missing:
         are = "is" if len(missing) == 1 else "are"

@@ -11,6 +11,7 @@ import torch
 
 from model.errors import InputError
 from model.files import write_json
+from model.outputs import check_output_file
 from model.predictor import PixelLMPredictor
 from model.values import Count, NonNegativeInt
 from utils import dist
@@ -48,6 +49,10 @@ class EvaluateConfig:
 
 def evaluate(config: EvaluateConfig) -> None:
     """Print a table per set and write the output folder."""
+    output_dir = Path(config.output_dir)
+    results_file, pictures_file = output_dir / "results.json", output_dir / "pictures.png"
+    for file in (results_file, pictures_file):
+        check_output_file(file, flag="--output_dir")
     # Every set is opened before the first one costs hours.
     sources = [build_val_source(config.dataset_dir, name) for name in split_names(config.val_dataset)]
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
@@ -78,9 +83,8 @@ def evaluate(config: EvaluateConfig) -> None:
             results.append(result.to_dict())
             panels += picture_panels(result, source, num_questions=config.pictures)
     if dist.is_main():
-        output_dir = Path(config.output_dir)
-        write_json(output_dir / "results.json", {"settings": asdict(config), "results": results})
+        write_json(results_file, {"settings": asdict(config), "results": results})
         if panels:
             images, captions = zip(*panels, strict=True)
-            write_image(output_dir / "pictures.png", contact_sheet(images, columns=2, captions=captions))
+            write_image(pictures_file, contact_sheet(images, columns=2, captions=captions))
         print(f"{output_dir} holds {', '.join(sorted(path.name for path in output_dir.iterdir()))}")

@@ -2,32 +2,61 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.errors import InputError
+from model.files import write_json
 from model.image import read_image
+from model.outputs import NAME_BYTES, check_output_file, exclusive
 from model.predictor import PixelLMPredictor
 from model.replies import Reply
 from utils.masks.rle import encode_rle
-from utils.pictures import PALETTE, overlay, released_overlay, write_image
+from utils.pictures import PALETTE, check_picture, overlay, released_overlay, write_image
+
+_STEM_BYTES = NAME_BYTES - len("_masked_img_10000.jpg")
+
+
+def check_outputs(image_path: str, *, output_dir: Path, output_json: str = "") -> None:
+    """Refuse places where an answer could not be written, before the model is loaded; the pictures' names first.
+
+    Raises:
+        InputError: as ``check_output_file``.
+    """
+    for path in _picture_paths(output_dir, picture_stem(image_path), num_targets=1):
+        check_picture(path, flag="--vis_save_path", inputs=[image_path])
+    if output_json:
+        check_output_file(output_json, flag="--output_json", inputs=[image_path])
 
 
 def answer(
-    predictor: PixelLMPredictor, image_path: str, question: str, *, output_dir: Path, max_new_tokens: int
+    predictor: PixelLMPredictor,
+    image_path: str,
+    question: str,
+    *,
+    output_dir: Path,
+    max_new_tokens: int,
+    output_json: str = "",
 ) -> tuple[Reply, list[Path]]:
-    """Ask, and write the pictures; returns the reply and the written files.
+    """Ask, and write the pictures and, to ``output_json``, the masks; returns the reply and the written pictures.
+
+    The files of one answer are written together: another chat that writes into the same folder waits.
 
     Raises:
-        InputError: if the image cannot be read, the question is too long, or the pictures cannot be written.
+        InputError: if the image cannot be read, the question is too long, or the files cannot be written.
     """
     image = read_image(image_path)
     predictor.set_image(image)
     reply = predictor.ask(question, max_new_tokens=max_new_tokens)
     masks = target_masks(reply, image.shape[:2])
-    return reply, write_pictures(image, masks, output_dir=output_dir, stem=Path(image_path).stem)
+    with exclusive(output_dir):
+        written = write_pictures(image, masks, output_dir=output_dir, stem=picture_stem(image_path))
+        if output_json:
+            write_json(Path(output_json), to_json(reply, image_path=image_path, question=question))
+    return reply, written
 
 
 def target_masks(reply: Reply, photo_hw: tuple[int, int]) -> np.ndarray:
@@ -44,24 +73,34 @@ def write_pictures(image: np.ndarray, masks: np.ndarray, *, output_dir: Path, st
         image: (H, W, 3) uint8 RGB.
         masks: (N, H, W) bool.
     Raises:
-        InputError: if nothing can be written there.
+        InputError: if one of them cannot be written; then none is.
     """
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise InputError(f"{output_dir} cannot be written ({err.strerror}); choose another folder") from err
-    written = []
-    for index, mask in enumerate(masks):
-        mask_path = output_dir / f"{stem}_mask_{index}.jpg"
-        write_image(mask_path, mask.astype(np.uint8) * 100)
-        single_path = output_dir / f"{stem}_masked_img_{index}.jpg"
-        write_image(single_path, released_overlay(image, mask))
-        written += [mask_path, single_path]
-    if len(masks):
-        together = output_dir / f"{stem}_targets.png"
-        write_image(together, overlay(image, masks, colors=PALETTE, alpha=0.5))
-        written.append(together)
-    return written
+    if not len(masks):
+        return []
+    paths = _picture_paths(output_dir, stem, num_targets=len(masks))
+    for path in paths:
+        check_picture(path)
+    pictures = [drawn for mask in masks for drawn in (mask.astype(np.uint8) * 100, released_overlay(image, mask))]
+    pictures.append(overlay(image, masks, colors=PALETTE, alpha=0.5))
+    for path, picture in zip(paths, pictures, strict=True):
+        write_image(path, picture)
+    return paths
+
+
+def _picture_paths(output_dir: Path, stem: str, *, num_targets: int) -> list[Path]:
+    """Two for each target, and the one of all."""
+    names = [f"{stem}_{kind}_{index}.jpg" for index in range(num_targets) for kind in ("mask", "masked_img")]
+    return [output_dir / name for name in (*names, f"{stem}_targets.png")]
+
+
+def picture_stem(image_path: str) -> str:
+    """What the names of its pictures begin with: the photo's name, or as much of it as a longer name has room for."""
+    stem = Path(image_path).stem
+    name = os.fsencode(stem)
+    if len(name) <= _STEM_BYTES:
+        return stem
+    digest = hashlib.sha256(name).hexdigest()[:8]  # photos that begin alike stay apart
+    return f"{name[: _STEM_BYTES - 9].decode(errors='ignore')}-{digest}"
 
 
 def describe(reply: Reply, written: list[Path]) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from model.errors import InputError
-from model.files import write_json
+from model.files import write_json, write_text
+from model.outputs import output_folder
 from model.values import Count, NonNegativeInt
 from utils.cli.args import flag, settings
 from utils.masks.outlines import polygons
@@ -40,12 +41,17 @@ class CustomSampleConfig:
 
 
 def make_sample(config: CustomSampleConfig) -> None:
-    """Draw the photos and write their masks in every format.
+    """Draw the photos and write their masks in every format; an earlier sample in the folder is replaced.
 
     Raises:
-        InputError: if the folder cannot be written.
+        InputError: if the folder holds anything else, or cannot be written.
     """
-    root = Path(config.out)
+    with output_folder(config.out, kind="custom sample") as root:
+        _write_sample(root, config)
+    print(f"{config.out}: {config.num} photos")
+
+
+def _write_sample(root: Path, config: CustomSampleConfig) -> None:
     instances: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
     instances["categories"] = [{"id": value, "name": shape} for shape, value in _VALUES.items()]
     scenes = [draw_scene(np.random.default_rng([config.seed, index])) for index in range(config.num)]
@@ -63,8 +69,7 @@ def make_sample(config: CustomSampleConfig) -> None:
     write_json(root / "instances.json", instances)
     write_json(root / "classes.json", {str(value): shape for shape, value in _VALUES.items()})
     lines = [json.dumps(_record(scene, index)) for index, scene in enumerate(scenes[:4])]
-    (root / "handwritten.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{root}: {config.num} photos")
+    write_text(root / "handwritten.jsonl", "\n".join(lines) + "\n")
 
 
 def _write_pngs(root: Path, index: int, scene: Scene) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from model.errors import InputError
 from model.files import read_json, write_json
+from model.outputs import check_output_file, check_output_folder, output_file, output_folder
 
 from .parallel import OrderedMap, start_workers
 from .tree import write_dataset
@@ -23,6 +25,7 @@ FORMAT = 2
 DATASET, LANGUAGE_BASE, TOWER = "dataset", "llava-toy", "clip-toy"
 # What --pretrain leaves beside them, in the form that the repository keeps.
 PACK = "base_weights.safetensors"
+_KIND = "toy world"
 # RefCOCO pictures: a sixth of the MUSE training pictures, but enough for all its splits.
 _REFER_SHARE, _MIN_REFER = 6, 10
 _MAX_WORKERS = 4
@@ -55,36 +58,33 @@ class WorldSettings:
 def make_world(out: Path, settings: WorldSettings) -> None:
     """Write ``out``/dataset, llava-toy and clip-toy, then world.json, which says that all is there.
 
-    Everything is made in ``out``/.partial first, so that a name without a dot always holds something whole.
+    Each folder gets its name only when all are whole; those that an unfinished world left are replaced.
 
     Raises:
-        InputError: if ``out`` holds another world, or files of somebody else under these names.
+        InputError: if ``out`` holds another world, or files of somebody else under these names, or cannot be written.
     """
     if _is_finished(out, settings):
         logger.info("%s already holds this toy world", out)
         return
     started = time.monotonic()
-    partial = out / ".partial"
-    if partial.exists():
-        shutil.rmtree(partial)
     for name in settings.parts:
-        (partial / name).mkdir(parents=True)
-    try:
-        measured = _write_parts(partial, settings)
-        for name in settings.parts + settings.files:
-            (partial / name).rename(out / name)
-    finally:
-        shutil.rmtree(partial)
+        check_output_folder(out / name, kind=_KIND, flag="--out")
+    for name in (*settings.files, "world.json"):
+        check_output_file(out / name, flag="--out")
+    with ExitStack() as whole:
+        places = {name: whole.enter_context(output_folder(out / name, kind=_KIND)) for name in settings.parts}
+        places |= {name: whole.enter_context(output_file(out / name)) for name in settings.files}
+        measured = _write_parts(places, settings)
     write_json(out / "world.json", {"settings": asdict(settings), "measured": measured})
     logger.info("%s is ready after %.0f s", out, time.monotonic() - started)
 
 
-def _write_parts(folder: Path, settings: WorldSettings) -> dict[str, Any]:
-    """Fill the folders; returns what was measured on the base weights."""
+def _write_parts(places: Mapping[str, Path], settings: WorldSettings) -> dict[str, Any]:
+    """Fill the folders and files of the world, each at its place; returns what was measured on the base weights."""
     with start_workers(min(os.cpu_count() or 1, _MAX_WORKERS)) as ordered_map:
-        measured = {} if settings.skip_base_weights else _write_base_weights(folder, settings, ordered_map)
+        measured = {} if settings.skip_base_weights else _write_base_weights(places, settings, ordered_map)
         write_dataset(
-            folder / DATASET,
+            places[DATASET],
             seed=settings.seed,
             num_train=settings.num_train,
             num_val=settings.num_val,
@@ -95,14 +95,14 @@ def _write_parts(folder: Path, settings: WorldSettings) -> dict[str, Any]:
     return measured
 
 
-def _write_base_weights(folder: Path, settings: WorldSettings, ordered_map: OrderedMap) -> dict[str, Any]:
+def _write_base_weights(places: Mapping[str, Path], settings: WorldSettings, ordered_map: OrderedMap) -> dict[str, Any]:
     """Unpack the kept base weights, or those that are trained first; returns what was measured on them."""
     # The dataset alone needs no torch.
     from .base import pack as base_weights
 
-    language, tower, file = folder / LANGUAGE_BASE, folder / TOWER, base_weights.KEPT
+    language, tower, file = places[LANGUAGE_BASE], places[TOWER], base_weights.KEPT
     if settings.pretrain:
-        file = folder / PACK
+        file = places[PACK]
         base_weights.pretrain(
             file, image_size=settings.image_size, seed=settings.seed, ordered_map=ordered_map, scratch=language
         )
@@ -119,9 +119,4 @@ def _is_finished(out: Path, settings: WorldSettings) -> bool:
             said = ", ".join(f"{name} {found.get(name)} instead of {wanted[name]}" for name in differing)
             raise InputError(f"{out} holds another toy world ({said}); use another --out or delete it")
         return True
-    taken = [name for name in settings.parts if (out / name).exists()]
-    if taken:
-        raise InputError(
-            f"{out} has {' and '.join(taken)} but no world.json: not a finished toy world; use another --out"
-        )
     return False

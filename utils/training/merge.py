@@ -12,14 +12,15 @@ from transformers import LlamaTokenizer
 
 from model.configuration import PRECISIONS, PixelLMConfig, vision_keys
 from model.errors import InputError
-from model.files import atomic_folder, read_object, resolve_folder
+from model.files import read_object, resolve_folder
+from model.outputs import check_output_folder, output_folder
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
 from model.text.conversation import IMAGE_MARK, get_conversation
 from model.text.tokenizer import load_tokenizer
 from model.text.tokens import IGNORE_INDEX, encode_conversation, seg_text
 from model.weights.bases import read_tower
-from model.weights.checkpoint import check_model_target, write_pretrained
+from model.weights.checkpoint import MERGED_MODEL, write_pretrained
 from model.weights.released import config_of_weights
 from model.weights.tensors import read_weights
 from utils.cli.config import MergeConfig
@@ -56,11 +57,24 @@ def merge(flags: MergeConfig) -> None:
     if not flags.weight:
         raise InputError("--weight is missing: give pytorch_model.bin, a folder of shards, or a run's ckpt_model")
     weight, folder = Path(flags.weight), Path(flags.save_path)
-    check_model_target(folder, flag="--save_path", inputs=[weight, Path(flags.version), Path(flags.vision_tower)])
-    with atomic_folder(folder) as unchecked:
+    check_output_folder(
+        folder,
+        kind=MERGED_MODEL,
+        flag="--save_path",
+        inputs=[weight, flags.version, flags.vision_tower],
+        size=_size_on_disk(weight) // 2,  # weights of four bytes may become weights of two
+    )
+    with output_folder(folder, kind=MERGED_MODEL) as unchecked:
         expected = _write_merged(flags, unchecked)
         verify(unchecked, expected, precision=flags.precision)
     logger.info("saved %s", folder)
+
+
+def _size_on_disk(weight: Path) -> int:
+    """Bytes of the files that hold weights; those of an optimizer do not count."""
+    patterns = ("*.bin", "*.safetensors", "*model_states.pt")
+    files = [file for pattern in patterns for file in weight.rglob(pattern)] if weight.is_dir() else [weight]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _write_merged(flags: MergeConfig, folder: Path) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ from transformers import LlamaTokenizer
 
 from model.configuration import PixelLMConfig
 from model.errors import InputError
-from model.files import atomic_folder, read_object, write_json
+from model.files import read_object, write_json
+from model.outputs import atomic_folder
 from model.text.tokenizer import add_codebook, load_tokenizer, save_tokenizer
 from utils.cli.config import RunConfig
 

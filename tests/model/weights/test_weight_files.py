@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from model.errors import InputError
-from model.files import atomic_folder, resolve_folder
+from model.files import resolve_folder
+from model.outputs import atomic_folder
 from model.weights.tensors import read_weights
 
 

@@ -5,7 +5,9 @@ The model says one sentence with one target, whatever it is asked, so every answ
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 import chat
+from tests.support.bad_input import refused
 from tests.support.launch import python
 from tests.support.parrot import write_parrot
 from tests.support.tiny_data import draw_photo
@@ -98,3 +101,41 @@ def test_names_in_any_script(parrot, tmp_path):
     assert reply["image"] == str(photo)
     assert reply["targets"][0]["segmentation"]["size"] == [8, 20]
     assert (tmp_path / "vis/猫 ö_mask_0.jpg").is_file()
+
+
+def test_a_photo_whose_name_is_as_long_as_a_name_may_be(parrot, tmp_path):
+    """Its pictures' names are cut, and photos whose names begin alike stay apart."""
+    for last in "ab":
+        photo = tmp_path / f"{'ö' * 125}{last}.jpg"
+        draw_photo(photo, HW)
+        one_shot(parrot, photo, tmp_path)
+    names = [path.name for path in (tmp_path / "vis").iterdir()]
+    assert len(names) == 6
+    assert all(name.startswith("ö" * 100) for name in names)
+
+
+def test_a_picture_that_cannot_be_written_leaves_none_behind(parrot, photo, tmp_path, capsys):
+    (tmp_path / "vis/a photo_targets.png").mkdir(parents=True)
+    flags = [f"--version={parrot}", f"--image={photo}", "--prompt=What?", f"--output_json={tmp_path / 'a.json'}"]
+    refused(chat.main, [*flags, f"--vis_save_path={tmp_path / 'vis'}"], capsys, "a photo_targets.png is a folder")
+    assert [path.name for path in (tmp_path / "vis").iterdir()] == ["a photo_targets.png"]
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_bad_input_does_not_end_a_conversation(parrot, photo, tmp_path, capsys, monkeypatch):
+    """A path without end, and bytes that are not UTF-8 in question and path."""
+    lines = [b"What?", b"x" * 5000, b"caf\xe9?", bytes(photo), b"What?", b"caf\xe9.jpg", b"What?", bytes(photo)]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n".join(lines)), encoding="utf-8"))
+    assert chat.main([f"--version={parrot}", f"--vis_save_path={tmp_path / 'vis'}"]) == 0
+    out, err = capsys.readouterr()
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3, err
+    assert "not UTF-8" in errors[1]
+    assert out.count("text_output: ") == 1
+
+
+def test_a_photo_whose_name_is_not_utf8(parrot, tmp_path):
+    photo = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.jpg"))
+    draw_photo(tmp_path / "drawn.jpg", HW)
+    (tmp_path / "drawn.jpg").rename(photo)
+    assert one_shot(parrot, photo, tmp_path)["image"] == str(photo)

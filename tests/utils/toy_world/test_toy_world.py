@@ -280,7 +280,7 @@ class TestDataset:
         (tmp_path / "dataset").mkdir()
         (tmp_path / "dataset" / "mine.txt").write_text("keep")
         assert main(["--out", str(tmp_path), *SMALL]) == 2
-        assert "no world.json" in capsys.readouterr().err
+        assert "holds mine.txt, but no .pixellm.json" in capsys.readouterr().err
         assert [path.name for path in tmp_path.rglob("*")] == ["dataset", "mine.txt"]
 
     @pytest.mark.parametrize("flags", [[], ["--out", "x", "--num_val", "0"], ["--out", "x", "--seed", "-1"]])
