@@ -154,7 +154,8 @@ def test_an_overwritten_run_stands_aside_and_an_interrupted_one_is_free(runs, ki
     assert f"the earlier run is now {run}.old-1" in finished.text
     assert contents(runs.folder / "over.old-1") == before
     assert not (run / "run.lock").exists()
-    assert json.loads((run / "ckpt_model/global_step2/run_config.json").read_text())["lora_alpha"] == 640
+    flags = json.loads((run / "ckpt_model/global_step2/run_config.json").read_text())
+    assert (flags["lora_alpha"], flags["overwrite_run"]) == (640, False)
 
 
 def test_a_run_that_was_taken_over_stops_at_its_next_save(runs):

@@ -45,6 +45,7 @@ class Trainer:
     Attributes:
         run: the flags, with the number of updates of an epoch settled.
         lock: of the directory; only the main process holds it.
+        training: what each checkpoint is described by.
         mixture: the stream of training samples; None with ``--eval_only``.
         val_sources: what is validated after each epoch.
         update: updates done.
@@ -79,8 +80,6 @@ class Trainer:
                 directory.check_start(run)
             sources, rates = open_train_sources(run)
             val_sources = open_val_sources(run)
-            if lock and run.overwrite_run:
-                directory.set_aside(lock)
             trainer = cls._build(run, directory, lock, sources, rates, val_sources)
             on_error.pop_all()
         return trainer
@@ -100,6 +99,9 @@ class Trainer:
         with dist.stop_together():
             if lock and sources:
                 check_free_space(training.wrapped, directory.path)
+            if lock and run.overwrite_run:  # only now that nothing else can stop the start
+                directory.set_aside(lock)
+        run = dataclasses.replace(run, overwrite_run=False)  # done, and not to be repeated with the recorded flags
         encoder, collator = _readers(training)
         mixture = None
         if sources:
@@ -115,20 +117,9 @@ class Trainer:
         journal = Journal(directory, first_update=update, total_updates=total, print_freq=run.print_freq)
         skips = SkipTally(run.max_bad_share)
         return cls(
-            run,
-            directory,
-            lock,
-            training,
-            device,
-            engine,
-            encoder,
-            collator,
-            mixture,
-            val_sources,
-            skips,
-            journal,
+            run, directory, lock, training, device, engine, encoder, collator, mixture, val_sources, skips, journal,
             update,
-        )
+        )  # fmt: skip
 
     def train(self) -> None:
         """Go on from the last checkpoint to the last update; with ``--eval_only``, validate.
