@@ -99,7 +99,7 @@ class Trainer:
         with dist.stop_together():
             if lock and sources:
                 check_free_space(training.wrapped, directory.path)
-            if lock and run.overwrite_run:  # only now that nothing else can stop the start
+            if lock and run.overwrite_run:  # not before data and weights have been read
                 directory.set_aside(lock)
         run = dataclasses.replace(run, overwrite_run=False)  # done, and not to be repeated with the recorded flags
         encoder, collator = _readers(training)
