@@ -25,7 +25,7 @@ from tests.support.launch import NUM_PROCESSES, TRAIN_FLAGS, Finished, deepspeed
 from tests.support.snapshot import snapshot
 from tests.support.tiny_world import TinyWorld
 from utils.masks.rle import decode_rles
-from utils.training.run_directory import RunDirectory
+from utils.training.run_description import RunDescription
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def test_the_run_directory_describes_itself(trained, tiny_world):
     board = list(trained.folder.glob("events.out.tfevents.*"))
     assert len(board) == 1, "rank 0 writes TensorBoard"
     assert board[0].stat().st_size > 500
-    run = RunDirectory(trained.folder).read_flags()
+    run = RunDescription(trained.folder).read_flags()
     assert (run.version, run.epochs, run.seg_token_num) == (str(tiny_world.llava), 2, 2)
     config = json.loads((trained.folder / "model_config/config.json").read_text(encoding="utf-8"))
     assert config["seg_token_ids"] == [360, 361, 362, 363]

@@ -14,7 +14,7 @@ from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
 from model.weights.tensors import read_weights
 from tests.support.launch import TRAIN_FLAGS, python
-from utils.training.run_directory import RunDirectory
+from utils.training.run_description import RunDescription
 
 FROZEN = ("model.image_feature_neck.", "model.prompt_encoder.no_mask_embed", "model.token_fusion.")
 
@@ -54,7 +54,7 @@ def second(first, tiny_world, repository) -> Stage:
 
 def test_run_and_merged_model_record_the_choices(first, second):
     for stage in (first, second):
-        flags = RunDirectory(stage.folder).read_flags()
+        flags = RunDescription(stage.folder).read_flags()
         assert (flags.release_recipe, flags.refine_alpha, flags.trained_set) == (True, 1.0, "released")
         for folder in (stage.folder / "model_config", stage.merged):
             flat = read_object(folder / "config.json")

@@ -6,19 +6,15 @@ One plain process each, as ``python train_ds.py`` starts it.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from model.errors import InputError
 from tests.support.launch import TRAIN_FLAGS, Finished, python
 from tests.support.tiny_data import IMAGES
 from tests.support.tiny_world import TinyWorld
-from utils.cli.args import parse
-from utils.cli.config import OPTIMIZERS, RunConfig
-from utils.training.trainer import Trainer
+from utils.cli.config import OPTIMIZERS
 
 PARTS = ("ce", "bce", "dice", "refine", "masks", "lr")
 # The same main(), whose process dies once update 3 stands in the log, after the checkpoint of update 2.
@@ -88,27 +84,6 @@ def same(record: dict, other: dict) -> None:
 def test_a_plain_process_trains(whole):
     assert [record["update"] for record in whole] == [1, 2, 3, 4]
     assert whole[-1]["total"] < whole[0]["total"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (["--no_auto_resume"], "which --no_auto_resume would replace"),
-        (["--init_from=/other/model"], "which started from a LLaVA base, not /other/model"),
-        (["--resume=/other/ckpt_model"], "but --resume goes on with /other/ckpt_model"),
-        ([], "but no file named latest"),
-    ],
-)
-def test_a_new_run_under_a_used_name_is_refused(trainings, tmp_path, flags, says):
-    """Its first save would remove the checkpoint of the earlier run."""
-    run = Path(shutil.copytree(trainings.runs / "killed", tmp_path / "used"))
-    if not flags:
-        (run / "ckpt_model/latest").unlink()
-    before = sorted(str(path) for path in run.rglob("*"))
-    own = [*trainings.flags, f"--log_base_dir={tmp_path}", "--exp_name=used"]
-    with pytest.raises(InputError, match=re.escape(says)):
-        Trainer.setup(parse(RunConfig, [*own, *flags], "").config)
-    assert sorted(str(path) for path in run.rglob("*")) == before
 
 
 def test_a_killed_run_goes_on_after_its_last_checkpoint(resumed):

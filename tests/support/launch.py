@@ -53,18 +53,23 @@ class Finished:
         return re.findall(r"^error: .*$", self.text, re.MULTILINE)
 
 
-def run(command: Sequence[str | Path], *, cwd: Path, stdin: str = "", timeout: float = 240) -> Finished:
-    """Run to the end; everything it started is stopped at the time limit."""
+def start(command: Sequence[str | Path], *, cwd: Path) -> subprocess.Popen[str]:
+    """Start a process that leads a group of its own."""
     environment = {
         **{name: value for name, value in os.environ.items() if name not in _OF_A_GROUP},
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [str(part) for part in command], cwd=cwd, env=environment, text=True, start_new_session=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+def run(command: Sequence[str | Path], *, cwd: Path, stdin: str = "", timeout: float = 240) -> Finished:
+    """Run to the end; everything it started is stopped at the time limit."""
+    process = start(command, cwd=cwd)
     try:
         stdout, stderr = process.communicate(stdin, timeout=timeout)
     except subprocess.TimeoutExpired:

@@ -75,6 +75,7 @@ def flag(
     aliases: tuple[str, ...] = (),
     unused: str = "",
     implies: Mapping[str, Any] | None = None,
+    fixed: Literal["", "checkpoint", "samples"] = "",
 ) -> Any:
     """A dataclass field that is a command-line flag.
 
@@ -82,8 +83,10 @@ def flag(
         aliases: further spellings, such as ``--vision-tower``.
         unused: why the flag has no effect any more; it is accepted, and giving it says so once.
         implies: values of other flags that a switch stands for when it is on.
+        fixed: what depends on the flag, so that a resumed run must keep it: what its checkpoint holds, or the samples
+            that it sees.
     """
-    metadata = {"help": help, "aliases": aliases, "unused": unused, "implies": implies or {}}
+    metadata = {"help": help, "aliases": aliases, "unused": unused, "implies": implies or {}, "fixed": fixed}
     return dataclasses.field(default=default, metadata=metadata)
 
 

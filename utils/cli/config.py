@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from model.errors import InputError
 from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
-from model.values import Count, NonNegativeInt, Positive, Share
+from model.values import Count, NonNegativeInt, Positive, Share, Text
 
 from .args import flag, settings
 
@@ -26,6 +27,19 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Template = Literal["llava_v1", "llava_llama_2"]
 Optimizer = Literal["adamw", "muon"]
 OPTIMIZERS = get_args(Optimizer)
+_LONGEST_NAME = 255  # bytes, of one file or folder
+
+
+def _inside(name: str) -> str:
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
+        raise PydanticCustomError("run_name", "a folder below --log_base_dir, such as my-run")
+    if any(len(part.encode()) > _LONGEST_NAME for part in parts):
+        raise PydanticCustomError("run_name", "names of at most {limit} bytes", {"limit": _LONGEST_NAME})
+    return name
+
+
+RunName = Annotated[Text, AfterValidator(_inside)]
 AtLeastOne = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
@@ -34,17 +48,21 @@ class DataFlags:
     """What is read."""
 
     dataset_dir: str | Path = flag("./dataset", "dataset tree")
-    dataset: str = flag("sem_seg||refer_seg||vqa||reason_seg", "datasets, joined with ||")
-    sample_rates: str = flag("9,3,3,1", "relative weight of each dataset")
-    sem_seg_data: str = flag("ade20k||cocostuff||pascal_part||paco_lvis||mapillary", "parts of sem_seg")
-    refer_seg_data: str = flag("refclef||refcoco||refcoco+||refcocog", "parts of refer_seg")
-    vqa_data: str = flag("llava_instruct_150k", "file of vqa")
-    reason_seg_data: str = flag("ReasonSeg|train", "split of reason_seg")
-    custom_data: str = flag("", "JSON-lines files of the dataset custom, joined with || (docs/custom_data.md)")
-    explanatory: float = flag(0.1, "share of explanatory answers in reason_seg")
-    num_classes_per_sample: Count = flag(3, "questions per image")
-    num_classes_per_question: Count = flag(1, "targets per question")
-    use_expand_question_list: bool = flag(False, "more question wordings")
+    dataset: str = flag("sem_seg||refer_seg||vqa||reason_seg", "datasets, joined with ||", fixed="samples")
+    sample_rates: str = flag("9,3,3,1", "relative weight of each dataset", fixed="samples")
+    sem_seg_data: str = flag(
+        "ade20k||cocostuff||pascal_part||paco_lvis||mapillary", "parts of sem_seg", fixed="samples"
+    )
+    refer_seg_data: str = flag("refclef||refcoco||refcoco+||refcocog", "parts of refer_seg", fixed="samples")
+    vqa_data: str = flag("llava_instruct_150k", "file of vqa", fixed="samples")
+    reason_seg_data: str = flag("ReasonSeg|train", "split of reason_seg", fixed="samples")
+    custom_data: str = flag(
+        "", "JSON-lines files of the dataset custom, joined with || (docs/custom_data.md)", fixed="samples"
+    )
+    explanatory: float = flag(0.1, "share of explanatory answers in reason_seg", fixed="samples")
+    num_classes_per_sample: Count = flag(3, "questions per image", fixed="samples")
+    num_classes_per_question: Count = flag(1, "targets per question", fixed="samples")
+    use_expand_question_list: bool = flag(False, "more question wordings", fixed="samples")
 
 
 @settings
@@ -52,40 +70,50 @@ class ArchitectureFlags:
     """The network and its input."""
 
     vision_tower: str = flag("openai/clip-vit-large-patch14", "CLIP tower", aliases=("--vision-tower",))
-    seg_token_num: int = flag(1, "tokens per scale (paper: N)")
-    image_feature_scale_num: int = flag(1, "scales (paper: L)")
-    separate_mm_projector: bool = flag(False, "a projector of its own for the decoder")
-    out_dim: int = flag(256, "width of the pixel decoder")
-    image_token_grid: int = flag(16, "image tokens per side for the language model, at most")
-    resize_vision_tower: bool = flag(False, "run the tower at another input size")
-    resize_vision_tower_size: int = flag(224, "that input size, in pixels")
+    seg_token_num: int = flag(1, "tokens per scale (paper: N)", fixed="checkpoint")
+    image_feature_scale_num: int = flag(1, "scales (paper: L)", fixed="checkpoint")
+    separate_mm_projector: bool = flag(False, "a projector of its own for the decoder", fixed="checkpoint")
+    out_dim: int = flag(256, "width of the pixel decoder", fixed="checkpoint")
+    image_token_grid: int = flag(16, "image tokens per side for the language model, at most", fixed="checkpoint")
+    resize_vision_tower: bool = flag(False, "run the tower at another input size", fixed="checkpoint")
+    resize_vision_tower_size: int = flag(224, "that input size, in pixels", fixed="checkpoint")
     vision_position_resize: Literal["correct", "released"] = flag(
-        "correct", "rule that resizes the tower's position table"
+        "correct",
+        "rule that resizes the tower's position table",
+        fixed="checkpoint",
     )
-    pad_train_clip_images: bool = flag(False, "pad images to a square instead of center-cropping")
-    preprocessor_config: str = flag("", "JSON with mean and std of the image normalization")
+    pad_train_clip_images: bool = flag(False, "pad images to a square instead of center-cropping", fixed="checkpoint")
+    preprocessor_config: str = flag("", "JSON with mean and std of the image normalization", fixed="checkpoint")
     image_normalization: Literal["file", "released"] = flag(
-        "file", "of padded images: --preprocessor_config, or ImageNet's in any case"
+        "file",
+        "of padded images: --preprocessor_config, or ImageNet's in any case",
+        fixed="checkpoint",
     )
-    conv_type: Template = flag("llava_v1", "conversation template")
-    model_max_length: int = flag(512, "token budget of a conversation, image included")
+    conv_type: Template = flag("llava_v1", "conversation template", fixed="checkpoint")
+    model_max_length: int = flag(512, "token budget of a conversation, image included", fixed="checkpoint")
 
 
 @settings
 class TrainableFlags:
     """What is trained, and from where it starts."""
 
-    lora_r: Count = flag(8, "LoRA rank")
-    lora_alpha: int = flag(16, "LoRA alpha")
+    lora_r: Count = flag(8, "LoRA rank", fixed="checkpoint")
+    lora_alpha: int = flag(16, "LoRA alpha", fixed="checkpoint")
     lora_dropout: float = flag(0.05, "LoRA dropout")
-    lora_target_modules: str = flag("q_proj,v_proj", "layers of the language model that get LoRA")
-    train_mask_decoder: bool = flag(True, "train the mask decoder")
+    lora_target_modules: str = flag("q_proj,v_proj", "layers of the language model that get LoRA", fixed="checkpoint")
+    train_mask_decoder: bool = flag(True, "train the mask decoder", fixed="checkpoint")
     trained_set: Literal["paper", "released"] = flag(
-        "paper", "train neck, no-mask embedding, fusion and scale weights too, or not"
+        "paper",
+        "train neck, no-mask embedding, fusion and scale weights too, or not",
+        fixed="checkpoint",
     )
-    projector_init: Literal["llava", "fresh"] = flag("llava", "keep LLaVA's linear projector, or start afresh")
+    projector_init: Literal["llava", "fresh"] = flag(
+        "llava", "keep LLaVA's linear projector, or start afresh", fixed="checkpoint"
+    )
     query_init: Literal["unit", "released"] = flag(
-        "unit", "first queries as large as the decoder's own tokens, or of PyTorch's size"
+        "unit",
+        "first queries as large as the decoder's own tokens, or of PyTorch's size",
+        fixed="checkpoint",
     )
     load_in_8bit: bool = flag(False, "8-bit base weights")
     load_in_4bit: bool = flag(False, "4-bit base weights")
@@ -99,7 +127,9 @@ class LossFlags:
     dice_loss_weight: float = flag(0.5, "weight of the DICE loss")
     bce_loss_weight: float = flag(2.0, "weight of the BCE loss")
     refine_alpha: Annotated[float, Field(ge=1, allow_inf_nan=False)] = flag(
-        2.0, "alpha of the target refinement loss; 1.0 is plain BCE"
+        2.0,
+        "alpha of the target refinement loss; 1.0 is plain BCE",
+        fixed="checkpoint",
     )
 
 
@@ -107,7 +137,9 @@ class LossFlags:
 class OptimizerFlags:
     """The optimizer."""
 
-    optimizer: Optimizer = flag("adamw", "adamw, or muon: DeepSpeed's Muon for the layers that make masks")
+    optimizer: Optimizer = flag(
+        "adamw", "adamw, or muon: DeepSpeed's Muon for the layers that make masks", fixed="checkpoint"
+    )
     lr: Positive = flag(0.0003, "peak learning rate")
     muon_lr: Positive = flag(0.02, "peak learning rate of --optimizer muon; --lr remains that of all other parameters")
     beta1: float = flag(0.9, "AdamW beta1")
@@ -123,10 +155,17 @@ class RunFlags:
 
     local_rank: int = flag(0, "set by the launcher", aliases=("--local-rank",))
     version: str = flag("liuhaotian/llava-llama-2-13b-chat-lightning-preview", "LLaVA base: folder or hub id")
-    init_from: str = flag("", "merged model, published or ours, to start from in place of --version")
-    release_recipe: bool = flag(False, "train as the release does, not as the paper says", implies=RELEASE_RECIPE_FLAGS)
+    init_from: str = flag(
+        "", "merged model, published or ours, to start from in place of --version", fixed="checkpoint"
+    )
+    release_recipe: bool = flag(
+        False, "train as the release does, not as the paper says", implies=RELEASE_RECIPE_FLAGS, fixed="checkpoint"
+    )
     log_base_dir: str = flag("./runs", "where runs are kept")
-    exp_name: str = flag("pixellm", "name of the run directory")
+    exp_name: RunName = flag("pixellm", "name of the run directory")
+    overwrite_run: bool = flag(
+        False, "set an earlier run of that name aside as NAME.old-1 (or -2, ...), and start anew"
+    )
     auto_resume: bool = flag(True, "continue the run directory's own checkpoint when there is one")
     resume: str = flag("", "checkpoint folder (ckpt_model) to continue from")
     precision: Precision = flag("bf16", "training precision")
@@ -135,11 +174,12 @@ class RunFlags:
     epoch_mode: Literal["rates", "all"] = flag(
         "rates",
         "what an epoch is: --steps_per_epoch updates drawn by --sample_rates, or every sample once",
+        fixed="samples",
     )
     batch_size: Count = flag(2, "images per process and forward pass")
     grad_accumulation_steps: Count = flag(10, "forward passes per update")
     workers: NonNegativeInt = flag(4, "loader processes per training process")
-    seed: int = flag(0, "seed of weights, data and dropout")
+    seed: int = flag(0, "seed of weights, data and dropout", fixed="samples")
     max_bad_share: Share = flag(
         0.01, "stop when more than this share of the samples (counted as 1000 at least) cannot be used"
     )

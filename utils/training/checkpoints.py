@@ -3,42 +3,90 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.errors import InputError
 from utils import dist
 
 from .engine import Engine
 
+CHECKPOINTS = "ckpt_model"  # in a run directory: what DeepSpeed writes, one folder per step
 # DeepSpeed's names: the file that says which step is the last whole one, and the folder of a step.
 LATEST = "latest"
 _STEP = "global_step"
+# Of each trained parameter: the weight itself and AdamW's two moments in float32, and what lies around them.
+_BYTES_PER_TRAINED_PARAMETER = 16
+
+
+def step_folder(folder: Path, update: int) -> Path:
+    """Where the checkpoint after this update lies."""
+    return folder / f"{_STEP}{update}"
+
+
+def is_step(folder: Path) -> bool:
+    """Whether a folder is named as a step is."""
+    return re.fullmatch(rf"{_STEP}\d+", folder.name) is not None
+
+
+def latest_step(folder: Path) -> Path | None:
+    """The step that ``latest`` names, which is the last whole one; None if there is none."""
+    file = folder / LATEST
+    if not file.is_file():
+        return None
+    step = folder / file.read_text(encoding="utf-8", errors="replace").strip()
+    return step if step.parent == folder and is_step(step) and step.is_dir() else None
 
 
 def step_names(folder: Path) -> list[str]:
     """The steps that a checkpoint folder holds, earliest first; none if there is no such folder."""
-    return sorted((path.name for path in folder.glob(f"{_STEP}*")), key=lambda name: (len(name), name))
+    return sorted((path.name for path in folder.glob(f"{_STEP}*") if is_step(path)), key=lambda name: (len(name), name))
 
 
 def save_checkpoint(engine: Engine, folder: Path, *, update: int, state: dict[str, Any]) -> None:
-    """Write ``folder/global_step<update>``, then point ``latest`` at it and drop older ones.
+    """Write ``folder/global_step<update>``, then point ``latest`` at it and drop what that replaces.
+
+    Only the step that ``latest`` named is dropped, and earlier ones, which a killed process may have left.
 
     Args:
         state: what ``load_checkpoint`` returns.
     """
-    tag = f"{_STEP}{update}"
-    engine.save_checkpoint(str(folder), tag=tag, client_state=state)
+    step, before = step_folder(folder, update), latest_step(folder)
+    names = step_names(folder)
+    replaced = [] if before is None else names[: names.index(before.name) + 1]
+    engine.save_checkpoint(str(folder), tag=step.name, client_state=state)
     dist.barrier()
     if dist.is_main():
-        for old in step_names(folder):
-            if old != tag:
-                shutil.rmtree(folder / old)
+        for name in replaced:
+            if name != step.name:
+                shutil.rmtree(folder / name)
     dist.barrier()
+
+
+def check_free_space(network: nn.Module, folder: Path) -> None:
+    """Before the first update: the disk takes a checkpoint beside the one that it replaces.
+
+    Args:
+        network: in training precision, with ``requires_grad`` set on what is trained.
+    Raises:
+        InputError: if it does not.
+    """
+    parameters = list(network.parameters())
+    needed = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    needed += _BYTES_PER_TRAINED_PARAMETER * sum(
+        parameter.numel() for parameter in parameters if parameter.requires_grad
+    )
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{folder} has {free / 2**30:.1f} GiB free, but a checkpoint of this run takes about "
+            f"{needed / 2**30:.1f} GiB; make room, or give another --log_base_dir"
+        )
 
 
 def load_checkpoint(engine: Engine, folder: Path) -> dict[str, Any]:
@@ -76,7 +124,7 @@ def _set_rates(engine: Engine, base_rates: list[float | Tensor]) -> None:
 
 
 def consolidate_zero(folder: Path) -> dict[str, Tensor]:
-    """A ZeRO checkpoint folder -> float32 weights, as ``zero_to_fp32.py`` gives them.
+    """A ZeRO checkpoint folder, or one step of it -> float32 weights, as ``zero_to_fp32.py`` gives them.
 
     DeepSpeed unpickles these files; give only folders that your own runs wrote.
     """
@@ -84,6 +132,7 @@ def consolidate_zero(folder: Path) -> dict[str, Tensor]:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    state = get_fp32_state_dict_from_zero_checkpoint(str(folder))
+    place, step = (folder.parent, folder.name) if is_step(folder) else (folder, None)
+    state = get_fp32_state_dict_from_zero_checkpoint(str(place), tag=step)
     assert state is not None  # it has no value only for kinds of checkpoints that it has already refused
     return state

@@ -25,9 +25,9 @@ from model.weights.released import config_of_weights
 from model.weights.tensors import read_weights
 from utils.cli.config import MergeConfig
 
-from .checkpoints import LATEST, consolidate_zero
+from .checkpoints import LATEST, consolidate_zero, is_step
 from .lora import load_lora, lora_module_names, lora_rank, merge_lora, split_training_state, wrap_lora
-from .run_directory import RunDirectory
+from .run_description import RunDescription
 from .start import portable_path
 
 logger = logging.getLogger(__name__)
@@ -109,30 +109,31 @@ def _write_merged(flags: MergeConfig, folder: Path) -> dict[str, Tensor]:
 
 
 def read_training_weights(weight: Path) -> dict[str, Tensor]:
-    """A file, a folder of shards, or a ZeRO checkpoint folder -> tensors.
+    """A file, a folder of shards, a ZeRO checkpoint folder or one step of it -> tensors.
 
     Raises:
         InputError: if it does not exist or holds no weights.
     """
     if not weight.exists():
         raise InputError(f"--weight {weight} does not exist; give pytorch_model.bin, a shard folder, or ckpt_model")
-    if weight.is_dir() and (weight / LATEST).is_file():
+    if weight.is_dir() and ((weight / LATEST).is_file() or is_step(weight)):
         logger.info("consolidating the ZeRO checkpoint %s", weight)
         return consolidate_zero(weight)
     return read_weights(weight)
 
 
 def _describe(base: dict[str, Tensor], flags: MergeConfig) -> _Run:
-    """The run directory above the weights tells everything; without one, the weights and the flags have to."""
-    directory = RunDirectory.above(Path(flags.weight))
-    return _from_run_directory(directory) if directory else _from_weights(base, flags)
+    """The checkpoint that the weights are of tells everything; where none does, the weights and the flags have to."""
+    description = RunDescription.of_weight(Path(flags.weight))
+    return _from_description(description) if description else _from_weights(base, flags)
 
 
-def _from_run_directory(directory: RunDirectory) -> _Run:
-    run = directory.read_flags()
-    config, tokenizer = directory.read_model()
-    logger.info("run directory %s: rank, alpha, token counts and sizes are taken from it", directory.path)
-    return _Run(config, tokenizer, directory.model_folder, run.lora_alpha)
+def _from_description(description: RunDescription) -> _Run:
+    run = description.read_flags()
+    config, tokenizer = description.read_model()
+    old = "" if is_step(description.folder) else "; the checkpoint itself, of an older version, does not say them"
+    logger.info("rank, alpha, token counts and sizes are taken from %s%s", description.folder, old)
+    return _Run(config, tokenizer, description.model_folder, run.lora_alpha)
 
 
 def _from_weights(base: dict[str, Tensor], flags: MergeConfig) -> _Run:

@@ -1,28 +1,20 @@
-"""The folder of one run: the names in it, what describes the run, and the checkpoints that it holds."""
+"""The folder of one run: the names in it, and what a start may do with what it finds there."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
 
-from transformers import LlamaTokenizer
-
-from model.configuration import PixelLMConfig
 from model.errors import InputError
-from model.files import read_object, write_json
-from model.outputs import atomic_folder
-from model.text.tokenizer import add_codebook, load_tokenizer, save_tokenizer
 from utils.cli.config import RunConfig
 
-from .checkpoints import LATEST, step_names
+from .checkpoints import CHECKPOINTS, LATEST, latest_step, step_names
+from .run_description import RunDescription, refuse_changes
+from .run_lock import LOCK_FILE, RunLock
 
 logger = logging.getLogger(__name__)
-
-# A weight file lies in the run directory or in a folder below it: a checkpoint's step at the deepest.
-_LEVELS_ABOVE_A_WEIGHT = 3
 
 
 @dataclass(frozen=True)
@@ -40,100 +32,120 @@ class RunDirectory:
         """The directory that the flags name."""
         return cls(run.run_dir)
 
-    @classmethod
-    def above(cls, weight: Path) -> RunDirectory | None:
-        """The run directory that a weight file or a checkpoint folder lies in; None if it lies in none."""
-        for folder in (weight, *list(weight.resolve().parents)[:_LEVELS_ABOVE_A_WEIGHT]):
-            if cls(folder).flags_file.is_file():
-                return cls(folder)
-        return None
-
     @property
-    def flags_file(self) -> Path:
-        return self.path / "run_config.json"
-
-    @property
-    def model_folder(self) -> Path:
-        """config.json and the tokenizer of the run."""
-        return self.path / "model_config"
+    def description(self) -> RunDescription:
+        """The copy for people of what each checkpoint says of itself."""
+        return RunDescription(self.path)
 
     @property
     def checkpoints(self) -> Path:
         """What DeepSpeed writes, one folder per step."""
-        return self.path / "ckpt_model"
+        return self.path / CHECKPOINTS
 
     @property
     def log_file(self) -> Path:
         return self.path / "log.jsonl"
 
-    def describe(
-        self, run: RunConfig, config: PixelLMConfig, tokenizer: LlamaTokenizer, *, tokenizer_source: Path
-    ) -> None:
-        """Write down the run: flags, architecture, tokenizer; the directory is made.
-
-        Args:
-            tokenizer_source: the folder whose tokenizer files are copied.
-        """
-        self.write_flags(run)
-        with atomic_folder(self.model_folder) as folder:
-            config.save(folder)
-            save_tokenizer(tokenizer, folder, source=tokenizer_source)
-        logger.info("run directory %s (%s, %s)", self.path, self.flags_file.name, self.model_folder.name)
-
-    def write_flags(self, run: RunConfig) -> None:
-        """Record the flags of the run; the directory is made."""
-        write_json(self.flags_file, dataclasses.asdict(run))
-
-    def read_flags(self) -> RunConfig:
-        """The flags of the run.
-
-        Raises:
-            InputError: if the file is missing or damaged, or has keys that no flag has.
-        """
-        values: dict[str, Any] = read_object(self.flags_file)
-        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(RunConfig)})
-        if unknown:
-            raise InputError(f"{self.flags_file} has unknown keys {', '.join(unknown)}; was it edited?")
-        return RunConfig(**values)
-
-    def read_model(self) -> tuple[PixelLMConfig, LlamaTokenizer]:
-        """Architecture and tokenizer of the run; the tokenizer has the codebook.
-
-        Raises:
-            InputError: if a file is missing or damaged.
-        """
-        config = PixelLMConfig.from_dict(read_object(self.model_folder / "config.json"))
-        tokenizer = load_tokenizer(self.model_folder, model_max_length=config.model_max_length)
-        add_codebook(tokenizer, scales=config.image_feature_scale_num, tokens=config.seg_token_num)
-        return config, tokenizer
-
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is a whole checkpoint to go on with."""
-        return (self.checkpoints / LATEST).is_file()
+        """Whether there is any step, whole or not."""
+        return bool(step_names(self.checkpoints))
 
-    def refuse_used_name(self, run: RunConfig) -> None:
-        """A run keeps one checkpoint, its own: under a used name it would remove that of the earlier run.
+    def checkpoint_to_resume(self, run: RunConfig) -> Path | None:
+        """The checkpoint folder that a start goes on with; None if it begins anew."""
+        if run.resume:
+            return Path(run.resume)
+        return self.checkpoints if run.auto_resume and latest_step(self.checkpoints) else None
+
+    def check_start(self, run: RunConfig) -> None:
+        """Hold a start to what the directory and the checkpoint that it goes on with say; nothing is written.
 
         Raises:
-            InputError: if the directory holds a checkpoint that this run would not go on with.
+            InputError: if it would replace the checkpoint of an earlier run, or go on with one otherwise than it was
+                trained.
         """
+        if run.overwrite_run:
+            self._check_overwrite(run)
+        else:
+            self._refuse_used_name(run)
+        folder = None if run.overwrite_run and not run.resume else self.checkpoint_to_resume(run)
+        if folder is not None:
+            _check_resume(run, folder)
+        elif run.eval_only and not run.init_from:
+            raise InputError(
+                f"--eval_only: {self.checkpoints} has no checkpoint; give --resume, --exp_name or --init_from"
+            )
+
+    def _refuse_used_name(self, run: RunConfig) -> None:
+        """A run keeps one checkpoint, its own: under a used name it would replace that of the earlier run."""
         steps = step_names(self.checkpoints)
         if run.eval_only or not steps:
             return
-        holds = f"{self.checkpoints} holds {steps[-1]} of an earlier run"
-        advice = "choose another --exp_name, or move the folder away"
+        latest = latest_step(self.checkpoints)
+        holds = f"{self.checkpoints} holds {', '.join(steps)} of an earlier run"
+        go_on = f"go on with it (--resume {self.checkpoints}), " if latest else ""
+        advice = f"{go_on}choose another --exp_name, or set it aside with --overwrite_run"
         if run.resume and Path(run.resume).resolve() != self.checkpoints.resolve():
             raise InputError(f"{holds}, but --resume goes on with {run.resume}; {advice}")
+        if latest is None:
+            raise InputError(
+                f"{holds}, but no file named {LATEST} that says which of them is whole; write the name of one into "
+                f"{self.checkpoints / LATEST} to go on with it, {advice}"
+            )
         if run.resume:
             return
         if not run.auto_resume:
             raise InputError(f"{holds}, which --no_auto_resume would replace; {advice}")
-        if not self.has_checkpoint:
-            raise InputError(
-                f"{holds}, but no file named {LATEST} that says whether it is whole; write its name into "
-                f"{self.checkpoints / LATEST} to go on with it, {advice}"
-            )
-        begun = self.read_flags().init_from if self.flags_file.is_file() else run.init_from
+        description = RunDescription.of_weight(latest)
+        begun = description.read_flags().init_from if description else run.init_from
         if run.init_from and run.init_from != begun:
             raise InputError(f"{holds}, which started from {begun or 'a LLaVA base'}, not {run.init_from}; {advice}")
+
+    def _check_overwrite(self, run: RunConfig) -> None:
+        if run.eval_only:
+            raise InputError(
+                "--overwrite_run is for a run that starts anew, but --eval_only trains nothing; leave one out"
+            )
+        for name in ("resume", "init_from", "version", "vision_tower", "dataset_dir"):
+            value = Path(getattr(run, name))
+            if getattr(run, name) and value.resolve().is_relative_to(self.path.resolve()):
+                raise InputError(
+                    f"--{name} {value} lies in {self.path}, which --overwrite_run would rename; choose another "
+                    "--exp_name, or copy it elsewhere first"
+                )
+
+    def set_aside(self, lock: RunLock) -> None:
+        """Rename the directory to the first free name ``NAME.old-1``, ``NAME.old-2``, ... and begin an empty
+        one; an empty directory stays.
+
+        Args:
+            lock: of this directory; it comes to hold the empty one.
+        Raises:
+            InputError: if the directory cannot be renamed.
+        """
+        if not any(path.name != LOCK_FILE for path in self.path.iterdir()):
+            return
+        aside = next(path for number in count(1) if not (path := Path(f"{self.path}.old-{number}")).exists())
+        try:
+            lock.begin_anew(aside)
+        except OSError as err:
+            raise InputError(
+                f"{self.path} cannot be renamed to {aside} ({err.strerror}); choose another --exp_name"
+            ) from err
+        logger.warning("--overwrite_run: the earlier run is now %s", aside)
+
+
+def _check_resume(run: RunConfig, folder: Path) -> None:
+    step = latest_step(folder)
+    if step is None:
+        raise InputError(
+            f"--resume {folder}: no file named {LATEST} that names a step in it; give the ckpt_model folder of a run"
+        )
+    description = RunDescription.of_weight(folder)
+    if description is None:
+        logger.warning("nothing says which flags %s was trained with; they have to be the same", step)
+    else:
+        refuse_changes(description.read_flags(), run, checkpoint=step)
+    others = [name for name in step_names(folder) if name != step.name]
+    if others:
+        logger.warning("%s goes on with %s; it also holds %s", folder, step.name, ", ".join(others))

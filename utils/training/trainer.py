@@ -6,8 +6,8 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -24,11 +24,13 @@ from utils.data.mixture import Mixture, SkipTally, build_loader, read_batches
 from utils.data.sources import Source
 from utils.evaluation.teacher_forced import validate_teacher_forced
 
-from .checkpoints import load_checkpoint, save_checkpoint
+from .checkpoints import check_free_space, load_checkpoint, save_checkpoint, step_folder
 from .engine import Engine, build_engine, init_distributed
 from .journal import Journal, UpdateReport
 from .run_data import open_train_sources, open_val_sources
+from .run_description import RunDescription, log_changes
 from .run_directory import RunDirectory
+from .run_lock import RunLock
 from .start import TrainingModel, build_for_training
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ class Trainer:
 
     Attributes:
         run: the flags, with the number of updates of an epoch settled.
+        lock: of the directory; only the main process holds it.
+        training: what each checkpoint is described by.
         mixture: the stream of training samples; None with ``--eval_only``.
         val_sources: what is validated after each epoch.
         update: updates done.
@@ -49,6 +53,8 @@ class Trainer:
 
     run: RunConfig
     directory: RunDirectory
+    lock: RunLock | None
+    training: TrainingModel
     device: torch.device
     engine: Engine
     encoder: Encoder
@@ -61,17 +67,41 @@ class Trainer:
 
     @classmethod
     def setup(cls, run: RunConfig) -> Trainer:
-        """Read data and weights, join the process group, and restore the checkpoint if there is one.
+        """Own the run directory, read data and weights, join the process group, and restore the checkpoint if any.
 
         Raises:
             InputError: if flags, data, weights or checkpoint cannot be used; before the first update.
         """
         directory = RunDirectory.of(run)
-        directory.refuse_used_name(run)
-        sources, rates = open_train_sources(run)
-        val_sources = open_val_sources(run)
+        with ExitStack() as on_error:
+            lock = RunLock.take(directory.path) if dist.is_main() else None
+            if lock:
+                on_error.callback(lock.release)
+                directory.check_start(run)
+            sources, rates = open_train_sources(run)
+            val_sources = open_val_sources(run)
+            trainer = cls._build(run, directory, lock, sources, rates, val_sources)
+            on_error.pop_all()
+        return trainer
+
+    @classmethod
+    def _build(
+        cls,
+        run: RunConfig,
+        directory: RunDirectory,
+        lock: RunLock | None,
+        sources: list[Source],
+        rates: list[float],
+        val_sources: list[Source],
+    ) -> Trainer:
         device = init_distributed()
         training = build_for_training(run)
+        with dist.stop_together():
+            if lock and sources:
+                check_free_space(training.wrapped, directory.path)
+            if lock and run.overwrite_run:  # not before data and weights have been read
+                directory.set_aside(lock)
+        run = dataclasses.replace(run, overwrite_run=False)  # done, and not to be repeated with the recorded flags
         encoder, collator = _readers(training)
         mixture = None
         if sources:
@@ -79,13 +109,17 @@ class Trainer:
             run = _with_length_of_epoch(run, mixture)
         engine = build_engine(run, training)
         update = _resume(run, directory, engine)
-        if dist.is_main():
-            directory.describe(run, training.config, training.tokenizer, tokenizer_source=training.base_folder)
+        if lock and not directory.has_checkpoint:  # of one that is there, this start may not change the meaning
+            _describe(directory.description, run, training)
+            logger.info("run directory %s", directory.path)
         _log_start(run, device, sources)
         total = run.total_updates if mixture else update
         journal = Journal(directory, first_update=update, total_updates=total, print_freq=run.print_freq)
         skips = SkipTally(run.max_bad_share)
-        return cls(run, directory, device, engine, encoder, collator, mixture, val_sources, skips, journal, update)
+        return cls(
+            run, directory, lock, training, device, engine, encoder, collator, mixture, val_sources, skips, journal,
+            update,
+        )  # fmt: skip
 
     def train(self) -> None:
         """Go on from the last checkpoint to the last update; with ``--eval_only``, validate.
@@ -113,15 +147,28 @@ class Trainer:
                 self.validate()
 
     def close(self) -> None:
-        """Release files and the process group."""
+        """Release files, the directory and the process group."""
         self.journal.close()
+        if self.lock:
+            self.lock.release()
         dist.leave()
 
     def save(self) -> None:
-        """Write a checkpoint in the place of the last one."""
+        """Write a checkpoint in the place of the last one.
+
+        Raises:
+            InputError: if another process has taken the directory over; nothing is written then.
+        """
+        folder = self.directory.checkpoints
+        with dist.stop_together():
+            if self.lock:
+                self.lock.check()
+                _describe(RunDescription(step_folder(folder, self.update)), self.run, self.training)
         state = {"update": self.update, "images_per_update": _images_per_update(self.run)}
-        save_checkpoint(self.engine, self.directory.checkpoints, update=self.update, state=state)
-        logger.info("saved %s after update %d", self.directory.checkpoints, self.update)
+        save_checkpoint(self.engine, folder, update=self.update, state=state)
+        if self.lock:
+            _describe(self.directory.description, self.run, self.training)
+        logger.info("saved %s after update %d", folder, self.update)
 
     def validate(self) -> None:
         """Teacher-forced IoU on every validation set.
@@ -209,18 +256,17 @@ def _with_length_of_epoch(run: RunConfig, mixture: Mixture) -> RunConfig:
     return dataclasses.replace(run, steps_per_epoch=-(-mixture.num_items // _images_per_update(run)))
 
 
+def _describe(description: RunDescription, run: RunConfig, training: TrainingModel) -> None:
+    description.write(run, training.config, training.tokenizer, source=training.base_folder)
+
+
 def _resume(run: RunConfig, directory: RunDirectory, engine: Engine) -> int:
     """Restore the checkpoint that the flags or the directory name; returns the updates done, 0 without one."""
-    if run.resume:
-        folder = Path(run.resume)
-    elif run.auto_resume and directory.has_checkpoint:
-        folder = directory.checkpoints
-    elif run.eval_only and not run.init_from:
-        raise InputError(
-            f"--eval_only: {directory.checkpoints} has no checkpoint; give --resume, --exp_name or --init_from"
-        )
-    else:
+    folder = dist.gather_objects(directory.checkpoint_to_resume(run))[0]  # the main process decides for all
+    if folder is None:
         return 0
+    if description := RunDescription.of_weight(folder):
+        log_changes(description.read_flags(), run)
     state = load_checkpoint(engine, folder)
     if state["images_per_update"] != _images_per_update(run):
         logger.warning(

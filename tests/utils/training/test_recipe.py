@@ -17,7 +17,7 @@ from model.weights.tensors import read_weights
 from tests.support.tiny_world import LLAMA, TinyWorld
 from utils.cli.args import parse
 from utils.cli.config import RELEASE_RECIPE_FLAGS, RunConfig
-from utils.training.run_directory import RunDirectory
+from utils.training.run_description import RunDescription
 from utils.training.start import TrainingModel, build_for_training, resolve_run_flags
 
 SHAPE = (
@@ -158,8 +158,8 @@ def test_the_saved_config_records_each_choice(paper, released, tmp_path):
 
 def test_the_run_directory_records_each_choice(tiny_world, tmp_path):
     run = dataclasses.replace(flags(tiny_world, "--release_recipe"), log_base_dir=str(tmp_path), exp_name="x")
-    directory = RunDirectory.of(run)
-    directory.write_flags(run)
-    assert directory.read_flags() == run
-    stored = read_object(directory.path / "run_config.json")
+    description = RunDescription(run.run_dir)
+    description.write_flags(run)
+    assert description.read_flags() == run
+    stored = read_object(description.folder / "run_config.json")
     assert all(stored[name] == value for name, value in RELEASE_RECIPE_FLAGS.items())

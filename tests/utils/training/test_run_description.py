@@ -1,0 +1,81 @@
+"""What describes weights: their own checkpoint, else the last whole one of the run, else the run directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model.errors import InputError
+from utils.cli.config import RunConfig
+from utils.training.run_description import RunDescription
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run directory whose second checkpoint is the last whole one."""
+    run = tmp_path / "runs/x"
+    for folder in (run, run / "ckpt_model/global_step2", run / "ckpt_model/global_step4"):
+        RunDescription(folder).write_flags(RunConfig())
+    (run / "ckpt_model/global_step10").mkdir()
+    (run / "ckpt_model/latest").write_text("global_step4\n")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("weight", "described_by"),
+    [
+        (".", "ckpt_model/global_step4"),
+        ("pytorch_model.bin", "ckpt_model/global_step4"),
+        ("shards/pytorch_model-1.bin", "ckpt_model/global_step4"),
+        ("a/b/model.bin", "ckpt_model/global_step4"),
+        ("ckpt_model", "ckpt_model/global_step4"),
+        ("ckpt_model/global_step4", "ckpt_model/global_step4"),
+        ("ckpt_model/global_step2", "ckpt_model/global_step2"),
+        ("ckpt_model/global_step10", "."),  # of a version that did not describe its checkpoints
+    ],
+)
+def test_weights_are_described_by_their_checkpoint(run, weight, described_by):
+    found = RunDescription.of_weight(run / weight)
+    assert found is not None
+    assert found.folder == (run / described_by).resolve()
+
+
+def test_an_older_run_is_described_by_its_directory(run):
+    (run / "ckpt_model/global_step4/run_config.json").unlink()
+    for weight in ("ckpt_model", "ckpt_model/global_step4", "pytorch_model.bin"):
+        found = RunDescription.of_weight(run / weight)
+        assert found is not None
+        assert found.folder == run.resolve()
+
+
+def test_a_checkpoint_may_leave_its_run(run, tmp_path):
+    moved = (run / "ckpt_model").rename(tmp_path / "moved")
+    found = RunDescription.of_weight(moved)
+    assert found is not None
+    assert found.folder == (moved / "global_step4").resolve()
+
+
+def test_weights_may_lie_in_no_run_directory(run):
+    assert RunDescription.of_weight(run.parent / "pytorch_model.bin") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"shade": 1}, "has unknown keys shade; was it edited"), ({"lora_r": None}, "--lora_r is None; expected")],
+)
+def test_damaged_flags_are_refused_with_the_file(run, change, says):
+    description = RunDescription(run)
+    values = json.loads(description.flags_file.read_text(encoding="utf-8"))
+    description.flags_file.write_text(json.dumps(values | change), encoding="utf-8")
+    with pytest.raises(InputError, match=says) as error:
+        description.read_flags()
+    assert str(description.flags_file) in str(error.value)
+
+
+def test_whole_numbers_of_json_are_numbers(run):
+    description = RunDescription(run)
+    values = json.loads(description.flags_file.read_text(encoding="utf-8"))
+    description.flags_file.write_text(json.dumps(values | {"refine_alpha": 2, "ce_loss_weight": 1}), encoding="utf-8")
+    assert description.read_flags() == RunConfig()
