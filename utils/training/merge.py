@@ -15,9 +15,9 @@ from model.errors import InputError
 from model.files import atomic_folder, read_object, resolve_folder
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
-from model.text.conversation import IMAGE_MARK, get_conversation
+from model.text.conversation import IMAGE, SEG_MARK, get_conversation
 from model.text.tokenizer import load_tokenizer
-from model.text.tokens import IGNORE_INDEX, encode_conversation, seg_text
+from model.text.tokens import IGNORE_INDEX, encode_conversation, seg_strings
 from model.weights.bases import read_tower
 from model.weights.checkpoint import check_model_target, write_pretrained
 from model.weights.released import config_of_weights
@@ -167,7 +167,9 @@ def probe(network: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> dict[str, T
     """
     config = network.pixellm_config
     rendered = get_conversation(config.conv_type).render(
-        [(f"{IMAGE_MARK}\nWhat is this?", f"It is {seg_text(config.image_feature_scale_num, config.seg_token_num)}.")]
+        [("What is this?", f"It is {SEG_MARK}.")],
+        image=IMAGE,
+        group=seg_strings(config.image_feature_scale_num, config.seg_token_num),
     )
     ids, _ = encode_conversation(tokenizer, rendered, num_image_tokens=config.num_image_tokens)
     input_ids = torch.tensor([ids])

@@ -17,7 +17,7 @@ import torch
 
 from model.configuration import PixelLMConfig
 from model.files import read_object, write_json
-from model.text.conversation import IMAGE_END, IMAGE_START, Conversation, get_conversation
+from model.text.conversation import IMAGE_END, IMAGE_START, OURS, Conversation, get_conversation
 from model.text.tokenizer import add_codebook, decode_released, load_tokenizer
 from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, name_groups
 from utils.cli.config import RunConfig
@@ -115,5 +115,5 @@ def _without_template(text: str, template: Conversation) -> str:
     """The words that are different in every sample."""
     fixed = (template.head, template.before_question, template.before_answer, template.after_answer)
     for part in ("<s>", *fixed, IMAGE_START, IMAGE_END):
-        text = " ".join(text.split()).replace(" ".join(part.split()), " ")
+        text = " ".join(text.split()).replace(" ".join(part.replace(OURS, "").split()), " ")
     return " ".join(text.split())
