@@ -33,6 +33,16 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+# Of a model and its input. The limits lie far beyond every model there is, and far below what no memory holds.
+Width = Annotated[int, Field(ge=1, le=2**17)]
+Scales = Annotated[int, Field(ge=1, le=3)]
+TokensPerScale = Annotated[int, Field(ge=1, le=1000)]
+InputSide = Annotated[int, Field(ge=1, le=4096)]
+TokenGrid = Annotated[int, Field(ge=1, le=4096)]
+DecoderWidth = Annotated[int, Field(ge=16, le=2**14)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 # What pydantic found wrong -> what was expected, with the limits that it gives.
 _EXPECTED = {
