@@ -6,8 +6,10 @@ checks, and this file puts its first finding into our words.
 
 from __future__ import annotations
 
+import functools
 import reprlib
-from typing import Annotated, Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, Generic, TypeVar, dataclass_transform
 
 import pydantic
 from pydantic import AfterValidator, Field
@@ -16,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from .errors import InputError
 
 Kind = TypeVar("Kind")
+Class = TypeVar("Class")
 
 
 def _encodable(text: str) -> str:
@@ -87,6 +90,31 @@ def first_problem(err: pydantic.ValidationError) -> tuple[str, str]:
     template = _EXPECTED.get(problem["type"])
     expected = template.format(**problem.get("ctx", {})) if template else problem["msg"]
     return place, f"is {shorten(problem['input'])}; expected {expected}"
+
+
+@dataclass_transform(frozen_default=True)
+def checked_dataclass(cls: type[Class], refuse: Callable[[str, str], InputError]) -> type[Class]:
+    """Make a frozen dataclass that holds values to their annotations, however it is made.
+
+    Args:
+        refuse: makes the error of a field's name and what is wrong with it; an ``InputError`` that ``__post_init__``
+            raises speaks for itself.
+    """
+    # pydantic's own return type hides that the class is still the one that it was given.
+    checked: Any = pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(strict=True))(cls)
+    check = checked.__init__
+
+    @functools.wraps(check)
+    def construct(self: Any, *values: Any, **named: Any) -> None:
+        try:
+            check(self, *values, **named)
+        except pydantic.ValidationError as err:
+            problem = err.errors()[0]
+            own = problem.get("ctx", {}).get("error")
+            raise (own if isinstance(own, InputError) else refuse(*first_problem(err))) from err
+
+    checked.__init__ = construct
+    return checked
 
 
 class Schema(Generic[Kind]):

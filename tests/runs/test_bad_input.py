@@ -116,7 +116,7 @@ def test_a_base_without_a_tokenizer(world, refuses):
         ({"num_hidden_layers": 3}, "weights missing: 9, first model.layers.2"),
         ({"num_hidden_layers": 1}, "weights that are not part of the model: 9, first model.layers.1"),
         ({"intermediate_size": 48}, "found (64, 32), expected (48, 32)"),
-        ({"hidden_size": None}, "config.json lacks hidden_size"),
+        ({"hidden_size": None}, "config.json: hidden_size is missing"),
         ({"num_attention_heads": 5}, "config.json is not valid"),
     ],
 )

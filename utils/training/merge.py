@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaTokenizer
 
-from model.configuration import PRECISIONS, PixelLMConfig, vision_keys
+from model.configuration import PRECISIONS, PixelLMConfig, read_base_config, read_tower_config
 from model.errors import InputError
-from model.files import atomic_folder, read_object, resolve_folder
+from model.files import atomic_folder, resolve_folder
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
 from model.text.conversation import IMAGE, SEG_MARK, get_conversation
@@ -126,7 +126,7 @@ def _from_weights(base: dict[str, Tensor], flags: MergeConfig) -> _Run:
     folder = resolve_folder(flags.version, flag="--version")
     tower = resolve_folder(flags.vision_tower, flag="--vision-tower")
     tokenizer = load_tokenizer(folder, model_max_length=flags.model_max_length)
-    flat, vision = read_object(folder / "config.json"), vision_keys(read_object(tower / "config.json"))
+    flat, vision = read_base_config(folder), read_tower_config(tower)
     config = config_of_weights(
         {name: tuple(tensor.shape) for name, tensor in base.items()},
         flat=flat,
