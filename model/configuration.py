@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar, dataclass_transform
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -48,6 +48,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 _MOST_PATCHES = 512  # per side
 _REMEDY = "Copy the file again from its source"
 Config = TypeVar("Config", LlamaConfig, CLIPVisionConfig)
+Class = TypeVar("Class")
 
 
 def _known_activation(name: str) -> str:
@@ -123,11 +124,12 @@ class VisionKeys(TypedDict, total=False):
 _LLAMA, _BASE, _VISION = Schema(LlamaKeys), Schema(BaseKeys), Schema(VisionKeys)
 
 
-def _settings(cls: type) -> Any:
+@dataclass_transform(frozen_default=True)
+def _checked_fields(cls: type[Class]) -> type[Class]:
     return checked_dataclass(cls, lambda name, problem: InputError(f"{name} {problem}"))
 
 
-@_settings
+@_checked_fields
 class PixelLMConfig:
     """Architecture of one model (paper: L = ``image_feature_scale_num``, N = ``seg_token_num``).
 

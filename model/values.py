@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import reprlib
 from collections.abc import Callable
-from typing import Annotated, Any, Generic, TypeVar, dataclass_transform
+from typing import Annotated, Any, Generic, TypeVar
 
 import pydantic
 from pydantic import AfterValidator, Field
@@ -92,7 +92,6 @@ def first_problem(err: pydantic.ValidationError) -> tuple[str, str]:
     return place, f"is {shorten(problem['input'])}; expected {expected}"
 
 
-@dataclass_transform(frozen_default=True)
 def checked_dataclass(cls: type[Class], refuse: Callable[[str, str], InputError]) -> type[Class]:
     """Make a frozen dataclass that holds values to their annotations, however it is made.
 

@@ -268,3 +268,27 @@ def test_a_recorded_legacy_false_is_kept(tiny_tokenizer_dir, tmp_path):
         folder.mkdir()
         save_tokenizer(tokenizer, folder)
         assert json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["legacy"] is False
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer_config.json", {"model_max_length": "long"}, "model_max_length is 'long'; expected a number"),
+        ("tokenizer_config.json", {"legacy": "no"}, "legacy is 'no'; expected true or false"),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"3": {"lstrip": 1}}},
+            "added_tokens_decoder.3.content is mis",
+        ),
+        ("tokenizer_config.json", [], "holds a list; expected a JSON object"),
+        ("added_tokens.json", {"[SEG0]": "360"}, r"\[SEG0\] is '360'; expected a whole number"),
+        ("added_tokens.json", {"[SEG0]": -1}, r"\[SEG0\] is -1; expected 0 or more"),
+        ("special_tokens_map.json", {"unk_token": 3}, "unk_token.* is 3; expected"),
+        ("tokenizer.json", {"added_tokens": [{"content": "a", "id": None}]}, r"added_tokens\[0\].id is None; expected"),
+    ],
+)
+def test_tokenizer_files_of_nonsense_are_named(tiny_tokenizer_dir, tmp_path, file, content, message):
+    shutil.copy(tiny_tokenizer_dir / "tokenizer.model", tmp_path)
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"{tmp_path}/{file}:? {message}"):
+        load_tokenizer(tmp_path)
