@@ -8,35 +8,128 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar, dataclass_transform
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 from transformers import CLIPVisionConfig, LlamaConfig
+from transformers.activations import ACT2FN
+from typing_extensions import TypedDict
 
 from .errors import InputError
+from .files import read_object
 from .image import RELEASED_MEAN, RELEASED_STD, ImagePreprocessor
 from .text.conversation import get_conversation
 from .text.tokens import SegCodebook
+from .values import (
+    Count,
+    DecoderWidth,
+    Finite,
+    InputSide,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    Scales,
+    Schema,
+    Share,
+    Text,
+    TokenGrid,
+    TokensPerScale,
+    Width,
+    checked_dataclass,
+    shorten,
+)
 
-_LLAMA_KEYS = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
-    "rope_theta", "rope_scaling", "rope_parameters", "attention_bias", "attention_dropout", "mlp_bias",
-    "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings",
-)  # fmt: skip
-_VISION_KEYS = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "image_size",
-    "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout", "projection_dim",
-)  # fmt: skip
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_MOST_PATCHES = 512  # per side
+_REMEDY = "Copy the file again from its source"
 Config = TypeVar("Config", LlamaConfig, CLIPVisionConfig)
-_REQUIRED_LLAMA = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+Class = TypeVar("Class")
 
 
-@dataclass(frozen=True)
+def _known_activation(name: str) -> str:
+    if name not in ACT2FN:
+        raise PydanticCustomError("activation", "an activation of transformers, such as silu or quick_gelu")
+    return name
+
+
+Activation = Annotated[str, AfterValidator(_known_activation)]
+Blocks = Annotated[int, Field(ge=1, le=1000)]
+VocabularySize = Annotated[int, Field(ge=1, le=2**22)]
+TokenId = Annotated[int, Field(ge=-1, lt=2**22)]  # some LLaMA folders have pad_token_id -1
+LayerFromEnd = Annotated[int, Field(ge=-1001, le=-1)]
+
+
+class RopeKeys(TypedDict):
+    """``rope_scaling`` or ``rope_parameters``: how positions are stretched."""
+
+    type: NotRequired[Literal["default", "linear", "dynamic"]]
+    rope_type: NotRequired[Literal["default", "linear", "dynamic"]]
+    factor: NotRequired[Annotated[float, Field(ge=1, le=1e6)]]
+    rope_theta: NotRequired[Positive]
+
+
+class LlamaKeys(TypedDict, total=False):
+    """What is read of a language model's config.json."""
+
+    vocab_size: Required[VocabularySize]
+    hidden_size: Required[Width]
+    intermediate_size: Required[Width]
+    num_hidden_layers: Required[Blocks]
+    num_attention_heads: Required[Width]
+    num_key_value_heads: Width
+    head_dim: Width
+    hidden_act: Activation
+    max_position_embeddings: Count
+    initializer_range: NonNegative
+    rms_norm_eps: Required[Positive]
+    rope_theta: Positive
+    rope_scaling: RopeKeys
+    rope_parameters: RopeKeys
+    attention_bias: bool
+    attention_dropout: Share
+    mlp_bias: bool
+    bos_token_id: TokenId
+    eos_token_id: TokenId
+    pad_token_id: TokenId
+    tie_word_embeddings: bool
+
+
+class BaseKeys(LlamaKeys, total=False):
+    """What is read of a LLaVA base's config.json."""
+
+    mm_vision_select_layer: LayerFromEnd
+
+
+class VisionKeys(TypedDict, total=False):
+    """What is read of a CLIP tower's config.json; what may be missing is the same in every published CLIP."""
+
+    hidden_size: Required[Width]
+    intermediate_size: Required[Width]
+    num_hidden_layers: Required[Blocks]
+    num_attention_heads: Required[Width]
+    image_size: Required[InputSide]
+    patch_size: Required[InputSide]
+    num_channels: Annotated[int, Field(ge=3, le=3)]
+    hidden_act: Activation
+    layer_norm_eps: Positive
+    attention_dropout: Share
+    projection_dim: Width
+
+
+_LLAMA, _BASE, _VISION = Schema(LlamaKeys), Schema(BaseKeys), Schema(VisionKeys)
+
+
+@dataclass_transform(frozen_default=True)
+def _checked_fields(cls: type[Class]) -> type[Class]:
+    return checked_dataclass(cls, lambda name, problem: InputError(f"{name} {problem}"))
+
+
+@_checked_fields
 class PixelLMConfig:
     """Architecture of one model (paper: L = ``image_feature_scale_num``, N = ``seg_token_num``).
 
@@ -65,61 +158,65 @@ class PixelLMConfig:
 
     llama: dict[str, Any]
     vision: dict[str, Any]
-    vision_tower: str
-    seg_token_num: int
-    image_feature_scale_num: int
-    seg_token_ids: tuple[int, ...]
-    image_size: int
-    vision_feature_layers: tuple[int, ...]
-    image_token_grid: int = 16
+    vision_tower: Text
+    seg_token_num: TokensPerScale
+    image_feature_scale_num: Scales
+    seg_token_ids: tuple[NonNegativeInt, ...]
+    image_size: InputSide
+    vision_feature_layers: tuple[LayerFromEnd, ...]
+    image_token_grid: TokenGrid = 16
     pad_train_clip_images: bool = True
-    image_mean: tuple[float, float, float] = RELEASED_MEAN
-    image_std: tuple[float, float, float] = RELEASED_STD
-    vision_position_resize: str = "correct"
+    image_mean: tuple[Finite, Finite, Finite] = RELEASED_MEAN
+    image_std: tuple[Positive, Positive, Positive] = RELEASED_STD
+    vision_position_resize: Literal["correct", "released"] = "correct"
     separate_mm_projector: bool = True
-    mm_projector_hidden_dim: int = 2
-    out_dim: int = 256
-    decoder_depth: int = 2
-    decoder_heads: int = 8
-    decoder_mlp_ratio: int = 8
-    conv_type: str = "llava_v1"
-    model_max_length: int = 512
+    mm_projector_hidden_dim: Annotated[int, Field(ge=1, le=64)] = 2
+    out_dim: DecoderWidth = 256
+    decoder_depth: Annotated[int, Field(ge=1, le=100)] = 2
+    decoder_heads: Annotated[int, Field(ge=1, le=1024)] = 8
+    decoder_mlp_ratio: Annotated[int, Field(ge=1, le=64)] = 8
+    conv_type: Text = "llava_v1"
+    model_max_length: Count = 512
     recipe: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for attribute in fields(self):  # JSON has lists; the dataclass is immutable throughout
-            value = getattr(self, attribute.name)
-            if isinstance(value, list):
-                object.__setattr__(self, attribute.name, tuple(value))
         get_conversation(self.conv_type)
-        if not 1 <= self.image_feature_scale_num <= 3:
-            raise InputError(f"image_feature_scale_num is {self.image_feature_scale_num}; expected 1, 2 or 3")
-        if self.seg_token_num < 1:
-            raise InputError(f"seg_token_num is {self.seg_token_num}; expected 1 or more")
+        self._check_codebook()
+        self._check_input()
+        if self.out_dim % (2 * self.decoder_heads):
+            raise InputError(f"out_dim is {self.out_dim}; expected a multiple of {2 * self.decoder_heads}")
+
+    def _check_codebook(self) -> None:
         if len(self.seg_token_ids) != self.image_feature_scale_num * self.seg_token_num:
             raise InputError(
                 f"{len(self.seg_token_ids)} codebook ids for {self.image_feature_scale_num} scales x "
                 f"{self.seg_token_num} tokens; seg_token_num does not belong to this tokenizer"
             )
+        if len(set(self.seg_token_ids)) != len(self.seg_token_ids):
+            raise InputError(f"seg_token_ids is {shorten(self.seg_token_ids)}; expected every id once")
         vocab_size = self.llama["vocab_size"]
         if max(self.seg_token_ids) >= vocab_size:
             raise InputError(
                 f"the codebook has id {max(self.seg_token_ids)} but the vocabulary has {vocab_size} rows; "
                 "take the tokenizer and config.json from the same folder"
             )
-        if self.image_size < self.vision["patch_size"]:
+
+    def _check_input(self) -> None:
+        patch, depth = self.vision["patch_size"], self.vision["num_hidden_layers"]
+        if self.image_size < patch:
+            raise InputError(f"image_size is {self.image_size}; expected at least the tower's patch size {patch}")
+        if self.patch_grid > _MOST_PATCHES:
             raise InputError(
-                f"image_size is {self.image_size}; expected at least the tower's patch size {self.vision['patch_size']}"
+                f"image_size is {self.image_size} with patches of {patch} pixels; expected at most {_MOST_PATCHES} "
+                "patches per side"
             )
-        if self.out_dim % (2 * self.decoder_heads):
-            raise InputError(f"out_dim is {self.out_dim}; expected a multiple of {2 * self.decoder_heads}")
-        if self.vision_position_resize not in ("correct", "released"):
+        if len(self.vision_feature_layers) != self.image_feature_scale_num:
             raise InputError(
-                f"vision_position_resize is {self.vision_position_resize!r}; expected 'correct' or 'released'"
+                f"vision_feature_layers has {len(self.vision_feature_layers)} entries for "
+                f"{self.image_feature_scale_num} scales; expected one for each"
             )
-        depth = self.vision["num_hidden_layers"]
         for layer in self.vision_feature_layers:
-            if not -depth - 1 <= layer <= -1:
+            if layer < -depth - 1:
                 raise InputError(f"vision feature layer {layer} does not exist in a tower of {depth} blocks")
 
     @property
@@ -158,7 +255,7 @@ class PixelLMConfig:
         Raises:
             InputError: if a value is not valid.
         """
-        return _checked(LlamaConfig, self.llama, of="language model")
+        return _transformers(LlamaConfig, self.llama, where="the language model's config.json")
 
     def vision_config(self) -> CLIPVisionConfig:
         """The tower's part as transformers reads it."""
@@ -188,11 +285,35 @@ class PixelLMConfig:
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def from_dict(cls, flat: dict[str, Any], **overrides: Any) -> PixelLMConfig:
-        """Read a folder that we wrote; ``overrides`` win."""
-        values = {attribute.name: flat[attribute.name] for attribute in fields(cls) if attribute.name in flat}
-        values |= {"llama": llama_keys(flat), "vision": vision_keys(flat["vision_config"])}
-        return cls(**values | overrides)
+    def read(cls, folder: Path) -> PixelLMConfig:
+        """The config.json of a folder that we wrote.
+
+        Raises:
+            InputError: if it is missing or damaged.
+        """
+        file = folder / "config.json"
+        return cls.from_dict(read_object(file), where=str(file))
+
+    @classmethod
+    def from_dict(cls, flat: dict[str, Any], *, where: str = "config.json", **overrides: Any) -> PixelLMConfig:
+        """Take a whole config.json of ours apart; ``overrides`` win.
+
+        Args:
+            where: names the file in messages.
+        Raises:
+            InputError: for a key that is missing or a value that does not fit; nothing is filled in.
+        """
+        sections = {"llama", "vision"}
+        needed = {attribute.name for attribute in fields(cls)} - sections - set(overrides) | {"vision_config"}
+        missing = sorted(needed - set(flat))
+        if missing:
+            raise InputError(f"{where} lacks {', '.join(missing)}. {_REMEDY}")
+        values = {name: _immutable(flat[name]) for name in needed - {"vision_config"}}
+        values |= {"llama": llama_keys(flat, where=where), "vision": vision_keys(flat, where=where)}
+        try:
+            return cls(**values | overrides)
+        except InputError as err:
+            raise InputError(f"{where}: {err}. {_REMEDY}") from err
 
     @classmethod
     def assemble(
@@ -248,34 +369,84 @@ def feature_layers(scales: int, *, depth: int, first: int = -2) -> tuple[int, ..
     return tuple(first - step * scale for scale in range(scales))
 
 
-def llama_keys(flat: Mapping[str, Any]) -> dict[str, Any]:
+def read_base_config(folder: Path) -> dict[str, Any]:
+    """What a LLaVA or LLaMA folder's config.json says about the language model.
+
+    Raises:
+        InputError: if it is missing or damaged.
+    """
+    file = folder / "config.json"
+    return _language_keys(_BASE, read_object(file), where=str(file))
+
+
+def read_tower_config(folder: Path) -> dict[str, Any]:
+    """What a CLIP folder's config.json says about the tower.
+
+    Raises:
+        InputError: if it is missing or damaged.
+    """
+    file = folder / "config.json"
+    return vision_keys(read_object(file), where=str(file))
+
+
+def llama_keys(flat: Mapping[str, Any], *, where: str = "config.json") -> dict[str, Any]:
     """The LLaMA part of a flat config.
 
+    Args:
+        where: names the file in messages.
     Raises:
-        InputError: if a required key is missing.
+        InputError: if a required key is missing, or a value does not fit.
     """
-    missing = [key for key in _REQUIRED_LLAMA if key not in flat]
-    if missing:
-        raise InputError(f"config.json lacks {', '.join(missing)}; expected a LLaMA or LLaVA folder")
-    return {key: flat[key] for key in _LLAMA_KEYS if flat.get(key) is not None}
+    return _language_keys(_LLAMA, flat, where=where)
 
 
-def vision_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+def _language_keys(schema: Schema[Any], flat: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    keys = dict(
+        schema.check(_given(flat), where=where, remedy="Take the config.json of a LLaVA or LLaMA folder as it is")
+    )
+    heads = keys["num_attention_heads"]
+    if heads % keys.get("num_key_value_heads", heads):
+        raise InputError(
+            f"{where}: num_key_value_heads is {keys['num_key_value_heads']}; expected a divisor of "
+            f"num_attention_heads {heads}. {_REMEDY}"
+        )
+    _transformers(LlamaConfig, {name: keys[name] for name in keys if name in LlamaKeys.__annotations__}, where=where)
+    return keys
+
+
+def vision_keys(config: Mapping[str, Any], *, where: str = "config.json") -> dict[str, Any]:
     """The tower part of a CLIP config.json, which may hold it under ``vision_config``.
 
+    Args:
+        where: names the file in messages.
     Raises:
-        InputError: if a value is not valid.
+        InputError: if a key that tells one CLIP from another is missing, or a value does not fit.
     """
-    config = config.get("vision_config", config)
-    given = {key: config[key] for key in _VISION_KEYS if key in config}
-    full = _checked(CLIPVisionConfig, given, of="vision tower").to_dict()
-    return {key: full[key] for key in _VISION_KEYS}
+    if "vision_config" in config:
+        config, where = config["vision_config"], f"{where}, vision_config"
+    given = _VISION.check(_given(config), where=where, remedy="Take the config.json of a CLIP folder as it is")
+    if given["patch_size"] > given["image_size"]:
+        raise InputError(
+            f"{where}: patch_size is {given['patch_size']}; expected at most the image_size, {given['image_size']}. "
+            f"{_REMEDY}"
+        )
+    full = _transformers(CLIPVisionConfig, given, where=where).to_dict()
+    return {key: full[key] for key in VisionKeys.__annotations__}
 
 
-def _checked(config_type: type[Config], values: dict[str, Any], *, of: str) -> Config:
+def _given(config: Any) -> Any:
+    """Without the keys that are null, which transformers writes for "not set"."""
+    return {key: value for key, value in config.items() if value is not None} if isinstance(config, dict) else config
+
+
+def _immutable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _transformers(config_type: type[Config], values: Mapping[str, Any], *, where: str) -> Config:
     """Make a transformers configuration, whose own checks speak of values that come from a file."""
     try:
         return config_type(**values)
-    except (StrictDataclassError, TypeError, ValueError) as err:
+    except (StrictDataclassError, KeyError, TypeError, ValueError) as err:
         reason = str(err).splitlines()[-1].strip()
-        raise InputError(f"the {of}'s config.json is not valid: {reason} Copy it again from its source") from err
+        raise InputError(f"{where} is not valid: {reason} {_REMEDY}") from err

@@ -21,7 +21,7 @@ from .image import ImageInput
 from .PixelLM import PixelLMForCausalLM
 from .replies import Reply, make_reply
 from .structures import SegQueries, VisionFeatures
-from .text.conversation import IMAGE_MARK, get_conversation
+from .text.conversation import IMAGE, get_conversation
 from .text.tokens import encode_conversation
 
 logger = logging.getLogger(__name__)
@@ -80,9 +80,11 @@ class PixelLMPredictor:
         """Answer a question about the current image, greedily.
 
         Raises:
-            InputError: if the question is too long for the model.
+            InputError: if the question is too long for the model or is not UTF-8, or no token may be generated.
             ValueError: before ``set_image``.
         """
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens is {max_new_tokens}; expected 1 or more")
         if self._seen is None:
             raise ValueError("call set_image before ask")
         image, features = self._seen
@@ -106,7 +108,7 @@ class PixelLMPredictor:
     def prompt_ids(self, question: str) -> list[int]:
         """The open conversation of a question, image placeholder expanded."""
         config = self.model.pixellm_config
-        rendered = get_conversation(config.conv_type).render([(f"{IMAGE_MARK}\n{question}", None)])
+        rendered = get_conversation(config.conv_type).render([(question, None)], image=IMAGE)
         ids, _ = encode_conversation(self.tokenizer, rendered, num_image_tokens=config.num_image_tokens)
         return ids
 

@@ -6,7 +6,9 @@ checks, and this file puts its first finding into our words.
 
 from __future__ import annotations
 
+import functools
 import reprlib
+from collections.abc import Callable
 from typing import Annotated, Any, Generic, TypeVar
 
 import pydantic
@@ -16,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from .errors import InputError
 
 Kind = TypeVar("Kind")
+Class = TypeVar("Class")
 
 
 def _encodable(text: str) -> str:
@@ -33,6 +36,16 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+# Of a model and its input. The limits lie far beyond every model there is, and far below what no memory holds.
+Width = Annotated[int, Field(ge=1, le=2**17)]
+Scales = Annotated[int, Field(ge=1, le=3)]
+TokensPerScale = Annotated[int, Field(ge=1, le=1000)]
+InputSide = Annotated[int, Field(ge=1, le=4096)]
+TokenGrid = Annotated[int, Field(ge=1, le=4096)]
+DecoderWidth = Annotated[int, Field(ge=16, le=2**14)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 # What pydantic found wrong -> what was expected, with the limits that it gives.
 _EXPECTED = {
@@ -77,6 +90,30 @@ def first_problem(err: pydantic.ValidationError) -> tuple[str, str]:
     template = _EXPECTED.get(problem["type"])
     expected = template.format(**problem.get("ctx", {})) if template else problem["msg"]
     return place, f"is {shorten(problem['input'])}; expected {expected}"
+
+
+def checked_dataclass(cls: type[Class], refuse: Callable[[str, str], InputError]) -> type[Class]:
+    """Make a frozen dataclass that holds values to their annotations, however it is made.
+
+    Args:
+        refuse: makes the error of a field's name and what is wrong with it; an ``InputError`` that ``__post_init__``
+            raises speaks for itself.
+    """
+    # pydantic's own return type hides that the class is still the one that it was given.
+    checked: Any = pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(strict=True))(cls)
+    check = checked.__init__
+
+    @functools.wraps(check)
+    def construct(self: Any, *values: Any, **named: Any) -> None:
+        try:
+            check(self, *values, **named)
+        except pydantic.ValidationError as err:
+            problem = err.errors()[0]
+            own = problem.get("ctx", {}).get("error")
+            raise (own if isinstance(own, InputError) else refuse(*first_problem(err))) from err
+
+    checked.__init__ = construct
+    return checked
 
 
 class Schema(Generic[Kind]):

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from model.files import write_json
 from model.outputs import check_output_file
-from model.values import Count
+from model.values import Count, InputSide, Scales, TokensPerScale
 from utils.benchmark.data import table, time_samples
 from utils.cli.args import flag, settings
 from utils.cli.command import run_commands
@@ -33,12 +33,12 @@ class DataConfig(RunConfig):
 
     dataset: str = flag("sem_seg||refer_seg||vqa||multi_reason_seg", "datasets, joined with ||")
     sample_rates: str = flag("2,9,2,4", "relative weight of each dataset")
-    seg_token_num: int = flag(3, "tokens per scale")
-    image_feature_scale_num: int = flag(2, "scales")
+    seg_token_num: TokensPerScale = flag(3, "tokens per scale")
+    image_feature_scale_num: Scales = flag(2, "scales")
     num_classes_per_question: Count = flag(3, "targets per question")
     pad_train_clip_images: bool = flag(True, "pad images to a square instead of center-cropping")
     resize_vision_tower: bool = flag(True, "run the tower at another input size")
-    resize_vision_tower_size: int = flag(448, "that input size, in pixels")
+    resize_vision_tower_size: InputSide = flag(448, "that input size, in pixels")
     use_expand_question_list: bool = flag(True, "more question wordings")
     ignored: ClassVar = (TRAINING_ONLY, "nothing is trained")
     num: Count = flag(100, "samples per round and source")

@@ -13,12 +13,10 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar
-
-from pydantic import Field
+from typing import ClassVar
 
 from model.errors import InputError
-from model.values import Count, NonNegativeInt
+from model.values import Count, NonNegativeInt, ShareBelowOne
 from utils.cli.args import Parsed, flag, settings
 from utils.cli.command import run_commands
 from utils.data.convert import (
@@ -32,8 +30,6 @@ from utils.data.convert import (
     write_records,
 )
 
-ShareOfPhotos = Annotated[float, Field(ge=0, lt=1)]
-
 
 @settings
 class OutputConfig:
@@ -42,7 +38,7 @@ class OutputConfig:
     required: ClassVar[tuple[str, ...]] = ()
     out: str = flag("", "JSON-lines file to write")
     targets_per_question: Count = flag(3, "classes asked for in one question, at most")
-    val_share: ShareOfPhotos = flag(0.0, "part of the photos that goes to a second file, <out>_val.jsonl")
+    val_share: ShareBelowOne = flag(0.0, "part of the photos that goes to a second file, <out>_val.jsonl")
     seed: NonNegativeInt = flag(0, "wording and split follow from it")
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from model.errors import InputError
-from model.values import Count, NonNegativeInt
+from model.values import Count, InputSide, NonNegativeInt
 from utils.cli.args import Parsed, flag, settings
 
 
@@ -26,7 +26,7 @@ class ToyWorldConfig:
     num_train: Count = flag(3000, "MUSE training pictures; a sixth as many are drawn for RefCOCO")
     num_val: Count = flag(60, "MUSE validation pictures")
     num_test: Count = flag(40, "pictures of each of the two MUSE test sets")
-    image_size: int = flag(168, "input side of the CLIP tower in pixels, a multiple of 14")
+    image_size: InputSide = flag(168, "input side of the CLIP tower in pixels, a multiple of 14")
     skip_base_weights: bool = flag(False, "write the dataset only")
     pretrain: bool = flag(False, "train base weights anew, in 40 minutes, instead of unpacking the kept ones")
 

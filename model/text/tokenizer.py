@@ -6,14 +6,73 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Annotated, Any, NotRequired, cast
 
+from pydantic import Field
 from transformers import AddedToken, LlamaTokenizer
+from typing_extensions import TypedDict
 
 from model.errors import InputError
+from model.files import read_object
+from model.values import NonNegativeInt, Schema, Text
 
 from .conversation import IMAGE_END, IMAGE_START
 from .tokens import SegCodebook, seg_strings
+
+
+class Token(TypedDict):
+    """One entry of the tokenizer's files."""
+
+    content: Text
+    id: NotRequired[NonNegativeInt]
+    lstrip: NotRequired[bool]
+    rstrip: NotRequired[bool]
+    normalized: NotRequired[bool]
+    single_word: NotRequired[bool]
+    special: NotRequired[bool]
+
+
+class NumberedToken(Token):
+    """One entry of tokenizer.json."""
+
+    id: NonNegativeInt  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class TokenizerSettings(TypedDict, total=False):
+    """What is read of tokenizer_config.json, by this file and by transformers."""
+
+    legacy: bool | None
+    model_max_length: Annotated[float, Field(gt=0)] | None
+    padding_side: Text | None
+    bos_token: Text | Token | None
+    eos_token: Text | Token | None
+    unk_token: Text | Token | None
+    pad_token: Text | Token | None
+    added_tokens_decoder: dict[str, Token]
+
+
+class TokenizerJson(TypedDict):
+    """What is read of tokenizer.json."""
+
+    added_tokens: list[NumberedToken]
+
+
+_FILES: dict[str, Schema[Any]] = {
+    "tokenizer_config.json": Schema(TokenizerSettings),
+    "special_tokens_map.json": Schema(dict[str, Text | Token | list[Text | Token] | None]),
+    "added_tokens.json": Schema(dict[Text, NonNegativeInt]),
+    "tokenizer.json": Schema(TokenizerJson),
+}
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """Every settings file that the folder has, held to the types above."""
+    remedy = "Copy the tokenizer files again from their source"
+    return {
+        name: schema.check(read_object(folder / name), where=str(folder / name), remedy=remedy)
+        for name, schema in _FILES.items()
+        if (folder / name).is_file()
+    }
 
 
 def load_tokenizer(folder: str | Path, *, model_max_length: int | None = None) -> LlamaTokenizer:
@@ -32,9 +91,11 @@ def load_tokenizer(folder: str | Path, *, model_max_length: int | None = None) -
             f"no tokenizer in {folder}: expected tokenizer.model or tokenizer.json. "
             "Copy the tokenizer of the LLaVA base there."
         )
+    settings = _read_settings(folder)
+    legacy = settings.get("tokenizer_config.json", {}).get("legacy")
     try:
-        tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=_recorded_legacy(folder))
-        recorded = list(_recorded_ids(folder))
+        tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=True if legacy is None else legacy)
+        recorded = list(_recorded_ids(settings))
     except Exception as err:
         raise InputError(f"the tokenizer in {folder} cannot be read ({err}); copy it again from its source") from err
     for file, text, token_id in recorded:
@@ -50,13 +111,7 @@ def load_tokenizer(folder: str | Path, *, model_max_length: int | None = None) -
     return tokenizer
 
 
-def _recorded_legacy(folder: Path) -> bool:
-    file = folder / "tokenizer_config.json"
-    recorded = json.loads(file.read_text(encoding="utf-8")).get("legacy") if file.is_file() else None
-    return True if recorded is None else bool(recorded)
-
-
-def _recorded_ids(folder: Path) -> Iterator[tuple[str, str, int]]:
+def _recorded_ids(settings: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
     """(file, token, id) of every added token in the files; transformers renumbers what does not fit, silently."""
     layouts = {
         "added_tokens.json": lambda content: content.items(),
@@ -66,9 +121,8 @@ def _recorded_ids(folder: Path) -> Iterator[tuple[str, str, int]]:
         ],
     }
     for name, read in layouts.items():
-        if (folder / name).is_file():
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-            yield from ((name, text, token_id) for text, token_id in read(content))
+        if name in settings:
+            yield from ((name, text, token_id) for text, token_id in read(settings[name]))
 
 
 def add_codebook(tokenizer: LlamaTokenizer, *, scales: int, tokens: int, image_marks: bool = True) -> SegCodebook:

@@ -5,17 +5,20 @@ Shapes: Q conversations, L tokens, N complete token groups, S scales, K tokens p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
 import torch
+from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 from transformers import LlamaTokenizer
 
 from model.errors import InputError
+from model.values import shorten
 
-from .conversation import IMAGE_MARK, Rendered
+from .conversation import IMAGE_MARK, OURS, Rendered
 
 IGNORE_INDEX = -100
 IMAGE_TOKEN_ID = -200  # stands in input_ids for one image token; never reaches the embedding table
@@ -104,19 +107,50 @@ def encode_conversation(
 
     Returns:
         input_ids and labels of one length; labels are ``IGNORE_INDEX`` outside the answers.
+    Raises:
+        InputError: if the text cannot be written as UTF-8.
     """
+    try:
+        rendered.marked.encode()
+    except UnicodeEncodeError as err:
+        place = rendered.marked[max(0, err.start - 20) : err.end + 20]
+        raise InputError(f"the text holds half a character: {shorten(place)}; expected UTF-8. Type it again") from err
+    reader, ids_of_marks = _mark_reader(tokenizer, len(tokenizer))
     ids: list[int] = [cast(int, tokenizer.bos_token_id)]
     labels: list[int] = [IGNORE_INDEX]
     base = 0
-    for index, piece in enumerate(rendered.text.split(IMAGE_MARK)):
+    for index, piece in enumerate(rendered.marked.split(OURS + IMAGE_MARK)):
         if index > 0:
             ids += [IMAGE_TOKEN_ID] * num_image_tokens
             labels += [IGNORE_INDEX] * num_image_tokens
-            base += len(IMAGE_MARK)
-        encoded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
-        for token_id, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
+            base += len(OURS + IMAGE_MARK)
+        encoded = reader.encode(piece, add_special_tokens=False)
+        for found, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
+            token_id = ids_of_marks.get(found, found)
             ids.append(token_id)
             said = any(low < base + end and base + start < high for low, high in rendered.answer_spans)
             labels.append(token_id if said else IGNORE_INDEX)
         base += len(piece)
     return ids, labels
+
+
+@functools.lru_cache(maxsize=4)
+def _mark_reader(tokenizer: LlamaTokenizer, size: int) -> tuple[Tokenizer, dict[int, int]]:
+    """The same tokenizer, but its added tokens are found only where ``OURS`` stands before them.
+
+    Args:
+        size: of the vocabulary, so that tokens that are added later count.
+    Returns:
+        the tokenizer, and the id of each added token by the id that it gives.
+    """
+    backend = tokenizer.backend_tokenizer
+    reader = Tokenizer(backend.model)
+    for part in ("normalizer", "pre_tokenizer"):
+        if getattr(backend, part) is not None:
+            setattr(reader, part, getattr(backend, part))
+    ids: dict[int, int] = {}
+    for token_id, token in tokenizer.added_tokens_decoder.items():
+        rules = {rule: getattr(token, rule) for rule in ("single_word", "lstrip", "rstrip", "normalized")}
+        reader.add_tokens([AddedToken(OURS + token.content, **rules)])
+        ids[cast(int, reader.token_to_id(OURS + token.content))] = token_id
+    return reader, ids

@@ -13,7 +13,7 @@ from model.files import resolve_folder
 from model.projector import widen_linear_projector
 from model.vision_tower import resize_position_table
 
-from .tensors import read_weights
+from .tensors import check_matrix, read_weights
 
 TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
 _LLAVA_PROJECTOR = "model.mm_projector"
@@ -30,8 +30,9 @@ def read_tower(folder: Path, config: PixelLMConfig) -> dict[str, Tensor]:
     if not vision:  # transformers 5 saves a bare CLIPVisionModel without the prefix
         vision = state
     key = "embeddings.position_embedding.weight"
-    if key not in vision:
-        raise InputError(f"vision tower {folder}: found no {key}; expected a CLIP vision model")
+    check_matrix(vision, key, where=f"vision tower {folder}", columns=config.vision["hidden_size"])
+    if round((len(vision[key]) - 1) ** 0.5) ** 2 != len(vision[key]) - 1:
+        raise InputError(f"vision tower {folder}: {key} has {len(vision[key])} rows; expected a square and one")
     vision[key] = resize_position_table(vision[key], grid=config.patch_grid, rule=config.vision_position_resize)
     return {TOWER_PREFIX + name: tensor for name, tensor in vision.items()}
 
@@ -60,6 +61,8 @@ def read_base(
         keep_projector
         and weight is not None
         and bias is not None
+        and bias.shape == (width,)
+        and weight.is_floating_point()
         and weight.shape == (width, config.vision["hidden_size"])
         and hidden >= 2 * width
     ):
@@ -68,8 +71,7 @@ def read_base(
     for name in unused:
         del state[name]
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        if name not in state:
-            raise InputError(f"base {folder}: no {name} in its weights; expected a LLaVA or LLaMA folder")
+        check_matrix(state, name, where=f"base {folder}", columns=width)
         state[name] = _grow_rows(state[name], config.llama["vocab_size"])
     return state, unused
 
@@ -107,7 +109,7 @@ def locate_tower(name: str | None, folder: Path) -> Path:
         raise InputError(f"{folder} has no vision tower and does not say where it is; give its folder or hub id")
     try:
         return tower_beside(name, folder) or resolve_folder(name)
-    except InputError as err:
+    except (InputError, OSError, ValueError) as err:  # the last two for text that is no path
         raise InputError(f"{folder} was made with another folder for its tower: {err}") from err
 
 

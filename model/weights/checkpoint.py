@@ -134,6 +134,9 @@ def _check_fit(
     fatal = [name for name in missing if not name.startswith((*may_initialize, *RELEASED_CONSTANTS))]
     extra = [name for name in state if name not in own]
     wrong = [name for name in state if name in own and state[name].shape != own[name].shape]
+    no_numbers = [
+        name for name in state if name in own and own[name].is_floating_point() and not state[name].is_floating_point()
+    ]
     problems = []
     if fatal:
         problems.append(f"weights missing: {len(fatal)}, first {fatal[0]}")
@@ -144,6 +147,11 @@ def _check_fit(
         problems.append(
             f"weights of another shape: {len(wrong)}, first {name}: found {tuple(state[name].shape)}, "
             f"expected {tuple(own[name].shape)}"
+        )
+    if no_numbers:
+        name = no_numbers[0]
+        problems.append(
+            f"weights that are no floating-point numbers: {len(no_numbers)}, first {name}: {state[name].dtype}"
         )
     if problems:
         raise InputError(
@@ -178,13 +186,12 @@ def read_architecture(
     """
     flat = read_object(folder / "config.json")
     tokenizer = load_tokenizer(folder)
-    if "vision_config" in flat:
-        config = PixelLMConfig.from_dict(flat)
+    if "vision_config" in flat or flat.get("model_type") == "pixellm":
+        config = PixelLMConfig.read(folder)
         codebook = add_codebook(tokenizer, scales=config.image_feature_scale_num, tokens=config.seg_token_num)
         _check_codebook(codebook, config, folder)
     else:
-        tower = vision_tower or flat.get("mm_vision_tower") or flat.get("vision_tower")
-        config = released_config(flat, tokenizer, folder=folder, tower=tower, conv_type=conv_type or "llava_v1")
+        config = released_config(flat, tokenizer, folder=folder, tower=vision_tower, conv_type=conv_type or "llava_v1")
     _check_vocabulary(tokenizer, config, folder)
     return config, tokenizer
 

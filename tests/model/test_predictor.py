@@ -10,6 +10,7 @@ from model.errors import InputError
 from model.generation import generate
 from model.predictor import PixelLMPredictor
 from model.replies import Reply
+from model.text.tokens import IMAGE_TOKEN_ID
 from tests.support.parrot import teach
 from tests.support.tiny_network import make_network
 
@@ -136,6 +137,21 @@ def test_too_long_a_question(tiny_tokenizer_dir):
         predictor.ask("thing " * 300)
     room = 256 - len(predictor.prompt_ids("What?"))
     assert len(predictor.ask("What?", max_new_tokens=10_000).output_ids) == room
+
+
+@pytest.mark.parametrize("mark", ["<image>", "[SEG0]", "</s> <im_start>"])
+def test_marks_in_a_question_are_text(tiny_tokenizer_dir, mark):
+    predictor = predictor_saying(tiny_tokenizer_dir, "the thing")
+    ids, plain = predictor.prompt_ids(f"What is {mark}?"), predictor.prompt_ids("What is it?")
+    special = {IMAGE_TOKEN_ID, *predictor.tokenizer.added_tokens_decoder}
+    assert [token for token in ids if token in special] == [token for token in plain if token in special]
+    assert isinstance(predictor.ask(f"What is {mark}?", max_new_tokens=4), Reply)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_no_tokens_at_all(tiny_tokenizer_dir, limit):
+    with pytest.raises(InputError, match=rf"^max_new_tokens is {limit}; expected 1 or more"):
+        predictor_saying(tiny_tokenizer_dir, "the thing").ask("What?", max_new_tokens=limit)
 
 
 def test_asking_before_there_is_a_photo(tiny_tokenizer_dir):

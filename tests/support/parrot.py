@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaTokenizer
 
 from model.PixelLM import PixelLMForCausalLM
-from model.text.conversation import get_conversation
+from model.text.conversation import IMAGE, get_conversation
 from model.text.tokens import encode_conversation
 from model.weights.checkpoint import save_pretrained
 
@@ -28,7 +28,7 @@ def teach(network: PixelLMForCausalLM, tokenizer: LlamaTokenizer, sentence: Sequ
     for layer in network.model.layers:
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
-    rendered = get_conversation(network.pixellm_config.conv_type).render([("<image>\nx", None)])
+    rendered = get_conversation(network.pixellm_config.conv_type).render([("x", None)], image=IMAGE)
     last_of_prompt = encode_conversation(tokenizer, rendered, num_image_tokens=1)[0][-1]
     assert last_of_prompt not in sentence
     width = network.lm_head.in_features

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from model.configuration import PixelLMConfig, feature_layers, llama_keys, vision_keys
 from model.losses import LossWeights, pixellm_loss
 from model.PixelLM import PixelLMForCausalLM
-from model.text.conversation import get_conversation
+from model.text.conversation import IMAGE, get_conversation
 from model.text.tokenizer import add_codebook, load_tokenizer
 from model.text.tokens import IGNORE_INDEX, seg_text
 from utils.parity.recording import Case, released_ids
@@ -63,7 +63,7 @@ def write_dialogues(folder: Path, images: Path, group: str, conv_type: str) -> N
     answers = [[answer.replace("{seg}", group) for answer in of_image] for of_image in ANSWERS]
     names = ["one.png", "two.png"]
     conversations = [
-        get_conversation(conv_type).render([(f"<image>\n{question}", answer)]).text
+        get_conversation(conv_type).render([(question, answer)], image=IMAGE).text
         for questions, of_image in zip(QUESTIONS, answers, strict=True)
         for question, answer in zip(questions, of_image, strict=True)
     ]

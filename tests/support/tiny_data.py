@@ -133,13 +133,13 @@ def tiny_config(codebook: SegCodebook, **changes: Any) -> PixelLMConfig:
     """56 px input, 16 image tokens."""
     sides = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
     values = {
-        "llama": {**sides, "vocab_size": 400},
+        "llama": {**sides, "vocab_size": 400, "rms_norm_eps": 1e-6},
         "vision": {**sides, "image_size": 56, "patch_size": 14},
         "vision_tower": "none",
         "seg_token_num": codebook.tokens,
         "image_feature_scale_num": codebook.scales,
         "seg_token_ids": codebook.ids,
         "image_size": 56,
-        "vision_feature_layers": (-2, -3)[: codebook.scales],
+        "vision_feature_layers": (-2, -3, -4)[: codebook.scales],
     }
     return PixelLMConfig(**{**values, **changes})

@@ -13,9 +13,9 @@ from transformers import LlamaTokenizer
 from model.pixel_decoder import PositionEncoding
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
-from model.text.conversation import get_conversation
+from model.text.conversation import IMAGE, get_conversation
 from model.text.tokenizer import add_codebook, load_tokenizer
-from model.text.tokens import IGNORE_INDEX, encode_conversation, seg_text
+from model.text.tokens import IGNORE_INDEX, encode_conversation, seg_strings
 
 from .tiny_data import tiny_config
 
@@ -52,12 +52,11 @@ def make_batch(
     """
     config = network.pixellm_config
     rng = np.random.default_rng(7)
-    group = seg_text(config.image_feature_scale_num, config.seg_token_num)
+    group = seg_strings(config.image_feature_scale_num, config.seg_token_num)
     photos = [config.preprocessor(rng.integers(0, 256, (*hw, 3), dtype=np.uint8)) for hw in photo_hw]
     rows, counts = [], [0] * len(photos)
     for image, question, answer in dialogues:
-        turn = (f"<image>\n{question}", answer.replace("{seg}", group))
-        rendered = get_conversation(config.conv_type).render([turn])
+        rendered = get_conversation(config.conv_type).render([(question, answer)], image=IMAGE, group=group)
         rows.append(encode_conversation(tokenizer, rendered, num_image_tokens=config.num_image_tokens))
         counts[image] += answer.count("{seg}")
     length = max(pad_to, *(len(ids) for ids, _ in rows))

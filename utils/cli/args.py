@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import inspect
 import json
 from collections.abc import Mapping, Sequence
@@ -27,10 +26,8 @@ from typing import (
     get_type_hints,
 )
 
-import pydantic
-
 from model.errors import InputError
-from model.values import first_problem
+from model.values import checked_dataclass
 
 ConfigType = TypeVar("ConfigType")
 
@@ -46,26 +43,7 @@ def settings(cls: type[ConfigType]) -> type[ConfigType]:
     Raises:
         BadValue: by its constructor, for a value of another type or out of range.
     """
-    # pydantic's own return type hides that the class is still the one that it was given.
-    checked: Any = pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(strict=True))(cls)
-    check = checked.__init__
-
-    @functools.wraps(check)
-    def construct(self: Any, *values: Any, **named: Any) -> None:
-        try:
-            check(self, *values, **named)
-        except pydantic.ValidationError as err:
-            raise _first_problem(err) from err
-
-    checked.__init__ = construct
-    return checked
-
-
-def _first_problem(err: pydantic.ValidationError) -> InputError:
-    problem = err.errors()[0]
-    if not problem["loc"]:  # raised by __post_init__, which speaks for itself
-        return problem.get("ctx", {})["error"]
-    return BadValue("--{} {}".format(*first_problem(err)))
+    return checked_dataclass(cls, lambda name, problem: BadValue(f"--{name} {problem}"))
 
 
 def flag(

@@ -10,7 +10,21 @@ from pydantic_core import PydanticCustomError
 
 from model.errors import InputError
 from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
-from model.values import Count, NonNegativeInt, Positive, Share, Text
+from model.values import (
+    Count,
+    DecoderWidth,
+    InputSide,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    Scales,
+    Seed,
+    Share,
+    ShareBelowOne,
+    Text,
+    TokenGrid,
+    TokensPerScale,
+)
 
 from .args import flag, settings
 
@@ -41,6 +55,9 @@ def _inside(name: str) -> str:
 
 RunName = Annotated[Text, AfterValidator(_inside)]
 AtLeastOne = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+MinusOneOrShare = Annotated[float, Field(ge=-1, le=1)]
+LoraRank = Annotated[int, Field(ge=1, le=2**16)]
+LocalRank = Annotated[int, Field(ge=-1, lt=2**31)]
 
 
 @settings
@@ -59,7 +76,7 @@ class DataFlags:
     custom_data: str = flag(
         "", "JSON-lines files of the dataset custom, joined with || (docs/custom_data.md)", fixed="samples"
     )
-    explanatory: float = flag(0.1, "share of explanatory answers in reason_seg", fixed="samples")
+    explanatory: MinusOneOrShare = flag(0.1, "share of explanatory answers in reason_seg", fixed="samples")
     num_classes_per_sample: Count = flag(3, "questions per image", fixed="samples")
     num_classes_per_question: Count = flag(1, "targets per question", fixed="samples")
     use_expand_question_list: bool = flag(False, "more question wordings", fixed="samples")
@@ -70,13 +87,13 @@ class ArchitectureFlags:
     """The network and its input."""
 
     vision_tower: str = flag("openai/clip-vit-large-patch14", "CLIP tower", aliases=("--vision-tower",))
-    seg_token_num: int = flag(1, "tokens per scale (paper: N)", fixed="checkpoint")
-    image_feature_scale_num: int = flag(1, "scales (paper: L)", fixed="checkpoint")
+    seg_token_num: TokensPerScale = flag(1, "tokens per scale (paper: N)", fixed="checkpoint")
+    image_feature_scale_num: Scales = flag(1, "scales (paper: L)", fixed="checkpoint")
     separate_mm_projector: bool = flag(False, "a projector of its own for the decoder", fixed="checkpoint")
-    out_dim: int = flag(256, "width of the pixel decoder", fixed="checkpoint")
-    image_token_grid: int = flag(16, "image tokens per side for the language model, at most", fixed="checkpoint")
+    out_dim: DecoderWidth = flag(256, "width of the pixel decoder", fixed="checkpoint")
+    image_token_grid: TokenGrid = flag(16, "image tokens per side for the language model, at most", fixed="checkpoint")
     resize_vision_tower: bool = flag(False, "run the tower at another input size", fixed="checkpoint")
-    resize_vision_tower_size: int = flag(224, "that input size, in pixels", fixed="checkpoint")
+    resize_vision_tower_size: InputSide = flag(224, "that input size, in pixels", fixed="checkpoint")
     vision_position_resize: Literal["correct", "released"] = flag(
         "correct",
         "rule that resizes the tower's position table",
@@ -90,16 +107,16 @@ class ArchitectureFlags:
         fixed="checkpoint",
     )
     conv_type: Template = flag("llava_v1", "conversation template", fixed="checkpoint")
-    model_max_length: int = flag(512, "token budget of a conversation, image included", fixed="checkpoint")
+    model_max_length: Count = flag(512, "token budget of a conversation, image included", fixed="checkpoint")
 
 
 @settings
 class TrainableFlags:
     """What is trained, and from where it starts."""
 
-    lora_r: Count = flag(8, "LoRA rank", fixed="checkpoint")
-    lora_alpha: int = flag(16, "LoRA alpha", fixed="checkpoint")
-    lora_dropout: float = flag(0.05, "LoRA dropout")
+    lora_r: LoraRank = flag(8, "LoRA rank", fixed="checkpoint")
+    lora_alpha: Count = flag(16, "LoRA alpha", fixed="checkpoint")
+    lora_dropout: ShareBelowOne = flag(0.05, "LoRA dropout")
     lora_target_modules: str = flag("q_proj,v_proj", "layers of the language model that get LoRA", fixed="checkpoint")
     train_mask_decoder: bool = flag(True, "train the mask decoder", fixed="checkpoint")
     trained_set: Literal["paper", "released"] = flag(
@@ -123,9 +140,9 @@ class TrainableFlags:
 class LossFlags:
     """The loss."""
 
-    ce_loss_weight: float = flag(1.0, "weight of the text loss")
-    dice_loss_weight: float = flag(0.5, "weight of the DICE loss")
-    bce_loss_weight: float = flag(2.0, "weight of the BCE loss")
+    ce_loss_weight: NonNegative = flag(1.0, "weight of the text loss")
+    dice_loss_weight: NonNegative = flag(0.5, "weight of the DICE loss")
+    bce_loss_weight: NonNegative = flag(2.0, "weight of the BCE loss")
     refine_alpha: Annotated[float, Field(ge=1, allow_inf_nan=False)] = flag(
         2.0,
         "alpha of the target refinement loss; 1.0 is plain BCE",
@@ -142,9 +159,9 @@ class OptimizerFlags:
     )
     lr: Positive = flag(0.0003, "peak learning rate")
     muon_lr: Positive = flag(0.02, "peak learning rate of --optimizer muon; --lr remains that of all other parameters")
-    beta1: float = flag(0.9, "AdamW beta1")
-    beta2: float = flag(0.95, "AdamW beta2")
-    warmup_steps: int = flag(100, "updates of linear warm-up, at most a tenth of the run")
+    beta1: ShareBelowOne = flag(0.9, "AdamW beta1")
+    beta2: ShareBelowOne = flag(0.95, "AdamW beta2")
+    warmup_steps: NonNegativeInt = flag(100, "updates of linear warm-up, at most a tenth of the run")
     gradient_checkpointing: bool = flag(True, "recompute activations to save memory")
     deepspeed_config: str = flag("configs/ds_zero2.json", "ZeRO settings", aliases=("--deepspeed_config_file",))
 
@@ -153,7 +170,7 @@ class OptimizerFlags:
 class RunFlags:
     """The run."""
 
-    local_rank: int = flag(0, "set by the launcher", aliases=("--local-rank",))
+    local_rank: LocalRank = flag(0, "set by the launcher", aliases=("--local-rank",))
     version: str = flag("liuhaotian/llava-llama-2-13b-chat-lightning-preview", "LLaVA base: folder or hub id")
     init_from: str = flag(
         "", "merged model, published or ours, to start from in place of --version", fixed="checkpoint"
@@ -179,7 +196,7 @@ class RunFlags:
     batch_size: Count = flag(2, "images per process and forward pass")
     grad_accumulation_steps: Count = flag(10, "forward passes per update")
     workers: NonNegativeInt = flag(4, "loader processes per training process")
-    seed: int = flag(0, "seed of weights, data and dropout", fixed="samples")
+    seed: Seed = flag(0, "seed of weights, data and dropout", fixed="samples")
     max_bad_share: Share = flag(
         0.01, "stop when more than this share of the samples (counted as 1000 at least) cannot be used"
     )
@@ -201,10 +218,10 @@ class ReleasedFlags:
     """Flags of the release that have no effect."""
 
     vis_save_path: str = flag("./vis_output", "pictures folder", unused="training writes no pictures")
-    image_size: int = flag(1024, "side of the SAM image", unused=_NO_SAM)
+    image_size: NonNegativeInt = flag(1024, "side of the SAM image", unused=_NO_SAM)
     exclude_val: bool = flag(False, "leave validation images out", unused="the release reads it nowhere")
     vision_pretrained: str = flag("PATH_TO_SAM_ViT-H", "SAM weights", unused=_NO_SAM)
-    start_epoch: int = flag(0, "first epoch", unused="the checkpoint knows it")
+    start_epoch: NonNegativeInt = flag(0, "first epoch", unused="the checkpoint knows it")
     use_mm_start_end: bool = flag(True, "image marks", unused="the image always stands between its marks")
     masks_process_with_clip: bool = flag(False, "crop masks like images", unused="masks always follow their image")
     vision_tower_for_mask: bool = flag(False, "masks from tower features", unused="there is no other source of masks")
@@ -242,24 +259,24 @@ class ChatConfig:
     version: str = flag("xinlai/PixelLM-13B-llama2-v1", "merged model: folder or hub id")
     vis_save_path: str = flag("./vis_output", "where masks and pictures are written")
     precision: Precision = flag("bf16", "inference precision")
-    image_size: int = flag(1024, "side of the SAM image", unused=_NO_SAM)
-    model_max_length: int = flag(512, "token budget", unused=_FROM_FOLDER)
-    lora_r: int = flag(8, "LoRA rank", unused="merged weights have no LoRA")
+    image_size: NonNegativeInt = flag(1024, "side of the SAM image", unused=_NO_SAM)
+    model_max_length: Count = flag(512, "token budget", unused=_FROM_FOLDER)
+    lora_r: LoraRank = flag(8, "LoRA rank", unused="merged weights have no LoRA")
     vision_tower: str = flag(
         "openai/clip-vit-large-patch14", "CLIP tower, when the model folder has none", aliases=("--vision-tower",)
     )
-    local_rank: int = flag(0, "set by a launcher", aliases=("--local-rank",), unused="chat is one process")
+    local_rank: LocalRank = flag(0, "set by a launcher", aliases=("--local-rank",), unused="chat is one process")
     load_in_8bit: bool = flag(False, "8-bit weights")
     load_in_4bit: bool = flag(False, "4-bit weights")
     use_mm_start_end: bool = flag(True, "image marks", unused=_FROM_FOLDER)
-    seg_token_num: int = flag(1, "tokens per scale", unused=_FROM_FOLDER)
+    seg_token_num: TokensPerScale = flag(1, "tokens per scale", unused=_FROM_FOLDER)
     pad_train_clip_images: bool = flag(False, "padding", unused=_FROM_FOLDER)
     preprocessor_config: str = flag("", "normalization", unused=_FROM_FOLDER)
     resize_vision_tower: bool = flag(False, "other input size", unused=_FROM_FOLDER)
-    resize_vision_tower_size: int = flag(224, "input size", unused=_FROM_FOLDER)
+    resize_vision_tower_size: InputSide = flag(224, "input size", unused=_FROM_FOLDER)
     vision_tower_for_mask: bool = flag(False, "masks from tower features", unused=_FROM_FOLDER)
     separate_mm_projector: bool = flag(False, "decoder projector", unused=_FROM_FOLDER)
-    image_feature_scale_num: int = flag(1, "scales", unused=_FROM_FOLDER)
+    image_feature_scale_num: Scales = flag(1, "scales", unused=_FROM_FOLDER)
     conv_type: Template = flag("llava_v1", "template of a published model; a folder of ours records its own")
     # Ours.
     image: str = flag("", "answer about this image and stop")
@@ -282,28 +299,28 @@ class MergeConfig:
     version: str = flag("liuhaotian/llava-llama-2-13b-chat-lightning-preview", "LLaVA base of the run")
     vis_save_path: str = flag("./vis_output", "pictures folder", unused="merging draws nothing")
     precision: Precision = flag("bf16", "precision of the saved weights")
-    image_size: int = flag(1024, "side of the SAM image", unused=_NO_SAM)
-    model_max_length: int = flag(512, "token budget")
-    lora_r: int = flag(8, "LoRA rank", unused="the weights show it")
+    image_size: NonNegativeInt = flag(1024, "side of the SAM image", unused=_NO_SAM)
+    model_max_length: Count = flag(512, "token budget")
+    lora_r: LoraRank = flag(8, "LoRA rank", unused="the weights show it")
     vision_tower: str = flag("openai/clip-vit-large-patch14", "CLIP tower", aliases=("--vision-tower",))
-    lora_alpha: int = flag(16, "LoRA alpha")
-    lora_dropout: float = flag(0.05, "LoRA dropout", unused="there is no dropout at inference")
+    lora_alpha: Count = flag(16, "LoRA alpha")
+    lora_dropout: ShareBelowOne = flag(0.05, "LoRA dropout", unused="there is no dropout at inference")
     lora_target_modules: str = flag("q_proj,v_proj", "layers with LoRA", unused="the weights show it")
     vision_pretrained: str = flag("PATH_TO_SAM_ViT-H", "SAM weights", unused=_NO_SAM)
-    out_dim: int = flag(256, "width of the pixel decoder", unused="the weights show it")
+    out_dim: DecoderWidth = flag(256, "width of the pixel decoder", unused="the weights show it")
     train_mask_decoder: bool = flag(True, "train the mask decoder", unused="merging trains nothing")
     use_mm_start_end: bool = flag(True, "image marks", unused="the image always stands between its marks")
-    seg_token_num: int = flag(1, "tokens per scale", unused="the weights show it")
+    seg_token_num: TokensPerScale = flag(1, "tokens per scale", unused="the weights show it")
     pad_train_clip_images: bool = flag(False, "pad images to a square")
     preprocessor_config: str = flag("", "JSON with mean and std of the image normalization")
     resize_vision_tower: bool = flag(False, "other input size", unused="the weights show it")
-    resize_vision_tower_size: int = flag(224, "that input size", unused="the weights show it")
+    resize_vision_tower_size: InputSide = flag(224, "that input size", unused="the weights show it")
     vision_tower_for_mask: bool = flag(False, "masks from tower features", unused="there is no other source of masks")
     weight: str = flag("", "trained weights: a file, a folder of shards, or the ZeRO folder (ckpt_model)")
     separate_mm_projector: bool = flag(False, "decoder projector", unused="the weights show it")
-    image_feature_scale_num: int = flag(1, "scales", unused="the weights show it")
+    image_feature_scale_num: Scales = flag(1, "scales", unused="the weights show it")
     conv_type: Template = flag("llava_v1", "conversation template")
-    local_rank: int = flag(0, "set by a launcher", aliases=("--local-rank",), unused="merging is one process")
+    local_rank: LocalRank = flag(0, "set by a launcher", aliases=("--local-rank",), unused="merging is one process")
     save_path: str = flag("./pixellm_model", "folder to write")
     # Ours.
     save_vision_tower: bool = flag(False, "store the tower inside, so that the folder stands alone")

@@ -16,10 +16,10 @@ from transformers import LlamaTokenizer
 from model.configuration import PixelLMConfig
 from model.errors import InputError
 from model.image import ImageInput, read_image
-from model.text.conversation import IMAGE_MARK, get_conversation
-from model.text.tokens import SegCodebook, encode_conversation, seg_text
+from model.text.conversation import IMAGE, get_conversation
+from model.text.tokens import SegCodebook, encode_conversation, seg_strings
 
-from .records import SEG_MARK, RawSample, Skip, Turn
+from .records import RawSample, Skip, Turn
 
 
 @dataclass(eq=False)
@@ -57,8 +57,7 @@ class Encoder:
         self.codebook = codebook
         self.config = config
         self._conversation = get_conversation(config.conv_type)
-        self._group = seg_text(codebook.scales, codebook.tokens)
-        self._reserved = (IMAGE_MARK, *tokenizer.get_added_vocab())
+        self._group = seg_strings(codebook.scales, codebook.tokens)
 
     def __call__(self, raw: RawSample, *, truncate: bool = True) -> Sample:
         """Encode a sample.
@@ -67,9 +66,8 @@ class Encoder:
             truncate: keep to ``config.model_max_length`` by dropping last turns with their masks, never a part of a
                 turn. Validation passes False: the release does not shorten there, and no question may be skipped.
         Raises:
-            InputError: if photo and masks differ in size, the text contains a special token, or nothing fits.
+            InputError: if photo and masks differ in size, or nothing fits.
         """
-        self._check_words(raw)
         kept: list[Turn] = []
         input_ids, labels = [], []
         for turns in raw.conversations:
@@ -106,19 +104,6 @@ class Encoder:
             return ImageInput(torch.zeros(3, size, size), (size, size), (0, 0, 0, 0), (0, 0))
         return self.config.preprocessor(read_photo(raw))
 
-    def _check_words(self, raw: RawSample) -> None:
-        """Text that contains a special token would be encoded as that token, and group and mask counts would differ."""
-        for turns in raw.conversations:
-            for turn in turns:
-                for text in (turn.question, turn.answer):
-                    found = [mark for mark in self._reserved if mark in text]
-                    if found:
-                        raise InputError(
-                            f"{raw.sample_id}: {text[:80]!r} contains the special token {found[0]}; "
-                            "expected plain text. Correct the annotation",
-                            reason="special token in text",
-                        )
-
     def _fit(
         self, turns: Sequence[Turn], *, truncate: bool, shows_photo: bool
     ) -> tuple[Sequence[Turn], list[int], list[int]]:
@@ -130,10 +115,8 @@ class Encoder:
         return (), [], []
 
     def _encode(self, turns: Sequence[Turn], *, shows_photo: bool) -> tuple[list[int], list[int]]:
-        pairs = [(turn.question, turn.answer.replace(SEG_MARK, self._group)) for turn in turns]
-        if shows_photo:
-            pairs[0] = (f"{IMAGE_MARK}\n{pairs[0][0]}", pairs[0][1])
-        rendered = self._conversation.render(pairs)
+        pairs = [(turn.question, turn.answer) for turn in turns]
+        rendered = self._conversation.render(pairs, image=IMAGE if shows_photo else "", group=self._group)
         return encode_conversation(self.tokenizer, rendered, num_image_tokens=self.config.num_image_tokens)
 
 

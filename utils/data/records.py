@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import InputError
+from model.text.conversation import SEG_MARK
 
-SEG_MARK = "{seg}"  # stands in an answer for one token group
 NOTHING_TO_ASK = "nothing to ask about"  # the reason to skip an intact photo; does not count as bad data
 
 

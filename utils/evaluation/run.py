@@ -35,7 +35,7 @@ class EvaluateConfig:
     precision: Precision = flag("bf16", "inference precision")
     dataset_dir: str = flag("./dataset", "dataset tree")
     val_dataset: str = flag("MultiReasonSeg|val", "validation sets, joined with ||")
-    limit: int = flag(0, "images per set, from its start; 0 takes all")
+    limit: NonNegativeInt = flag(0, "images per set, from its start; 0 takes all")
     max_new_tokens: Count = flag(512, "longest answer, in tokens")
     output_dir: str = flag("./eval_output", "where results.json and pictures.png are written")
     pictures: NonNegativeInt = flag(8, "questions per set in pictures.png; 0 writes none")

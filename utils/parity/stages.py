@@ -23,9 +23,9 @@ from model.errors import InputError
 from model.image import read_image
 from model.losses import LossWeights, pixellm_loss
 from model.predictor import PixelLMPredictor
-from model.text.conversation import IMAGE_MARK, get_conversation
+from model.text.conversation import IMAGE, IMAGE_MARK, Rendered, get_conversation
 from model.text.tokenizer import add_codebook, decode_released, load_tokenizer
-from model.text.tokens import IMAGE_TOKEN_ID, encode_conversation, seg_strings, seg_text
+from model.text.tokens import IMAGE_TOKEN_ID, SegCodebook, encode_conversation, seg_strings
 from model.weights.released import RELEASED_CONSTANTS
 from model.weights.tensors import read_weights
 from utils.cli.config import MergeConfig, Template
@@ -165,12 +165,12 @@ def compare_tokens(case: Case) -> Iterator[Measure]:
     """Rendered conversations, ids, labels and padding of the batch; prompts of the chats; both templates."""
     config, batch = case.config, case.batch
     dialogues = [
-        (f"{IMAGE_MARK}\n{question}", answer)
+        (question, answer)
         for questions, answers in zip(case.dialogues["questions"], case.dialogues["answers"], strict=True)
         for question, answer in zip(questions, answers, strict=True)
     ]
     for number, recorded in enumerate(case.dialogues["conversations"]):
-        rendered = get_conversation(config.conv_type).render([dialogues[number]])
+        rendered = _render(config.conv_type, [dialogues[number]], case.codebook)
         yield Measure(f"words of conversation {number}", same(rendered.text, recorded), 0)
     rows = zip(batch.input_ids, batch.labels, batch.attention_mask, strict=True)
     for number, (ids, labels, mask) in enumerate(rows):
@@ -183,6 +183,13 @@ def compare_tokens(case: Case) -> Iterator[Measure]:
         yield from _compare_chat_prompts(case)
     if (case.golden / "conversations.json").is_file():
         yield from _compare_templates(case)
+
+
+def _render(conv_type: str, turns: Sequence[tuple[str, str | None]], codebook: SegCodebook) -> Rendered:
+    """A recorded conversation about an image, whose answers hold the release's token groups."""
+    marked = [(question, answer and answer.replace(codebook.group_text, SEG_MARK)) for question, answer in turns]
+    group = seg_strings(codebook.scales, codebook.tokens)
+    return get_conversation(conv_type).render(marked, image=IMAGE, group=group)
 
 
 def _kept_by_release(ids: Tensor) -> Tensor:
@@ -198,8 +205,7 @@ def _compare_chat_prompts(case: Case) -> Iterator[Measure]:
     tokenizer = load_tokenizer(case.published)
     add_codebook(tokenizer, scales=case.codebook.scales, tokens=case.codebook.tokens)
     for number, chat in enumerate(case.json("chat.json")):
-        template = get_conversation(template_of(chat["prompt"]))
-        rendered = template.render([(f"{IMAGE_MARK}\n{chat['question']}", None)])
+        rendered = _render(template_of(chat["prompt"]), [(chat["question"], None)], case.codebook)
         ids, _ = encode_conversation(tokenizer, rendered, num_image_tokens=1)
         yield Measure(f"prompt of chat {number}", same(rendered.text, chat["prompt"]), 0)
         yield Measure(f"prompt ids of chat {number}", same(ids, chat["input_ids"]), 0)
@@ -211,10 +217,11 @@ def _compare_templates(case: Case) -> Iterator[Measure]:
     tokenizer = load_tokenizer(case.base)
     rows = [entry["input_ids"] for entry in recorded if IMAGE_TOKEN_ID in entry["input_ids"]]
     first_marks = {row[row.index(IMAGE_TOKEN_ID) - 1] for row in rows} or {len(tokenizer) + case.codebook.size}
-    add_codebook(tokenizer, scales=1, tokens=max(1, min(first_marks) - len(tokenizer)))
+    codebook = add_codebook(tokenizer, scales=1, tokens=max(1, min(first_marks) - len(tokenizer)))
     for number, entry in enumerate(recorded):
         name = f"{entry['conv_type']} {number}"
-        rendered = get_conversation(entry["conv_type"]).render(entry["turns"])
+        turns = [(question.removeprefix(f"{IMAGE_MARK}\n"), answer) for question, answer in entry["turns"]]
+        rendered = _render(entry["conv_type"], turns, codebook)
         ids, labels = encode_conversation(tokenizer, rendered, num_image_tokens=1)
         yield Measure(f"words of {name}", same(rendered.text, entry["rendered_with_image_marks"]), 0)
         yield Measure(f"ids of {name}", same(ids, entry["input_ids"]), 0)
@@ -413,13 +420,12 @@ def _comparable_words(case: Case, question: str, answer: str, recorded: str) -> 
     recording shows the codebook that it was made with.
     """
     conversation = get_conversation(case.config.conv_type)
-    plain = f"{IMAGE_MARK}\n{question}"
-    opened = conversation.render([(plain, None)]).text
+    opened = conversation.render([(question, None)], image=IMAGE).text
     if recorded.endswith(opened[-len(conversation.before_answer) :]):
         ours = _without_marks(opened).removesuffix(f"{EVAL_MASK_REQUEST}{conversation.before_answer}")
         return ours, recorded[: len(ours)]
     size = max(1, sum(text in recorded for text in seg_strings(1, 64)))
-    closed = conversation.render([(plain, answer.replace(SEG_MARK, seg_text(1, size)))])
+    closed = conversation.render([(question, answer)], image=IMAGE, group=seg_strings(1, size))
     return _without_marks(closed.text), recorded
 
 

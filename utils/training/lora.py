@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -50,15 +51,19 @@ def wrap_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, names:
     Args:
         names: last parts of the names of the layers that get LoRA, such as ``q_proj``.
     Raises:
-        InputError: if one of ``names`` is the name of no layer.
+        InputError: if one of ``names`` is the name of no layer, or ``rank`` is larger than a layer.
     """
     from peft import LoraConfig, get_peft_model
 
+    targets = lora_targets(model, names)
+    narrowest = min(min(cast(nn.Linear, model.get_submodule(name)).weight.shape) for name in targets)
+    if rank > narrowest:
+        raise InputError(f"--lora_r is {rank}, but a layer with LoRA is only {narrowest} wide; expected that or less")
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=lora_targets(model, names),
+        target_modules=targets,
         bias="none",
     )
     return get_peft_model(model, config)

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from transformers import LlamaTokenizer
 
-from model.configuration import PRECISIONS, PixelLMConfig, vision_keys
+from model.configuration import PRECISIONS, PixelLMConfig, read_base_config, read_tower_config
 from model.errors import InputError
-from model.files import read_object, resolve_folder
+from model.files import resolve_folder
 from model.outputs import check_output_folder, output_folder
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
-from model.text.conversation import IMAGE_MARK, get_conversation
+from model.text.conversation import IMAGE, SEG_MARK, get_conversation
 from model.text.tokenizer import load_tokenizer
-from model.text.tokens import IGNORE_INDEX, encode_conversation, seg_text
+from model.text.tokens import IGNORE_INDEX, encode_conversation, seg_strings
 from model.weights.bases import read_tower
 from model.weights.checkpoint import MERGED_MODEL, write_pretrained
 from model.weights.released import config_of_weights
@@ -141,7 +141,7 @@ def _from_weights(base: dict[str, Tensor], flags: MergeConfig) -> _Run:
     folder = resolve_folder(flags.version, flag="--version")
     tower = resolve_folder(flags.vision_tower, flag="--vision-tower")
     tokenizer = load_tokenizer(folder, model_max_length=flags.model_max_length)
-    flat, vision = read_object(folder / "config.json"), vision_keys(read_object(tower / "config.json"))
+    flat, vision = read_base_config(folder), read_tower_config(tower)
     config = config_of_weights(
         {name: tuple(tensor.shape) for name, tensor in base.items()},
         flat=flat,
@@ -182,7 +182,9 @@ def probe(network: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> dict[str, T
     """
     config = network.pixellm_config
     rendered = get_conversation(config.conv_type).render(
-        [(f"{IMAGE_MARK}\nWhat is this?", f"It is {seg_text(config.image_feature_scale_num, config.seg_token_num)}.")]
+        [("What is this?", f"It is {SEG_MARK}.")],
+        image=IMAGE,
+        group=seg_strings(config.image_feature_scale_num, config.seg_token_num),
     )
     ids, _ = encode_conversation(tokenizer, rendered, num_image_tokens=config.num_image_tokens)
     input_ids = torch.tensor([ids])

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import torch
 
-from model.configuration import PixelLMConfig
-from model.files import read_object, write_json
-from model.text.conversation import IMAGE_END, IMAGE_START, Conversation, get_conversation
+from model.configuration import PixelLMConfig, read_base_config
+from model.files import write_json
+from model.text.conversation import IMAGE_END, IMAGE_START, OURS, Conversation, get_conversation
 from model.text.tokenizer import add_codebook, decode_released, load_tokenizer
 from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, name_groups
 from utils.cli.config import RunConfig
@@ -46,14 +46,14 @@ def build_encoder(run: RunConfig) -> Encoder:
             base = Path(temporary) / "base"
             base.mkdir()
             write_tokenizer(base, train_tokenizer(PROMPT_WORDINGS))
-            write_json(base / "config.json", {"vocab_size": 32000, **_SIDES})
+            write_json(base / "config.json", {"vocab_size": 32000, "rms_norm_eps": 1e-5, **_SIDES})
         if not tower.is_dir():
             tower = Path(temporary) / "tower"
             size = 336 if run.vision_tower.endswith("336") else 224
             write_json(tower / "config.json", {"image_size": size, "patch_size": 14, **_SIDES})
         tokenizer = load_tokenizer(base, model_max_length=run.model_max_length)
         codebook = add_codebook(tokenizer, scales=run.image_feature_scale_num, tokens=run.seg_token_num)
-        config = make_config(run, read_object(base / "config.json"), codebook, len(tokenizer), tower)
+        config = make_config(run, read_base_config(base), codebook, len(tokenizer), tower)
         return Encoder(tokenizer, codebook, config)
 
 
@@ -115,5 +115,5 @@ def _without_template(text: str, template: Conversation) -> str:
     """The words that are different in every sample."""
     fixed = (template.head, template.before_question, template.before_answer, template.after_answer)
     for part in ("<s>", *fixed, IMAGE_START, IMAGE_END):
-        text = " ".join(text.split()).replace(" ".join(part.split()), " ")
+        text = " ".join(text.split()).replace(" ".join(part.replace(OURS, "").split()), " ")
     return " ".join(text.split())

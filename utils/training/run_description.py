@@ -110,7 +110,7 @@ class RunDescription:
         Raises:
             InputError: if a file is missing or damaged.
         """
-        config = PixelLMConfig.from_dict(read_object(self.model_folder / "config.json"))
+        config = PixelLMConfig.read(self.model_folder)
         tokenizer = load_tokenizer(self.model_folder, model_max_length=config.model_max_length)
         add_codebook(tokenizer, scales=config.image_feature_scale_num, tokens=config.seg_token_num)
         return config, tokenizer

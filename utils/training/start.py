@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
+from pydantic import Field
 from torch import nn
 from transformers import LlamaTokenizer, PreTrainedModel
+from typing_extensions import TypedDict
 
 from model.codebook import start_at_unit_size
-from model.configuration import PRECISIONS, PixelLMConfig, vision_keys
+from model.configuration import PRECISIONS, PixelLMConfig, read_base_config, read_tower_config
 from model.errors import InputError
 from model.files import read_object, resolve_folder
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
@@ -21,6 +22,7 @@ from model.PixelLM import PixelLMForCausalLM
 from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.text.tokenizer import add_codebook, load_tokenizer
 from model.text.tokens import SegCodebook
+from model.values import Count, Finite, Positive, Schema
 from model.weights.bases import FRESH_MODULES, read_base, read_tower, tower_beside
 from model.weights.checkpoint import LoadReport, read_architecture
 from utils.cli.args import Parsed
@@ -29,6 +31,17 @@ from utils.cli.config import RunConfig
 from .lora import set_trained, wrap_lora
 
 logger = logging.getLogger(__name__)
+
+
+class PreprocessorKeys(TypedDict):
+    """What is read of a preprocessor_config.json."""
+
+    image_mean: Annotated[list[Finite], Field(min_length=3, max_length=3)]
+    image_std: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+    size: NotRequired[Count | dict[str, Count]]
+
+
+_PREPROCESSOR = Schema(PreprocessorKeys)
 
 
 @dataclass
@@ -117,7 +130,7 @@ def _from_base(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path
     tower_folder = resolve_folder(run.vision_tower, flag="--vision-tower")
     tokenizer = load_tokenizer(folder, model_max_length=run.model_max_length)
     codebook = add_codebook(tokenizer, scales=run.image_feature_scale_num, tokens=run.seg_token_num)
-    config = make_config(run, read_object(folder / "config.json"), codebook, len(tokenizer), tower_folder)
+    config = make_config(run, read_base_config(folder), codebook, len(tokenizer), tower_folder)
     state, unused = read_base(folder, config, keep_projector=run.projector_init == "llava")
     state |= read_tower(tower_folder, config)
     network, report = PixelLMForCausalLM.from_weights(
@@ -161,13 +174,13 @@ def make_config(
     run: RunConfig, base: dict[str, Any], codebook: SegCodebook, vocab_size: int, tower_folder: Path
 ) -> PixelLMConfig:
     """The architecture of a new run, from its flags and the folders it starts from."""
-    tower = read_object(tower_folder / "config.json")
-    image_size = run.resize_vision_tower_size if run.resize_vision_tower else vision_keys(tower)["image_size"]
+    tower = read_tower_config(tower_folder)
+    image_size = run.resize_vision_tower_size if run.resize_vision_tower else tower["image_size"]
     mean, std = read_normalization(run.preprocessor_config, image_size=image_size)
     if run.image_normalization == "released" and run.pad_train_clip_images:
         mean, std = RELEASED_MEAN, RELEASED_STD
     return PixelLMConfig.assemble(
-        {**base, "vocab_size": max(base.get("vocab_size", 0), vocab_size)},
+        {**base, "vocab_size": max(base["vocab_size"], vocab_size)},
         tower,
         codebook,
         vision_tower=portable_path(run.vision_tower),
@@ -194,11 +207,13 @@ def read_normalization(path: str, *, image_size: int) -> tuple[tuple[float, ...]
     """Mean and std of a ``--preprocessor_config`` file; CLIP's own without one.
 
     Raises:
-        InputError: if the file speaks of another image size than the run.
+        InputError: if the file is damaged, or speaks of another image size than the run.
     """
     if not path:
         return CLIP_MEAN, CLIP_STD
-    settings = read_object(Path(path))
+    settings = _PREPROCESSOR.check(
+        read_object(Path(path)), where=f"--preprocessor_config {path}", remedy="Give a CLIP folder's preprocessor file"
+    )
     size = settings.get("size", image_size)
     size = size if isinstance(size, int) else next(iter(size.values()), image_size)
     if size != image_size:
@@ -206,7 +221,4 @@ def read_normalization(path: str, *, image_size: int) -> tuple[tuple[float, ...]
             f"--preprocessor_config {path} is for {size} px but the run's input is {image_size} px; "
             f"give --resize_vision_tower --resize_vision_tower_size={size}, or another file"
         )
-    try:
-        return tuple(settings["image_mean"]), tuple(settings["image_std"])
-    except KeyError as err:
-        raise InputError(f"--preprocessor_config {path} lacks {err}: {json.dumps(settings)[:120]}") from err
+    return tuple(settings["image_mean"]), tuple(settings["image_std"])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import InputError
-from model.text.conversation import CONVERSATIONS, get_conversation
+from model.text.conversation import CONVERSATIONS, IMAGE, get_conversation
 from model.text.tokenizer import add_codebook, check_token_ids, decode_released, load_tokenizer, save_tokenizer
 from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, SegCodebook, encode_conversation, seg_strings, seg_text
 
@@ -181,7 +181,7 @@ def test_a_folder_without_a_readable_tokenizer(tmp_path):
         load_tokenizer(tmp_path)
 
 
-TURNS = [("<image>\nWhat is the thing?", "The thing is [SEG0] [SEG1]."), ("Why?", "It is human."), ("So?", "No.")]
+TURNS = [("What is the thing?", "The thing is {seg}."), ("Why?", "It is human."), ("So?", "No.")]
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def tokenizer(tiny_tokenizer_dir):
 @pytest.mark.parametrize("rounds", [1, 2, 3])
 def test_labels_are_what_the_assistant_says_and_nothing_else(tokenizer, template, rounds):
     """The release masks all turns of a batch after one odd turn, and labels llava_llama_2 wrongly."""
-    rendered = get_conversation(template).render(TURNS[:rounds])
+    rendered = get_conversation(template).render(TURNS[:rounds], image=IMAGE, group=seg_strings(1, 2))
     ids, labels = encode_conversation(tokenizer, rendered, num_image_tokens=4)
     assert len(ids) == len(labels)
     assert all(label in (IGNORE_INDEX, token) for token, label in zip(ids, labels, strict=True))
@@ -206,12 +206,12 @@ def test_labels_are_what_the_assistant_says_and_nothing_else(tokenizer, template
                 runs.append([])
             runs[-1].append(label)
     said = ["".join(decode_released(tokenizer, run).split()) for run in runs]
-    assert said == ["".join(f"{answer}</s>".split()) for _, answer in TURNS[:rounds]]
+    assert said == ["".join(f"{answer}</s>".replace("{seg}", seg_text(1, 2)).split()) for _, answer in TURNS[:rounds]]
     assert all(run[-1] == tokenizer.eos_token_id for run in runs)
 
 
 def test_the_image_stands_for_as_many_places_as_it_has_tokens(tokenizer):
-    rendered = get_conversation("llava_v1").render(TURNS[:1])
+    rendered = get_conversation("llava_v1").render(TURNS[:1], image=IMAGE)
     one, _ = encode_conversation(tokenizer, rendered, num_image_tokens=1)
     many, labels = encode_conversation(tokenizer, rendered, num_image_tokens=9)
     place = one.index(IMAGE_TOKEN_ID)
@@ -268,3 +268,27 @@ def test_a_recorded_legacy_false_is_kept(tiny_tokenizer_dir, tmp_path):
         folder.mkdir()
         save_tokenizer(tokenizer, folder)
         assert json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["legacy"] is False
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer_config.json", {"model_max_length": "long"}, "model_max_length is 'long'; expected a number"),
+        ("tokenizer_config.json", {"legacy": "no"}, "legacy is 'no'; expected true or false"),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"3": {"lstrip": 1}}},
+            "added_tokens_decoder.3.content is mis",
+        ),
+        ("tokenizer_config.json", [], "holds a list; expected a JSON object"),
+        ("added_tokens.json", {"[SEG0]": "360"}, r"\[SEG0\] is '360'; expected a whole number"),
+        ("added_tokens.json", {"[SEG0]": -1}, r"\[SEG0\] is -1; expected 0 or more"),
+        ("special_tokens_map.json", {"unk_token": 3}, "unk_token.* is 3; expected"),
+        ("tokenizer.json", {"added_tokens": [{"content": "a", "id": None}]}, r"added_tokens\[0\].id is None; expected"),
+    ],
+)
+def test_tokenizer_files_of_nonsense_are_named(tiny_tokenizer_dir, tmp_path, file, content, message):
+    shutil.copy(tiny_tokenizer_dir / "tokenizer.model", tmp_path)
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"{tmp_path}/{file}:? {message}"):
+        load_tokenizer(tmp_path)

@@ -22,6 +22,75 @@ def test_a_missing_shard_is_named(tmp_path):
         read_weights(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["../secret.bin", "/etc/passwd", "a/b.bin", "", ".", "..", "x" * 5000, "nul\0"])
+def test_shards_lie_in_their_folder(tmp_path, name):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    torch.save({"a": torch.ones(2)}, tmp_path / "secret.bin")
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(InputError, match="lacks 1 of 1 shards, first"):
+        read_weights(folder)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({}, "weight_map is missing"),
+        ({"weight_map": ["x"]}, r"weight_map is \['x'\]; expected a JSON object"),
+        ({"weight_map": {"a": 3}}, "weight_map.a is 3; expected text"),
+        ([], "holds a list; expected a JSON object"),
+    ],
+)
+def test_a_damaged_index_is_named(tmp_path, index, message):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=rf"{tmp_path}/model.safetensors.index.json:? {message}"):
+        read_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        torch.ones(2), [torch.ones(2)], 3, {"a": {"b": torch.ones(2)}}, {"a": 1.0}, {"a": "text"}, {3: torch.ones(2)},
+        {"a": torch.eye(2).to_sparse()}, {"a": torch.ones(2, device="meta")}, None,
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_bin_of_other_things_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin cannot be read .*expected tensors only"):
+        read_weights(tmp_path)
+
+
+def header(**entries: object) -> bytes:
+    text = json.dumps(entries).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(16)
+
+
+ENTRY = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        (2**63).to_bytes(8, "little") + b"{}",
+        (10**8).to_bytes(8, "little") + b"{}",
+        header(a=ENTRY)[:20],
+        header(a=ENTRY, b=ENTRY),
+        header(a=ENTRY | {"data_offsets": [0, 2**40]}),
+        header(a=ENTRY | {"data_offsets": [16, 0]}),
+        header(a=ENTRY | {"shape": [2**40, 2**40]}),
+        header(a=ENTRY | {"shape": [-1, 2]}),
+        header(a=ENTRY | {"dtype": "F99"}),
+        header(a=3),
+        (8).to_bytes(8, "little") + b"\xff" * 8,
+    ],
+)
+def test_hostile_headers_are_refused(tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
+        read_weights(tmp_path)
+
+
 class Attack:
     """Unpickling it would make a file."""
 

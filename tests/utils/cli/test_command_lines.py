@@ -59,7 +59,7 @@ def test_released_flag_and_default(config_type, flag, default):
         if name not in ("load_in_8bit", "load_in_4bit"):  # refused: see test_quantized_loading_is_refused
             assert getattr(parse(config_type, [flag], "").config, name) is True
         return
-    value = {str: CHOICES.get(flag, ("a",))[0], int: "1", float: "1.5"}[type(default)]
+    value = {str: CHOICES.get(flag, ("a",))[0], int: "32" if flag == "--out_dim" else "1", float: "0.5"}[type(default)]
     for spelling in ([flag, value], [f"{flag}={value}"]):
         parsed = parse(config_type, spelling, "")
         assert getattr(parsed.config, name) == type(default)(value)

@@ -197,10 +197,14 @@ def test_masks_of_another_size_are_refused(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("mark", ["[SEG0]", "<image>", "<im_start>", "</s>"])
-def test_text_with_a_special_token_is_refused(encoder, photo, mark):
+def test_marks_in_annotations_are_text(encoder, photo, mark):
     for question, answer in ((f"a {mark}", "{seg}"), ("a", f"{{seg}} {mark}")):
-        with pytest.raises(InputError, match="contains the special token"):
-            encoder(make_sample(photo, [[(question, answer, (0,))]]))
+        sample = encoder(make_sample(photo, [[(question, answer, (0,))]]))
+        ids = sample.input_ids[0]
+        assert (ids == IMAGE_TOKEN_ID).sum() == encoder.config.num_image_tokens
+        assert len(encoder.codebook.find_groups(ids[None])[0]) == 1
+        assert encoder.codebook.count_stray(ids[None]) == 0
+        assert (ids == encoder.tokenizer.eos_token_id).sum() == 1
 
 
 def test_batch(encoder, photo):

@@ -74,10 +74,6 @@ FAULTS = {
     "a dialogue without answers": (
         "vqa", lambda root: edit(root, LLAVA, lambda items: items.__setitem__(0, {"id": 3})), "bad record",
     ),
-    "a dialogue with a special token": (
-        "vqa", lambda root: edit(root, LLAVA, lambda items: items.__setitem__(0, dialogue("Q", "[SEG0]"))),
-        "special token in text",
-    ),
     "a dialogue that is too long": (
         "vqa", lambda root: edit(root, LLAVA, lambda items: items.__setitem__(0, dialogue("Q " * 900, "A"))),
         "too long",

@@ -88,10 +88,9 @@ def test_a_missing_photo_is_named(tmp_path):
     assert caught.value.reason == "image missing"
 
 
-def test_text_with_a_special_token_is_refused_and_counted(tmp_path, encoder):
-    with pytest.raises(InputError, match="special token") as caught:
-        encoder(get(tmp_path, dialogue("Q", "A </s> B")))
-    assert caught.value.reason == "special token in text"
+def test_an_end_mark_in_an_answer_is_text(tmp_path, encoder):
+    sample = encoder(get(tmp_path, dialogue("Q", "A </s> B")))
+    assert (sample.input_ids[0] == encoder.tokenizer.eos_token_id).sum() == 1
 
 
 @pytest.mark.parametrize("content", [{}, [], "x"])

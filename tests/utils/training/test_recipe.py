@@ -18,7 +18,7 @@ from tests.support.tiny_world import LLAMA, TinyWorld
 from utils.cli.args import parse
 from utils.cli.config import RELEASE_RECIPE_FLAGS, RunConfig
 from utils.training.run_description import RunDescription
-from utils.training.start import TrainingModel, build_for_training, resolve_run_flags
+from utils.training.start import TrainingModel, build_for_training, read_normalization, resolve_run_flags
 
 SHAPE = (
     "--seg_token_num=3", "--image_feature_scale_num=2", "--pad_train_clip_images", "--resize_vision_tower",
@@ -163,3 +163,22 @@ def test_the_run_directory_records_each_choice(tiny_world, tmp_path):
     assert description.read_flags() == run
     stored = read_object(description.folder / "run_config.json")
     assert all(stored[name] == value for name, value in RELEASE_RECIPE_FLAGS.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_mean": 0.5}, "image_mean is 0.5; expected a list"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean is .*; expected 3 entries or more"),
+        ({"image_std": [1.0, 0.0, 1.0]}, r"image_std\[1\] is 0.0; expected more than 0"),
+        ({"image_std": [1.0, "1", 1.0]}, r"image_std\[1\] is '1'; expected a number"),
+        ({"image_std": None}, "image_std is None; expected a list"),
+        ({"size": "big"}, "size.* is 'big'; expected"),
+    ],
+)
+def test_a_preprocessor_file_of_nonsense_is_named(tmp_path, changes, message):
+    good = {"image_mean": [0.5, 0.5, 0.5], "image_std": [1.0, 1.0, 1.0], "size": {"shortest_edge": 56}}
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(good | changes))
+    with pytest.raises(InputError, match=rf"^--preprocessor_config {file}: {message}"):
+        read_normalization(str(file), image_size=56)

@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from model.files import write_json
 from model.image import CLIP_MEAN, CLIP_STD, ImageInput, ImagePreprocessor, patch_valid_mask
-from model.text.conversation import IMAGE_END, IMAGE_MARK, IMAGE_START, Rendered, get_conversation
+from model.text.conversation import IMAGE_MARK, OURS, Rendered, get_conversation
 from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, encode_conversation
 from utils.data import prompts
 from utils.data.records import SEG_MARK
@@ -183,12 +183,8 @@ def draw_dialogues(
 
 def _render(turns: tuple[tuple[str, str], ...]) -> Rendered:
     """A dialogue in LLaVA's words, the picture without PixelLM's marks around it."""
-    (question, answer), *others = turns
-    rendered = get_conversation("llava_v1").render([(f"{IMAGE_MARK}\n{question}", answer), *others])
-    marked = f" {IMAGE_START}{IMAGE_MARK}{IMAGE_END}\n"
-    shift = len(marked) - len(IMAGE_MARK)
-    spans = tuple((start - shift, end - shift) for start, end in rendered.answer_spans)
-    return Rendered(rendered.text.replace(marked, IMAGE_MARK), spans)
+    template = get_conversation("llava_v1")
+    return replace(template, head=template.head.rstrip()).render(turns, image=OURS + IMAGE_MARK)
 
 
 @torch.no_grad()
