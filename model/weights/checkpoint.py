@@ -20,7 +20,8 @@ from transformers import LlamaTokenizer
 
 from model.configuration import PixelLMConfig
 from model.errors import InputError
-from model.files import atomic_folder, read_object, resolve_folder
+from model.files import atomic_folder, read_object
+from model.hub import resolve_folder
 from model.text.tokenizer import add_codebook, load_tokenizer, save_tokenizer
 from model.text.tokens import SegCodebook
 

@@ -122,7 +122,7 @@ class RunFlags:
     """The run."""
 
     local_rank: int = flag(0, "set by the launcher", aliases=("--local-rank",))
-    version: str = flag("liuhaotian/llava-llama-2-13b-chat-lightning-preview", "LLaVA base: folder or hub id")
+    version: str = flag("liuhaotian/llava-llama-2-13b-chat-lightning-preview", "LLaVA base (docs/weights.md)")
     init_from: str = flag("", "merged model, published or ours, to start from in place of --version")
     release_recipe: bool = flag(False, "train as the release does, not as the paper says", implies=RELEASE_RECIPE_FLAGS)
     log_base_dir: str = flag("./runs", "where runs are kept")
@@ -199,7 +199,7 @@ TRAINING_ONLY = (ValidationFlags, OptimizerFlags, LossFlags, TrainableFlags)
 class ChatConfig:
     """Flags of chat.py. What describes the model is read from its folder, whatever the flags say."""
 
-    version: str = flag("xinlai/PixelLM-13B-llama2-v1", "merged model: folder or hub id")
+    version: str = flag("maverickrzw/PixelLM-13B/hf_model", "merged model: folder or hub id (docs/weights.md)")
     vis_save_path: str = flag("./vis_output", "where masks and pictures are written")
     precision: Precision = flag("bf16", "inference precision")
     image_size: int = flag(1024, "side of the SAM image", unused=_NO_SAM)

@@ -12,7 +12,8 @@ from transformers import LlamaTokenizer
 
 from model.configuration import PRECISIONS, PixelLMConfig, vision_keys
 from model.errors import InputError
-from model.files import atomic_folder, read_object, resolve_folder
+from model.files import atomic_folder, read_object
+from model.hub import resolve_folder
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
 from model.text.conversation import IMAGE_MARK, get_conversation
