@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import InputError
@@ -174,11 +174,10 @@ def _describe(err: Exception, wanted: HubName) -> str:
         )
     if isinstance(err, RevisionNotFoundError):
         return f"{wanted.repository} has no revision {wanted.revision}; leave @{wanted.revision} out for its newest"
-    known_as = _KNOWN_AS.get(wanted.repository.rpartition("/")[2])
-    known = f"; it can be had as {known_as}" if known_as else ""
+    offered = replace(wanted, repository=_KNOWN_AS.get(wanted.repository.rpartition("/")[2], wanted.repository))
     return (
-        f"neither a folder here nor in the hub's cache, and the hub cannot be reached ({_name(err)}){known}. "
-        f"Where there is a network: {wanted.download_command}; then give {f'DIR/{wanted.folder}'.rstrip('/')}"
+        f"neither a folder here nor in the hub's cache, and the hub cannot be reached ({_name(err)}). "
+        f"Where there is a network: {offered.download_command}; then give {f'DIR/{wanted.folder}'.rstrip('/')}"
     )
 
 

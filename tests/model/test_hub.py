@@ -132,7 +132,7 @@ def test_no_network_and_no_copy(cache):
     )
     with pytest.raises(InputError, match=rf"`hf download {TOWER} --revision v1 --local-dir DIR`; then give DIR$"):
         resolve_folder(f"{TOWER}@v1")
-    with pytest.raises(InputError, match=r"LLaVA-Lightning-7B-v1-1 .*mmaaz60/LLaVA-7B-Lightening-v1-1"):
+    with pytest.raises(InputError, match=r"LLaVA-Lightning-7B-v1-1: .*`hf download mmaaz60/LLaVA-7B-Lightening-v1-1"):
         resolve_folder("liuhaotian/LLaVA-Lightning-7B-v1-1")
 
 

@@ -60,7 +60,7 @@ def serve_hub(repositories: dict[str, dict[str, bytes]]) -> Iterator[Hub]:
         served_hub = hub
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     hub.address = f"http://127.0.0.1:{server.server_port}"
     try:
         yield hub
