@@ -154,7 +154,7 @@ def fetch(offer: Offer, root: Path) -> int:
         _remove_if_empty(place.parent)
     except OSError as err:
         raise InputError(
-            f"{archive.url} cannot be stored in {root} ({err}); make room there, then run it again"
+            f"{archive.url} cannot be stored in {root} ({err.strerror}); make room there and run it again"
         ) from err
     return new
 

@@ -5,9 +5,9 @@
     python -m utils.data.verify --dataset_dir ./dataset --dataset vqa --download
 
 It takes the flags of training: those that name data say what is looked for.
-With ``--download`` it fetches what is missing and public first, and with ``--download_photos`` also photos by the ten
-thousands. Without ``--deep`` only names are looked up; training does the same before it loads anything. ``--deep`` draws every
-mask and opens every photo by the sources that training uses. Exit code 2 if anything is missing or bad.
+``--download`` first fetches what is missing and public, ``--download_photos`` also archives of photos by the ten
+thousands. Without ``--deep`` only names are looked up; training does the same before it loads anything. ``--deep``
+draws every mask and opens every photo by the sources that training uses. Exit code 2 if anything is missing or bad.
 """
 
 from __future__ import annotations

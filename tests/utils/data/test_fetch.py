@@ -7,6 +7,7 @@ import json
 import shutil
 import zipfile
 from collections import namedtuple
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from utils.data.downloads import look_up, needs
 from utils.data.family import Archive, Download, Family, find_any
 from utils.data.fetch import LOCK, as_size, ask, check_space, fetch
 from utils.data.options import DataOptions
+from utils.data.paths import DatasetPaths
 
 PHOTOS = {"train/1.jpg": b"first" * 2000, "train/2.jpg": b"second" * 2000}
 
@@ -47,19 +49,19 @@ def archive(server) -> Archive:
     return Archive(f"{server.address}/photos.zip", "squares", ("train/*.jpg",))
 
 
+def _find(place: str, paths: DatasetPaths, flag: str) -> Path:
+    return find_any(paths.root / "squares" / place, "*.*", flag)
+
+
 @pytest.fixture
 def flags(server, archive, monkeypatch, tmp_path) -> list[str]:
     """The command line of a family with three downloads that the server has, and one that nobody has."""
     notes = Archive(f"{server.address}/notes.json", "squares/notes")
     huge = Archive(f"{server.address}/huge.zip", "squares", ("huge/*.jpg",), is_large=True)
+    served = {"train": (archive,), "notes": (notes,), "huge": (huge,), "private": ()}
     downloads = [
-        Download(title, (lambda paths, flag, place=place: find_any(paths.root / place, pattern, flag),), "us", "MIT", 0, of)
-        for title, place, of in (
-            ("photos", "squares/train", (archive,)), ("notes", "squares/notes", (notes,)),
-            ("huge", "squares/huge", (huge,)), ("private", "squares/private", ()),
-        )
-        for pattern in ["*.*"]
-    ]  # fmt: skip
+        Download(place, (partial(_find, place),), "us", "MIT", archives=archives) for place, archives in served.items()
+    ]
     family = Family("squares", lambda options, part: None, lambda part: downloads)
     monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, family))
     return [f"--dataset_dir={tmp_path / 'data'}", "--dataset=squares", "--workers=0", "--download"]
@@ -84,7 +86,10 @@ def test_sizes_are_said_before_and_large_archives_are_left_to_a_flag(flags, serv
     assert verify.main(flags) == 2
     text = capsys.readouterr().out
     assert f"fetching    {server.address}/notes.json, 13 bytes, for squares/notes/\n" in text
-    assert f"left out    {server.address}/huge.zip, 109 bytes: --download_photos fetches it\n" in text
+    assert (
+        f"left out    {server.address}/huge.zip, {len(server.files['huge.zip'])} bytes: --download_photos fetches it\n"
+        in text
+    )
     assert text.index("fetching ") < text.index("in place    squares/: 2 new files")
     server.requests.clear()
     assert verify.main([*flags[:-1], "--download_photos"]) == 2
@@ -127,19 +132,19 @@ def test_a_download_that_breaks_off_goes_on(server: FileServer, archive, tmp_pat
 
 def test_a_download_that_was_killed_goes_on(server: FileServer, archive, tmp_path):
     offer = ask(archive)
-    partial = tmp_path / ".downloads/photos.zip.partial"
-    partial.parent.mkdir()
-    partial.write_bytes(server.files["photos.zip"][:5000])
+    kept = tmp_path / ".downloads/photos.zip.partial"
+    kept.parent.mkdir()
+    kept.write_bytes(server.files["photos.zip"][:5000])
     (tmp_path / LOCK).write_text(json.dumps({archive.url: {"version": offer.version}}))
     assert fetch(offer, tmp_path) == 2
     assert server.requests == [("photos.zip", 5000)]
-    assert not partial.parent.exists(), "the archive is gone once all of it is in place"
+    assert not kept.parent.exists(), "the archive is gone once all of it is in place"
 
 
 def test_a_part_of_another_version_is_not_continued(server: FileServer, archive, tmp_path):
-    partial = tmp_path / ".downloads/photos.zip.partial"
-    partial.parent.mkdir()
-    partial.write_bytes(b"of another version")
+    kept = tmp_path / ".downloads/photos.zip.partial"
+    kept.parent.mkdir()
+    kept.write_bytes(b"of another version")
     (tmp_path / LOCK).write_text(json.dumps({archive.url: {"version": "older"}}))
     assert fetch(ask(archive), tmp_path) == 2
     assert server.requests == [("photos.zip", 0)]
