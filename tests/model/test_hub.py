@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+import merge_lora_weights_and_save_hf_model as merge
 from model.errors import InputError
 from model.hub import HubName, parse_hub_name, resolve_folder
 from model.predictor import PixelLMPredictor
 from tests.support.hub import serve_hub, write_cache
 from tests.support.published import write_published
 from tests.utils.training.test_init_from import settle
+from utils.cli.args import parse
+from utils.cli.config import MergeConfig, RunConfig
+from utils.training.start import build_for_training, resolve_run_flags
 
 PIXELLM, TOWER = "maverickrzw/PixelLM-7B", "openai/clip-vit-large-patch14-336"
 NOWHERE = "http://127.0.0.1:9"  # the port "discard": nobody listens
@@ -114,6 +118,26 @@ def test_chat_answers_from_the_cache(offline_hub, monkeypatch, name, is_offline)
 def test_a_run_starts_from_the_cache(offline_hub):
     run = settle(PIXELLM, f"--vision-tower={TOWER}")
     assert (run.seg_token_num, run.vision_tower) == (3, TOWER)
+
+
+def test_a_run_from_a_base_starts_from_the_cache(offline_hub, cache, world):
+    """The default base and the default tower, which no flag names."""
+    write_cache(cache, RunConfig.version, {"": world.llava})
+    write_cache(cache, RunConfig.vision_tower, {"": world.clip})
+    training = build_for_training(resolve_run_flags(parse(RunConfig, ["--precision=fp32"], "")))
+    assert training.config.vision_tower == RunConfig.vision_tower
+    assert (training.base_folder / "tokenizer.model").is_file()
+
+
+@pytest.mark.slow
+def test_a_merge_finds_base_and_tower_in_the_cache(shared, cache, tmp_path):
+    golden = shared / "golden"
+    write_cache(cache, MergeConfig.version, {"": golden / "llava-tiny"})
+    write_cache(cache, TOWER, {"": golden / "clip-vit-tiny-patch14-336"})
+    weight = golden / "pixellm-tiny/pytorch_model.bin"
+    flags = [f"--weight={weight}", f"--vision-tower={TOWER}", f"--save_path={tmp_path / 'out'}", "--precision=fp32"]
+    assert merge.main([*flags, "--pad_train_clip_images"]) == 0
+    assert json.loads((tmp_path / "out/config.json").read_text())["mm_vision_tower"] == TOWER
 
 
 def test_an_interrupted_download_names_what_it_lacks(offline_hub):
