@@ -1,4 +1,4 @@
-"""Files and folders that users name: found or refused in one line, written whole or not at all."""
+"""Files and folders that users name: read or refused in one line, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,32 +8,6 @@ from typing import Any
 
 from .errors import InputError
 from .outputs import output_file
-
-
-def resolve_folder(name: str, *, flag: str = "") -> Path:
-    """A local folder as it is, a hub id through the local cache or the network.
-
-    Args:
-        flag: names the folder in messages.
-    Raises:
-        InputError: if it is neither a local folder nor reachable on the hub.
-    """
-    path, place = Path(name).expanduser(), f"{flag} {name}".strip()
-    if path.is_dir():
-        return path
-    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise InputError(
-            f"{place}: no such folder; give a folder or a hub id such as openai/clip-vit-large-patch14-336"
-        )
-    from huggingface_hub import snapshot_download  # where data are read without a model, none of it is needed
-
-    try:
-        return Path(snapshot_download(name, ignore_patterns=["*.msgpack", "*.h5", "*.onnx"]))
-    except Exception as err:
-        raise InputError(
-            f"{place}: neither a local folder nor reachable on the hub ({type(err).__name__}). "
-            f"Download it where there is a network (hf download {name}) and give the folder."
-        ) from err
 
 
 def read_json(path: Path, *, remedy: str = "download it again from its source") -> Any:

@@ -30,7 +30,7 @@ OWNERS = {
     "flash_attn": None,
 }
 NO_TORCH = (
-    *(f"utils/data/{name}.py" for name in ("records", "paths", "prompts", "registry", "downloads", "convert")),
+    *(f"utils/data/{name}.py" for name in ("records", "paths", "prompts", "registry", "downloads", "fetch", "convert")),
     *("utils/data/sources/", "utils/masks/", "utils/toy_world/scene.py", "utils/toy_world/questions.py"),
     "utils/toy_world/tree.py",
 )

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from model.configuration import PixelLMConfig
 from model.errors import InputError
-from model.files import resolve_folder
+from model.hub import resolve_folder
 from model.projector import widen_linear_projector
 from model.vision_tower import resize_position_table
 
 from .tensors import check_matrix, read_weights
 
+FINAL_NORM = "model.norm.weight"  # of the language model
 TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
 _LLAVA_PROJECTOR = "model.mm_projector"
 
@@ -85,18 +86,22 @@ def _grow_rows(table: Tensor, rows: int) -> Tensor:
 
 
 def refuse_delta(folder: Path, state: dict[str, Tensor]) -> None:
-    """Delta weights (target minus LLaMA) load without an error and answer with noise; refuse them.
+    """Delta weights (LLaVA minus LLaMA) load without an error and answer with noise; refuse them.
 
     Raises:
-        InputError: if the norms are too small for a model, or the folder's name says delta.
+        InputError: if the norms are too small for a model.
     """
-    norm = state.get("model.norm.weight")
-    is_delta = norm is not None and float(norm.float().abs().mean()) < 0.05
-    if is_delta or "delta" in folder.name.lower():
+    norm = state.get(FINAL_NORM)
+    if norm is not None and is_difference(norm):
         raise InputError(
-            f"{folder} holds delta weights, not a model. Add them to the original LLaMA first: "
-            f"python -m llava.model.apply_delta --base PATH_TO_LLAMA --target PATH_TO_LLaVA --delta {folder}"
+            f"{folder} holds delta weights, not a model. Add them to the LLaMA that they were made from: "
+            f"python scripts/apply_delta.py --base LLAMA --delta {folder} --out FOLDER"
         )
+
+
+def is_difference(norm: Tensor) -> bool:
+    """Whether a norm's weight is the difference of two models' (near 0) rather than a model's (near 1)."""
+    return float(norm.float().abs().mean()) < 0.05
 
 
 def locate_tower(name: str | None, folder: Path) -> Path:
@@ -106,11 +111,15 @@ def locate_tower(name: str | None, folder: Path) -> Path:
         InputError: if it is at none of these places.
     """
     if not name:
-        raise InputError(f"{folder} has no vision tower and does not say where it is; give its folder or hub id")
+        raise InputError(
+            f"{folder} has no vision tower and does not say where it is; give --vision-tower, a folder or a hub id"
+        )
     try:
         return tower_beside(name, folder) or resolve_folder(name)
     except (InputError, OSError, ValueError) as err:  # the last two for text that is no path
-        raise InputError(f"{folder} was made with another folder for its tower: {err}") from err
+        raise InputError(
+            f"{folder} names its vision tower {name}, which is not found; say where it is with --vision-tower ({err})"
+        ) from err
 
 
 def tower_beside(name: str, folder: Path) -> Path | None:

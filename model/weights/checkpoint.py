@@ -18,7 +18,8 @@ from transformers import LlamaTokenizer
 
 from model.configuration import PixelLMConfig
 from model.errors import InputError
-from model.files import read_object, resolve_folder, write_json
+from model.files import read_object, write_json
+from model.hub import resolve_folder
 from model.outputs import output_folder
 from model.text.tokenizer import add_codebook, load_tokenizer, save_tokenizer
 from model.text.tokens import SegCodebook

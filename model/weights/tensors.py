@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from typing_extensions import TypedDict
@@ -37,19 +38,69 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     files = [path] if path.is_file() else _weight_files(path)
     state: dict[str, Tensor] = {}
     for file in files:
-        try:
-            if file.suffix == ".safetensors":
-                state |= load_file(file)
-            else:
-                state |= _tensors(torch.load(file, map_location="cpu", weights_only=True))
-        except (SafetensorError, RuntimeError, EOFError, TypeError, ValueError, OSError, KeyError) as err:
-            raise _unreadable(file, err) from err
-        except Exception as err:  # pickle.UnpicklingError and its relatives: not tensors, or not only tensors
-            raise _unreadable(file, err) from err
+        state |= _read_file(file)
     return state
 
 
-def _tensors(content: Any) -> dict[str, Tensor]:
+class StoredTensors(Mapping[str, Path]):
+    """The weights of a folder by their names, each with the file it is in; tensors are read one at a time.
+
+    Only the file that was read last stays open. Ask in the order of iteration, which goes file by file.
+
+    Raises:
+        InputError: as ``read_weights``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open: tuple[Path, dict[str, Tensor]] | None = None
+        self._meta: dict[str, tuple[Path, Tensor]] = {}
+        for file in _weight_files(folder):
+            self._meta |= {name: (file, tensor.to("meta")) for name, tensor in self._tensors(file).items()}
+
+    def __getitem__(self, name: str) -> Path:
+        return self._meta[name][0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._meta)
+
+    def __len__(self) -> int:
+        return len(self._meta)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._meta[name][1].shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._meta[name][1].dtype
+
+    def read(self, name: str) -> Tensor:
+        """A tensor; it lies in the file until it is computed with."""
+        return self._tensors(self[name])[name]
+
+    def _tensors(self, file: Path) -> dict[str, Tensor]:
+        if self._open is None or self._open[0] != file:
+            self._open = None  # let go of it before the next one is opened
+            self._open = file, _read_file(file, in_place=True)
+        return self._open[1]
+
+
+def _read_file(file: Path, *, in_place: bool = False) -> dict[str, Tensor]:
+    """Tensors of one file.
+
+    Args:
+        in_place: map the file into memory; old .bin files, which cannot be mapped, are read.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        mapped = in_place and is_zipfile(file)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+        return _check_content(content)
+    except Exception as err:  # damaged, not a file of tensors, or not only tensors
+        raise _unreadable(file, err) from err
+
+
+def _check_content(content: Any) -> dict[str, Tensor]:
     """What a .bin holds, known to be tensors by name.
 
     Raises:

@@ -132,7 +132,7 @@ def test_a_missing_layer(world, refuses):
 
 def test_delta_weights(world, refuses):
     edit_weights(world.llava, lambda state: state["model.norm.weight"].zero_())
-    refuses(f"{world.llava} holds delta weights", "llava.model.apply_delta")
+    refuses(f"{world.llava} holds delta weights", "scripts/apply_delta.py --base LLAMA")
 
 
 @pytest.mark.parametrize("folder", ["llava", "clip"])

@@ -1,6 +1,7 @@
 """The released command lines: every flag with its default in each script, and the command lines of the README.
 
 Read from the argument parsers and the README of the release. ``...`` stands for a script that has no such flag.
+One default is ours: chat's ``--version``, where the release names a model that its README does not offer.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ _BASE, _TOWER = "liuhaotian/llava-llama-2-13b-chat-lightning-preview", "openai/c
 # flag: (train_ds.py, chat.py, merge_lora_weights_and_save_hf_model.py)
 DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "--local_rank": (0, ..., ...),
-    "--version": (_BASE, "xinlai/PixelLM-13B-llama2-v1", _BASE),
+    "--version": (_BASE, "maverickrzw/PixelLM-13B/hf_model", _BASE),
     "--vis_save_path": ("./vis_output", "./vis_output", "./vis_output"),
     "--precision": ("bf16", "bf16", "bf16"),
     "--image_size": (1024, 1024, 1024),

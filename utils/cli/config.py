@@ -171,7 +171,7 @@ class RunFlags:
     """The run."""
 
     local_rank: LocalRank = flag(0, "set by the launcher", aliases=("--local-rank",))
-    version: str = flag("liuhaotian/llava-llama-2-13b-chat-lightning-preview", "LLaVA base: folder or hub id")
+    version: str = flag("liuhaotian/llava-llama-2-13b-chat-lightning-preview", "LLaVA base (docs/weights.md)")
     init_from: str = flag(
         "", "merged model, published or ours, to start from in place of --version", fixed="checkpoint"
     )
@@ -256,7 +256,7 @@ TRAINING_ONLY = (ValidationFlags, OptimizerFlags, LossFlags, TrainableFlags)
 class ChatConfig:
     """Flags of chat.py. What describes the model is read from its folder, whatever the flags say."""
 
-    version: str = flag("xinlai/PixelLM-13B-llama2-v1", "merged model: folder or hub id")
+    version: str = flag("maverickrzw/PixelLM-13B/hf_model", "merged model: folder or hub id (docs/weights.md)")
     vis_save_path: str = flag("./vis_output", "where masks and pictures are written")
     precision: Precision = flag("bf16", "inference precision")
     image_size: NonNegativeInt = flag(1024, "side of the SAM image", unused=_NO_SAM)

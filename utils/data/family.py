@@ -18,6 +18,29 @@ Finder = Callable[[DatasetPaths, str], Path]
 
 
 @dataclass(frozen=True)
+class Archive:
+    """A file that anyone may fetch: a zip archive, or a single file that is read as it is.
+
+    Attributes:
+        url: where it is; only what its makers publish as its address.
+        folder: below ``--dataset_dir``, where its files belong.
+        wanted: patterns of the files in a zip archive, such as ``train2017/*.jpg``. They match the end of a path, and
+            that end is kept; empty for a single file.
+        is_large: photos by the ten thousands, which are fetched on demand only.
+    """
+
+    url: str
+    folder: str
+    wanted: tuple[str, ...] = ()
+    is_large: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its file name."""
+        return self.url.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
 class Download:
     """One thing to get.
 
@@ -27,6 +50,8 @@ class Download:
         source: where it comes from.
         license: what its makers say about its use, as far as we know it.
         full: number of files in a folder of the complete set, where we know it; 0 otherwise.
+        archives: what ``verify --download`` can fetch of it; empty where a person has to accept terms, or where we do
+            not know an address for certain.
     """
 
     title: str
@@ -34,6 +59,7 @@ class Download:
     source: str
     license: str
     full: int = 0
+    archives: tuple[Archive, ...] = ()
 
 
 class UnusableSource(InputError):

@@ -59,7 +59,7 @@ def read_label_map(path: Path) -> np.ndarray:
 
 def _open(path: Path, what: str) -> Image.Image:
     if not path.is_file():
-        raise InputError(f"{what} {path} does not exist; check the path and --dataset_dir", reason=f"{what} missing")
+        raise InputError(f"{what} {path} does not exist; check the path", reason=f"{what} missing")
     try:
         return Image.open(path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:

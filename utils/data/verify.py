@@ -2,10 +2,12 @@
 
     python -m utils.data.verify --dataset_dir ./dataset                                      # all of the release
     python -m utils.data.verify --dataset_dir ./dataset --dataset refer_seg --refer_seg_data refcoco --deep
+    python -m utils.data.verify --dataset_dir ./dataset --dataset vqa --download
 
 It takes the flags of training: those that name data say what is looked for.
-Without ``--deep`` only names are looked up; training does the same before it loads anything. ``--deep`` draws every
-mask and opens every photo by the sources that training uses. Exit code 2 if anything is missing or bad.
+``--download`` first fetches what is missing and public, ``--download_photos`` also archives of photos by the ten
+thousands. Without ``--deep`` only names are looked up; training does the same before it loads anything. ``--deep``
+draws every mask and opens every photo by the sources that training uses. Exit code 2 if anything is missing or bad.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from utils.cli.config import TRAINING_ONLY, RunConfig
 from .downloads import Status, look_up
 from .encode import read_photo
 from .family import UnusableSource
+from .fetch import fetch_missing, make_root
 from .mixture import init_worker
 from .names import split_names
 from .options import DataOptions
@@ -55,6 +58,8 @@ class VerifyConfig(RunConfig):
     workers: NonNegativeInt = flag(2, "processes of --deep")
     ignored: ClassVar = (TRAINING_ONLY, "nothing is trained")
     deep: bool = flag(False, "draw every mask and open every photo")
+    download: bool = flag(False, "fetch what is missing and public, but for large archives of photos")
+    download_photos: bool = flag(False, "fetch these, too", implies={"download": True})
     report: str = flag("", "file for all problems that --deep finds, one per line")
 
     def options(self) -> DataOptions:
@@ -75,6 +80,10 @@ def verify(config: VerifyConfig) -> None:
     """
     if config.report:
         check_output_file(config.report, flag="--report")
+    if config.download:
+        root = Path(config.dataset_dir)
+        make_root(root)
+        fetch_missing(look_up(config.options(), config.val_datasets), root, photos=config.download_photos)
     statuses = look_up(config.options(), config.val_datasets)
     for status in statuses:
         print(describe(status))
@@ -89,7 +98,9 @@ def verify(config: VerifyConfig) -> None:
     if problems:
         faults.append("1 record is bad" if len(problems) == 1 else f"{len(problems)} records are bad")
     if faults:
-        raise InputError(f"{'; '.join(faults)}. Correct what is listed above, or leave it out of the flags")
+        is_public = any(status.missing and status.download.archives for status in statuses)
+        hint = " --download fetches what is public." if is_public and not config.download else ""
+        raise InputError(f"{'; '.join(faults)}.{hint} Correct what is listed above, or leave it out of the flags")
 
 
 def describe(status: Status) -> str:

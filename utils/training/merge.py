@@ -12,7 +12,7 @@ from transformers import LlamaTokenizer
 
 from model.configuration import PRECISIONS, PixelLMConfig, read_base_config, read_tower_config
 from model.errors import InputError
-from model.files import resolve_folder
+from model.hub import resolve_folder
 from model.outputs import check_output_folder, output_folder
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch

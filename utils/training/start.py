@@ -16,7 +16,8 @@ from typing_extensions import TypedDict
 from model.codebook import start_at_unit_size
 from model.configuration import PRECISIONS, PixelLMConfig, read_base_config, read_tower_config
 from model.errors import InputError
-from model.files import read_object, resolve_folder
+from model.files import read_object
+from model.hub import resolve_folder
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.PixelLM import PixelLMForCausalLM
 from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
@@ -200,7 +201,8 @@ def make_config(
 
 def portable_path(name: str) -> str:
     """A hub id as it is; a local folder as an absolute path, so that it is found from anywhere."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
 
 
 def read_normalization(path: str, *, image_size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -50,16 +50,19 @@ def test_a_base_keeps_what_its_projector_computes(tiny_world, base_config):
     assert torch.allclose(built(features), linear, atol=1e-5)
 
 
-@pytest.mark.parametrize("how", ["small norms", "name"])
-def test_delta_weights_are_refused(tiny_world, base_config, tmp_path, how):
+def test_delta_weights_are_refused(tiny_world, base_config, tmp_path):
     """They load without an error and answer with noise."""
-    folder = Path(shutil.copytree(tiny_world.llava, tmp_path / ("llava-delta" if how == "name" else "llava")))
-    if how == "small norms":
-        state = read_weights(folder)
-        state["model.norm.weight"] *= 0.001
-        torch.save(state, folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match=rf"{folder} holds delta weights.*apply_delta"):
+    folder = Path(shutil.copytree(tiny_world.llava, tmp_path / "llava"))
+    state = read_weights(folder)
+    state["model.norm.weight"] *= 0.001
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=rf"{folder} holds delta weights.*scripts/apply_delta\.py --base LLAMA"):
         read_base(folder, base_config)
+
+
+def test_a_model_is_no_delta_whatever_its_folder_is_called(tiny_world, base_config, tmp_path):
+    folder = Path(shutil.copytree(tiny_world.llava, tmp_path / "llava-delta-applied"))
+    assert read_base(folder, base_config)[0]["model.norm.weight"].mean() == 1
 
 
 def test_a_tower_that_is_no_tower(tiny_world, base_config):

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from model.errors import InputError
-from model.files import resolve_folder
 from model.outputs import atomic_folder
 from model.weights.tensors import read_weights
 
@@ -124,12 +123,6 @@ def test_a_folder_without_weights(tmp_path):
         InputError, match=rf"no weights in {tmp_path}: expected model\.safetensors or pytorch_model\.bin"
     ):
         read_weights(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["/nowhere/at/all", "./nowhere", "nowhere", "a/b/c"])
-def test_a_folder_that_is_not_there(name):
-    with pytest.raises(InputError, match=rf"--version {name}: no such folder; give a folder or a hub id"):
-        resolve_folder(name, flag="--version")
 
 
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path):

@@ -22,7 +22,7 @@ from utils.data.paths import DatasetPaths
 from utils.data.records import SEG_MARK, RawSample, Turn
 from utils.masks.rasterize import decode_segmentation
 
-from .coco_photos import COCO_TERMS
+from .coco_photos import COCO_TERMS, TRAIN_2017, VAL_2017
 
 logger = logging.getLogger(__name__)
 
@@ -246,6 +246,7 @@ def _downloads(split: str) -> tuple[Download, ...]:
         (_muse_photos,),
         "cocodataset.org, train2017.zip and val2017.zip",
         COCO_TERMS,
+        archives=(TRAIN_2017, VAL_2017),
     )
     return annotations, photos
 

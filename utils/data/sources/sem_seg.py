@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from utils.data.family import Download, Family, find_any
+from utils.data.family import Archive, Download, Family, find_any
 from utils.data.options import DataOptions
 
 from . import Source
@@ -25,6 +25,13 @@ _DOWNLOADS: dict[str, tuple[Download, ...]] = {
             "sceneparsing.csail.mit.edu, ADEChallengeData2016.zip (not the full ADE20K, which is laid out by scenes)",
             "photos for non-commercial research and education only; see the source",
             full=20_210,
+            archives=(
+                Archive(
+                    "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+                    "ade20k",
+                    ("images/training/*.jpg", "annotations/training/*.png"),
+                ),
+            ),
         ),
     ),
     "cocostuff": (
@@ -34,6 +41,13 @@ _DOWNLOADS: dict[str, tuple[Download, ...]] = {
             "github.com/nightrome/cocostuff, stuffthingmaps_trainval2017.zip",
             "CC BY 4.0",
             full=118_287,
+            archives=(
+                Archive(
+                    "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip",
+                    "cocostuff",
+                    ("train2017/*.png",),
+                ),
+            ),
         ),
         COCO_2017,
     ),
@@ -56,6 +70,13 @@ _DOWNLOADS: dict[str, tuple[Download, ...]] = {
             (lambda paths, flag: paths.paco(asked_by=flag),),
             "github.com/facebookresearch/paco, paco_lvis_v1.zip",
             "see the source",
+            archives=(
+                Archive(
+                    "https://dl.fbaipublicfiles.com/paco/annotations/paco_lvis_v1.zip",
+                    "vlpart/paco/annotations",
+                    ("paco_lvis_v1_*.json",),
+                ),
+            ),
         ),
         COCO_2017,
     ),

@@ -10,7 +10,7 @@ import numpy as np
 from model.errors import InputError
 from model.files import read_json
 from model.text.conversation import IMAGE_MARK
-from utils.data.family import Download, Family
+from utils.data.family import Archive, Download, Family
 from utils.data.packed import Packed
 from utils.data.paths import DatasetPaths
 from utils.data.photos import photo_hw
@@ -77,12 +77,19 @@ def _turns(parts: Sequence[Mapping[str, str]]) -> list[Turn]:
     return turns
 
 
+_INSTRUCT_150K = Archive(
+    "https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K/resolve/main/llava_instruct_150k.json",
+    "llava_dataset",
+)
+
+
 def _downloads(name: str) -> tuple[Download, ...]:
     dialogues = Download(
         f"LLaVA dialogues {name}",
         (lambda paths, flag: paths.llava(name, asked_by=flag),),
         "huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
         "CC BY 4.0, and OpenAI's terms of use",
+        archives=(_INSTRUCT_150K,) if name == _INSTRUCT_150K.name.removesuffix(".json") else (),
     )
     return dialogues, COCO_2017
 
