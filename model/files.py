@@ -19,11 +19,28 @@ def read_json(path: Path, *, remedy: str = "download it again from its source") 
         InputError: if it does not exist, or is not JSON in UTF-8.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError as err:
         raise InputError(f"{path} does not exist; {remedy}") from err
-    except (ValueError, RecursionError) as err:  # bad JSON, not UTF-8, or nested without end
-        raise InputError(f"{path} is not valid JSON ({err}); {remedy}") from err
+    except (OSError, ValueError) as err:  # ValueError: a name with a zero byte
+        raise InputError(f"{path} cannot be read ({err}); {remedy}") from err
+    return parse_json(content, where=str(path), remedy=remedy)
+
+
+def parse_json(content: str | bytes, *, where: str, remedy: str, reason: str = "other") -> Any:
+    """What JSON text says.
+
+    Args:
+        where: names the text in messages.
+        remedy: what the user can do.
+        reason: as of ``InputError``.
+    Raises:
+        InputError: if it is not JSON in UTF-8.
+    """
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as err:  # RecursionError: nested without end
+        raise InputError(f"{where} is not valid JSON ({err}); {remedy}", reason=reason) from err
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -32,7 +49,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         InputError: if it does not exist, is not JSON in UTF-8, or holds something else.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{path} does not exist; the folder is not a model folder")
     content = read_json(path, remedy="copy it again from its source")
     if not isinstance(content, dict):

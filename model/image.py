@@ -5,7 +5,6 @@ Shapes: R input side in pixels; H, W size of the photo as stored.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import InputError
+from .photo_file import open_photo
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # With padding on, the release normalizes by these (0..255 units), whatever its preprocessor JSON says.
@@ -31,14 +31,16 @@ def read_image(path: str | Path, *, as_stored: bool = False) -> np.ndarray:
         as_stored: leave out the rotation that the photo's EXIF data ask for. Annotation files of datasets speak of
             the stored rows and columns; a user speaks of what a viewer shows.
     Raises:
-        InputError: if there is no such file, or it is not a picture.
+        InputError: if there is no such file, or it is not a picture that can be decoded.
     """
     path = Path(path)
-    if not os.path.isfile(path):  # a name that is too long is no file either
-        raise InputError(f"image {path} does not exist; check the path", reason="image missing")
+    open_photo(path).close()
     data = np.fromfile(path, dtype=np.uint8)
     flags = cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
-    image = cv2.imdecode(data, flags) if data.size else None
+    try:
+        image = cv2.imdecode(data, flags)
+    except cv2.error:
+        image = None
     if image is None:
         raise InputError(
             f"image {path} cannot be decoded ({data.size} bytes); copy it again from its source",

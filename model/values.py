@@ -21,11 +21,18 @@ Kind = TypeVar("Kind")
 Class = TypeVar("Class")
 
 
-def _encodable(text: str) -> str:
+def is_encodable(text: str) -> bool:
+    """Whether text can be written as UTF-8: JSON may hold half of a surrogate pair, at which tokenizers stop."""
     try:
         text.encode()
-    except UnicodeEncodeError as err:  # half of a surrogate pair: JSON may hold one, tokenizers stop at it
-        raise PydanticCustomError("string_unicode", "not UTF-8") from err
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _encodable(text: str) -> str:
+    if not is_encodable(text):
+        raise PydanticCustomError("string_unicode", "not UTF-8")
     return text
 
 

@@ -139,7 +139,7 @@ class DatasetPaths:
         Raises:
             KeyError: if the record has neither.
         """
-        if "file_name" in record:
+        if record.get("file_name"):
             return self.root / _COCO_IMAGES / "train2014" / record["file_name"]
         url = record["coco_url"]
         folder = "train2017" if "train2017" in url else "val2017"

@@ -11,9 +11,11 @@ import numpy as np
 from PIL import Image
 
 from model.errors import InputError
+from model.photo_file import open_photo
 
 _ORIENTATION, _LYING = 0x0112, 5  # EXIF's tag of the orientation; values from 5 on swap height and width
 _WITH_ALPHA = ("LA", "RGBA")
+_MAX_VALUE = 65_535  # of a label, as 16 bits hold it
 
 
 def photo_hw(path: Path, *, upright: bool = False) -> tuple[int, int]:
@@ -24,26 +26,40 @@ def photo_hw(path: Path, *, upright: bool = False) -> tuple[int, int]:
     Raises:
         InputError: if the photo does not exist or its header cannot be read.
     """
-    with _open(path, "image") as photo:
+    with open_photo(path, "image") as photo:
         # Asking a PNG for EXIF that it does not announce would decode it.
-        turned = upright and "exif" in photo.info and photo.getexif().get(_ORIENTATION, 1) >= _LYING
+        turned = upright and "exif" in photo.info and _orientation(photo) >= _LYING
         return (photo.width, photo.height) if turned else (photo.height, photo.width)
 
 
+def _orientation(photo: Image.Image) -> int:
+    try:
+        value = photo.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF data, which say nothing
+        return 1
+    return value if isinstance(value, int) else 1
+
+
 def read_label_map(path: Path) -> np.ndarray:
-    """(H, W) integers (bool for a 1-bit image), the values of a PNG: palette indices, never colors.
+    """(H, W) integers from 0 to 65,535 (bool for a 1-bit image), the values of a PNG: palette indices, never colors.
 
     Gray that is stored as three equal channels is read, too.
 
     Raises:
         InputError: if the file does not exist, cannot be decoded, or has colors or transparency.
     """
-    with _open(path, "label map") as image:
+    with open_photo(path, "label map") as image:
         try:
             values = np.asarray(image)
-        except (OSError, SyntaxError, ValueError) as err:
+        except Exception as err:  # Pillow's decoders raise nearly anything for damaged data
             raise _damaged(path, "label map", err) from err
     if image.mode in ("L", "P", "1", "I;16", "I"):
+        if image.mode == "I" and not 0 <= values.min() <= values.max() <= _MAX_VALUE:
+            raise InputError(
+                f"label map {path} has values from {values.min()} to {values.max()}; expected 0 to {_MAX_VALUE}. "
+                "Convert it with the dataset's own tool",
+                reason="label map of other numbers",
+            )
         return values
     alpha = values[:, :, -1] if image.mode in _WITH_ALPHA else None
     values = values if alpha is None else values[:, :, :-1]
@@ -55,15 +71,6 @@ def read_label_map(path: Path) -> np.ndarray:
             reason="label map with colors",
         )
     return values[:, :, 0]
-
-
-def _open(path: Path, what: str) -> Image.Image:
-    if not path.is_file():
-        raise InputError(f"{what} {path} does not exist; check the path", reason=f"{what} missing")
-    try:
-        return Image.open(path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
-        raise _damaged(path, what, err) from err
 
 
 def _damaged(path: Path, what: str, err: Exception) -> InputError:

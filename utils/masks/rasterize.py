@@ -13,7 +13,14 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from model.errors import InputError
+from model.photo_file import check_size
+from model.values import shorten
 
+# What a polygon may be. pycocotools crashes on corners far away, and takes memory for every pixel of an outline.
+_REACH = 10  # times the longer side of the photo, in both directions from its corner
+_MOST_NUMBERS = 100_000
+_LONGEST_OUTLINE = 10_000_000  # pixels
+_LARGEST_RUN_BITS = 60  # more than any photo has pixels
 _FIXED = 1 << 16  # OpenCV counts in 65536ths of a pixel
 
 
@@ -24,18 +31,15 @@ def decode_segmentation(segmentation: Any, hw: tuple[int, int], *, where: str) -
         segmentation: polygons ``[[x0, y0, x1, y1, ...], ...]``; run lengths ``{"size": [H, W], "counts": ...}``,
             compressed (str or bytes) or not (list); or a list of run lengths. The parts of a list are united;
             an empty list is an empty mask.
-        hw: (H, W).
+        hw: (H, W) as recorded.
         where: dataset and annotation, for messages.
     Returns:
         (H, W) bool.
     Raises:
-        InputError: if it is none of these, encloses no area, or is recorded for another size.
+        InputError: if it is none of these, encloses no area, reaches too far out of the photo or is recorded for
+            another size; or if no photo has the recorded size.
     """
-    if min(hw) < 1:
-        raise InputError(
-            f"{where}: the photo is recorded as height x width {hw[0]} x {hw[1]}; correct the annotation",
-            reason="photo without size",
-        )
+    check_size(*hw, where=where)
     if isinstance(segmentation, Mapping):
         return _decode_rle(segmentation, hw, where=where)
     if not isinstance(segmentation, Sequence) or isinstance(segmentation, (str, bytes)):
@@ -49,22 +53,21 @@ def decode_segmentation(segmentation: Any, hw: tuple[int, int], *, where: str) -
     return mask
 
 
-def paint_polygons(
-    polygons: Sequence[Sequence[Sequence[float]]], values: Sequence[int], hw: tuple[int, int]
-) -> np.ndarray:
+def paint_polygons(polygons: Sequence[Any], values: Sequence[int], hw: tuple[int, int], *, where: str) -> np.ndarray:
     """Paint polygons one over the other, largest area first, outlines included; coordinates are cut to whole pixels.
 
     Args:
         polygons: each a list of [x, y].
         values: what each is painted with, 1 to 255.
+        hw: (H, W).
+        where: annotation, for messages.
     Returns:
         (H, W) uint8, 0 where there is no polygon.
     Raises:
-        ValueError: if a polygon is no list of [x, y].
+        InputError: if a polygon is no list of [x, y], or reaches too far out of the photo.
     """
-    corners = [np.asarray(polygon, dtype=float) for polygon in polygons]
-    if any(points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all() for points in corners):
-        raise ValueError("a polygon is not a list of [x, y]")
+    check_size(*hw, where=where)
+    corners = [_read_pairs(polygon, hw, where=where) for polygon in polygons]
     areas = [np.count_nonzero(_paint(np.zeros(hw, dtype=np.uint8), points, 1)) for points in corners]
     painted = np.zeros(hw, dtype=np.uint8)
     for index in sorted(range(len(corners)), key=lambda index: -areas[index]):
@@ -114,40 +117,75 @@ def _inside(corners: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
 
 
 def _decode_polygon(polygon: Any, hw: tuple[int, int], *, where: str) -> np.ndarray:
-    try:
-        points = np.asarray(polygon, dtype=float)
-    except (TypeError, ValueError) as err:
-        raise _unknown(polygon, where) from err
-    if points.ndim != 1:
+    if not isinstance(polygon, Sequence) or isinstance(polygon, (str, bytes)):
         raise _unknown(polygon, where)
-    if len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
+    if len(polygon) < 6 or len(polygon) % 2:
         raise InputError(
-            f"{where}: a polygon has {len(points)} numbers; expected x, y of 3 points or more, all finite. "
+            f"{where}: a polygon has {len(polygon)} numbers; expected x, y of 3 points or more. "
             "Correct or remove the annotation",
             reason="bad polygon",
         )
-    corners = points.reshape(-1, 2)
+    corners = _check_corners(polygon, hw, where=where)
     # On one line: no area. (The shoelace formula would also refuse a bow tie, whose halves cancel.)
     if np.linalg.matrix_rank(corners - corners[0], tol=1e-3) < 2:
         raise InputError(
             f"{where}: a polygon of {len(corners)} points encloses no area; correct or remove the annotation",
             reason="bad polygon",
         )
-    return coco_mask.decode(coco_mask.frPyObjects([points.tolist()], *hw)[0]).astype(bool)
+    return coco_mask.decode(coco_mask.frPyObjects([corners.ravel().tolist()], *hw)[0]).astype(bool)
+
+
+def _read_pairs(polygon: Any, hw: tuple[int, int], *, where: str) -> np.ndarray:
+    """A list of [x, y] -> (corners, 2) float."""
+    is_list = isinstance(polygon, Sequence) and len(polygon) > 0
+    if not is_list or not all(isinstance(point, Sequence) and len(point) == 2 for point in polygon):
+        raise InputError(
+            f"{where}: a polygon is {shorten(polygon)}; expected a list of [x, y]. Correct or remove the annotation",
+            reason="bad polygon",
+        )
+    return _check_corners([number for point in polygon for number in point], hw, where=where)
+
+
+def _check_corners(numbers: Sequence[Any], hw: tuple[int, int], *, where: str) -> np.ndarray:
+    """x, y, x, y, ... -> (corners, 2) float, which pycocotools and OpenCV can draw."""
+    problem = ""
+    corners = np.zeros((0, 2))
+    reach = _REACH * max(hw)
+    if len(numbers) > _MOST_NUMBERS:
+        problem = f"has {len(numbers)} numbers; expected {_MOST_NUMBERS} at most"
+    elif not set(map(type, numbers)) <= {int, float}:  # a truth value is no coordinate
+        wrong = next(number for number in numbers if type(number) not in (int, float))
+        problem = f"has the coordinate {shorten(wrong)}; expected numbers"
+    elif not all(-reach <= number <= reach for number in numbers):
+        wrong = next(number for number in numbers if not -reach <= number <= reach)
+        problem = f"has the coordinate {shorten(wrong)}, and the photo is {hw[0]} x {hw[1]} (height x width); expected "
+        problem += f"numbers within {_REACH} times its size"
+    else:
+        corners = np.array(numbers, dtype=float).reshape(-1, 2)
+        length = np.abs(np.diff(corners, axis=0)).max(axis=1).sum()
+        if length > _LONGEST_OUTLINE:
+            problem = f"is {length:.0f} pixels around; expected {_LONGEST_OUTLINE} at most"
+    if problem:
+        raise InputError(f"{where}: a polygon {problem}. Correct or remove the annotation", reason="bad polygon")
+    return corners
 
 
 def _decode_rle(code: Mapping[str, Any], hw: tuple[int, int], *, where: str) -> np.ndarray:
     if "size" not in code or "counts" not in code:
         raise _unknown(code, where)
-    if list(code["size"]) != list(hw):
+    size, counts = code["size"], code["counts"]
+    if not isinstance(size, (list, tuple)) or not all(type(side) is int for side in size):
+        raise _unknown(code, where)
+    if tuple(size) != tuple(hw):
         raise InputError(
-            f"{where}: the mask's size is {list(code['size'])}, the photo's {list(hw)} (height, width); "
+            f"{where}: the mask's size is {shorten(list(size))}, the photo's {list(hw)} (height, width); "
             "the annotation belongs to another version of the photo",
             reason="mask of another size",
         )
-    counts = code["counts"]
     try:
-        runs = _decompress(counts) if isinstance(counts, (str, bytes)) else [int(run) for run in counts]
+        runs = _decompress(counts) if isinstance(counts, (str, bytes)) else list(counts)
+        if not set(map(type, runs)) <= {int}:
+            raise ValueError("they are not whole numbers")
     except (IndexError, TypeError, ValueError) as err:
         raise InputError(
             f"{where}: its run lengths cannot be read; download the annotations again", reason="bad run lengths"
@@ -155,7 +193,7 @@ def _decode_rle(code: Mapping[str, Any], hw: tuple[int, int], *, where: str) -> 
     # pycocotools does not notice runs that end early: it returns whatever was in memory behind them.
     if sum(runs) != hw[0] * hw[1] or any(run < 0 for run in runs):
         raise InputError(
-            f"{where}: its run lengths cover {sum(runs)} pixels, expected {hw[0]} x {hw[1]} = {hw[0] * hw[1]}; "
+            f"{where}: its run lengths cover {shorten(sum(runs))} pixels, expected {hw[0]} x {hw[1]}; "
             "download the annotations again",
             reason="bad run lengths",
         )
@@ -164,7 +202,11 @@ def _decode_rle(code: Mapping[str, Any], hw: tuple[int, int], *, where: str) -> 
 
 
 def _decompress(text: str | bytes) -> list[int]:
-    """COCO's compressed run lengths: 5 bits a character; from the fourth run on, differences to the run before last."""
+    """COCO's compressed run lengths: 5 bits a character; from the fourth run on, differences to the run before last.
+
+    Raises:
+        IndexError, ValueError: if the text is nothing of the kind.
+    """
     data = text.encode("ascii") if isinstance(text, str) else text
     runs: list[int] = []
     position = 0
@@ -172,6 +214,8 @@ def _decompress(text: str | bytes) -> list[int]:
         value, shift, more = 0, 0, True
         while more:
             bits = data[position] - 48
+            if not 0 <= bits < 64 or shift > _LARGEST_RUN_BITS:
+                raise ValueError(f"character {position} continues no run")
             value |= (bits & 0x1F) << shift
             more = bool(bits & 0x20)
             position, shift = position + 1, shift + 5
@@ -182,9 +226,8 @@ def _decompress(text: str | bytes) -> list[int]:
 
 
 def _unknown(found: Any, where: str) -> InputError:
-    shown = repr(found)
     return InputError(
-        f"{where}: the segmentation {shown[:80]}{'...' if len(shown) > 80 else ''} is not in COCO's format; expected "
+        f"{where}: the segmentation {shorten(found)} is not in COCO's format; expected "
         'polygons [[x, y, x, y, x, y, ...], ...] or run lengths {"size": [H, W], "counts": ...}',
         reason="unknown mask format",
     )

@@ -113,7 +113,7 @@ def test_splits_are_joined_with_an_underscore(whole_tree):
 def test_bad_records_are_named(tmp_path, damage):
     with pytest.raises(InputError, match=r"sample: .*a.json is not in ReasonSeg's format") as caught:
         write_record(tmp_path, reason_record("x") | damage)
-    assert caught.value.reason == "bad record"
+    assert caught.value.reason in ("bad record", "bad polygon")
 
 
 def test_a_missing_or_damaged_annotation_is_named(tmp_path):
@@ -121,7 +121,7 @@ def test_a_missing_or_damaged_annotation_is_named(tmp_path):
     with pytest.raises(InputError, match=r"a.json does not exist"):
         read_record(tmp_path / "a.jpg", sample_id="sample")
     (tmp_path / "a.json").write_text("{ no")
-    with pytest.raises(InputError, match="not in ReasonSeg's format"):
+    with pytest.raises(InputError, match=r"a.json is not valid JSON"):
         read_record(tmp_path / "a.jpg", sample_id="sample")
 
 

@@ -152,7 +152,7 @@ def test_absent_split_lists_what_is_there(dataset_dir):
         build_val_source(dataset_dir, "refcoco|unc|val")
 
 
-@pytest.mark.parametrize("refs", [{"a": 1}, [1, 2], [{"split": "train"}], [make_ref(0, 1, ["x"]) | {"ann_id": [-1]}]])
+@pytest.mark.parametrize("refs", [{"a": 1}, [1, 2], [{"split": "train"}], [make_ref(0, 1, ["x"]) | {"ann_id": "1"}]])
 def test_other_formats_are_refused(dataset_dir, refs):
     (dataset_dir / "refer_seg/refcoco/refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
     with pytest.raises(InputError, match="RefCOCO's format"):

@@ -67,12 +67,18 @@ def test_an_empty_list_is_an_empty_mask():
     [
         ([[1, 1, 9, 9]], "4 numbers"),
         ([[1, 1, 9, 9, 4]], "5 numbers"),
-        ([[1, 1, 9, 9, float("nan"), 4]], "finite"),
+        ([[1, 1, 9, 9, float("nan"), 4]], "coordinate nan"),
         ([[1, 1, 5, 5, 9, 9]], "no area"),
         ([[3, 3, 3, 3, 3, 3]], "no area"),
         ([*box(1, 1, 5, 5), [2, 2, 4, 4]], "4 numbers"),
         ([1, 1, 9, 9, 1, 9], "COCO's format"),
-        ([["a", "b"]], "COCO's format"),
+        ([[1, 1, 9, 9, "1", 9]], "coordinate '1'; expected numbers"),
+        ([[1, 1, 9, 9, True, 9]], "coordinate True; expected numbers"),
+        ([[0, 0, 1e10, 0, 1e10, 1e10]], "coordinate 10000000000.0, and the photo is 20 x 30"),
+        ([[0, 0, -301, 0, 1, 1]], "coordinate -301, and the photo is 20 x 30"),
+        ([[0, 0, 10**400, 0, 1, 1]], "coordinate 1000"),
+        ([[0, 0, 9, 9] * 30_000], "120000 numbers; expected 100000 at most"),
+        ([{}], "COCO's format"),
         ("mask.png", "COCO's format"),
         (None, "COCO's format"),
         ({"counts": RUNS}, "COCO's format"),
@@ -85,6 +91,13 @@ def test_an_empty_list_is_an_empty_mask():
         ({"size": SIZE, "counts": COMPRESSED[:-3]}, "run lengths"),
         ({"size": SIZE, "counts": "é"}, "cannot be read"),
         ({"size": SIZE, "counts": b"P"}, "cannot be read"),
+        ({"size": SIZE, "counts": "o" * 100_000}, "cannot be read"),
+        ({"size": SIZE, "counts": [600.0]}, "cannot be read"),
+        ({"size": SIZE, "counts": [True] * 600}, "cannot be read"),
+        ({"size": SIZE, "counts": [10**400, -(10**400), 600]}, "run lengths cover"),
+        ({"size": SIZE, "counts": 600}, "cannot be read"),
+        ({"size": 600, "counts": RUNS}, "COCO's format"),
+        ({"size": [20.0, 30.0], "counts": RUNS}, "COCO's format"),
     ],
 )
 def test_damaged_segmentations_are_refused_by_name(segmentation, message):
@@ -94,6 +107,22 @@ def test_damaged_segmentations_are_refused_by_name(segmentation, message):
     assert str(caught.value).startswith("tiny ann_id 7")
 
 
-def test_a_photo_without_size():
-    with pytest.raises(InputError, match="0 x 30"):
-        decode_segmentation(box(0, 0, 5, 5), (0, 30), where="tiny")
+def test_corners_within_ten_times_the_photo_are_drawn():
+    """Some annotations reach out of their photo."""
+    assert decode([[-300, -300, 300, -300, 300, 300, -300, 300]]).all()
+
+
+def test_an_outline_takes_no_more_memory_than_a_large_photo():
+    zigzag = [number for place in range(20_000) for number in (0, 600_000 * (place % 2))]
+    with pytest.raises(InputError, match="pixels around"):
+        decode_segmentation([zigzag], (60_000, 1_000), where="tiny")
+
+
+@pytest.mark.parametrize(
+    "hw",
+    [(0, 30), (-1, 30), (True, 30), ("20", 30), (20.0, 30), (None, 30), (2**31, 30), (10**30, 1), (60_000, 60_000)],
+)
+def test_a_size_that_no_photo_has(hw):
+    for segmentation in (box(0, 0, 5, 5), [], {"size": list(hw), "counts": [0]}):
+        with pytest.raises(InputError, match="recorded as height x width"):
+            decode_segmentation(segmentation, hw, where="tiny")

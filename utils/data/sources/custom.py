@@ -5,7 +5,6 @@ Shapes: M masks of one sample, H, W size of its photo as displayed.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,9 @@ from typing import Any
 import numpy as np
 
 from model.errors import InputError
+from model.files import parse_json
+from model.photo_file import is_file
+from model.values import is_encodable, shorten
 from utils.data.family import Download, Family, UnusableSource, ValSets
 from utils.data.paths import DatasetPaths, MissingData
 from utils.data.photos import photo_hw, read_label_map
@@ -131,13 +133,13 @@ def _find_problem(
         return f"it has {len(record.turns)} turns; for validation, give every question a line of its own"
     pictures = [record.image]
     pictures += [folder / shape["png"] for shapes in record.targets for shape in shapes if "png" in shape]
-    missing = [picture for picture in pictures if picture.name not in names(picture.parent) and not picture.is_file()]
+    missing = [picture for picture in pictures if picture.name not in names(picture.parent) and not is_file(picture)]
     return f"{missing[0]} does not exist; paths start at the folder of this file" if missing else None
 
 
 def _names(folder: Path) -> frozenset[str]:
     """What lies in a folder."""
-    return frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()
+    return frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
 
 
 def parse_record(line: bytes, folder: Path) -> CustomRecord:
@@ -148,17 +150,17 @@ def parse_record(line: bytes, folder: Path) -> CustomRecord:
     Raises:
         InputError: what is wrong with it; file and line are for the caller to add.
     """
-    try:
-        record = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
-    except ValueError as err:  # bad JSON, or not UTF-8
-        raise InputError(f"it is not valid JSON in UTF-8 ({err}); expected one object per line") from err
+    text = line.removeprefix(b"\xef\xbb\xbf")
+    record = parse_json(text, where="it", remedy="expected one object per line")
     if not isinstance(record, Mapping):
         raise InputError(f"it is a {type(record).__name__}; expected one JSON object per line, not one for the file")
     image, turns = record.get("image"), record.get("turns")
     if not isinstance(image, str) or not image:
-        raise InputError(f'"image" is {image!r}; expected the path of a photo')
+        raise InputError(f'"image" is {shorten(image)}; expected the path of a photo')
     if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
-        raise InputError(f'"turns" is {turns!r}; expected a list of {{"question": ..., "answer": ..., "targets": ...}}')
+        raise InputError(
+            f'"turns" is {shorten(turns)}; expected a list of {{"question": ..., "answer": ..., "targets": ...}}'
+        )
     parsed: list[Turn] = []
     targets: list[tuple[Mapping[str, Any], ...]] = []
     for number, turn in enumerate(turns):
@@ -179,14 +181,16 @@ def _parse_turn(turn: Any) -> tuple[str, str, list[tuple[Mapping[str, Any], ...]
     if SEG_MARK in question:
         raise InputError(f'"question" contains {SEG_MARK}, which belongs in answers only')
     if not isinstance(targets, Sequence) or isinstance(targets, str):
-        raise InputError(f'"targets" is {targets!r}; expected a list, one entry per {SEG_MARK}')
+        raise InputError(f'"targets" is {shorten(targets)}; expected a list, one entry per {SEG_MARK}')
     return question, answer, [_parse_target(target, place) for place, target in enumerate(targets)]
 
 
 def _parse_text(turn: Mapping[str, Any], key: str) -> str:
     text = turn.get(key)
     if not isinstance(text, str) or not text.strip():
-        raise InputError(f'"{key}" is {text!r}; expected text')
+        raise InputError(f'"{key}" is {shorten(text)}; expected text')
+    if not is_encodable(text):
+        raise InputError(f'"{key}" holds half of a surrogate pair; expected text that can be written as UTF-8')
     if "<image>" in text:
         raise InputError(f'"{key}" contains <image>; leave it out, the photo always comes before the first question')
     return text
@@ -195,7 +199,7 @@ def _parse_text(turn: Mapping[str, Any], key: str) -> str:
 def _parse_target(target: Any, place: int) -> tuple[Mapping[str, Any], ...]:
     shapes: list[Any] = target if isinstance(target, list) and target else [target]
     if not all(_is_shape(shape) for shape in shapes):
-        raise InputError(f"target {place} is {_shorten(target)}; expected {_SHAPES}")
+        raise InputError(f"target {place} is {shorten(target)}; expected {_SHAPES}")
     return tuple(shapes)
 
 
@@ -210,11 +214,6 @@ def _is_shape(shape: Any) -> bool:
         code = shape["rle"]
         return isinstance(code, Mapping) and set(code) == {"size", "counts"} and isinstance(code["size"], list)
     return isinstance(shape["polygon"], list)
-
-
-def _shorten(found: Any) -> str:
-    text = repr(found)
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def draw_target(shapes: Sequence[Mapping[str, Any]], hw: tuple[int, int], *, folder: Path, where: str) -> np.ndarray:
@@ -259,7 +258,7 @@ def _download(file: str) -> Download:
 
 
 def _check_exists(file: Path, asked_by: str) -> None:
-    if not file.is_file():
+    if not is_file(file):
         advice = "Give a JSON-lines file; docs/custom_data.md has the format"
         raise MissingData(file, "does not exist", asked_by, advice=advice)
 

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from model.errors import InputError
 from model.files import read_json
+from model.values import Schema, Text
 from utils.data.packed import Packed
 from utils.data.paths import DatasetPaths
 from utils.data.photos import read_label_map
@@ -22,6 +24,17 @@ from utils.data.records import NOTHING_TO_ASK, RawSample
 logger = logging.getLogger(__name__)
 
 _ASSETS = Path(__file__).resolve().parents[1] / "assets"
+
+
+class _Label(TypedDict):
+    readable: Text
+
+
+class _MapillaryConfig(TypedDict):
+    labels: list[_Label]
+
+
+_MAPILLARY = Schema(_MapillaryConfig)
 
 
 class LabelMaps:
@@ -79,13 +92,12 @@ def mapillary(paths: DatasetPaths, *, asked_by: str, plan: QuestionPlan) -> Labe
     """Mapillary Vistas 2.0; its configuration file has the class names."""
     file = paths.mapillary_config(asked_by=asked_by)
     pairs = [(paths.mapillary_image(label), label) for label in paths.mapillary_labels(asked_by=asked_by)]
-    try:
-        names = [label["readable"].strip().lower() for label in read_json(file)["labels"]]
-    except (AttributeError, KeyError, TypeError) as err:
-        raise InputError(
-            f"{file} is not the configuration of Mapillary Vistas 2.0 ({type(err).__name__}: {err}); "
-            "download the dataset again"
-        ) from err
+    content = _MAPILLARY.check(
+        read_json(file),
+        where=f"{file} is not the configuration of Mapillary Vistas 2.0",
+        remedy="Download the dataset again",
+    )
+    names = [label["readable"].strip().lower() for label in content["labels"]]
     classes = {value: name for value, name in enumerate(names) if name != "unlabeled"}
     return LabelMaps("mapillary", pairs, classes, plan=plan)
 

@@ -6,15 +6,18 @@ Shapes: M masks of one sample, H, W size of its photo.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from model.errors import InputError
 from model.files import read_json
+from model.photo_file import check_size
+from model.values import Schema, Text
 from utils.data import prompts
 from utils.data.family import Download, Family, ValSets, find_any
 from utils.data.packed import Packed
@@ -63,6 +66,27 @@ class MuseImage:
     path: Path
     hw: tuple[int, int]
     questions: tuple[MuseQuestion, ...]
+
+
+class _Annotation(TypedDict):
+    segmentation: Any  # checked when it is drawn
+    rephrased_name: NotRequired[Text | None]
+    category_name: NotRequired[Text | None]
+
+
+class _Record(TypedDict):
+    """A record of the file."""
+
+    height: int
+    width: int
+    file_name: NotRequired[Text | None]
+    coco_url: NotRequired[Text | None]
+    questions: list[Text]
+    answers: list[list[_Annotation]]
+    text_answers: NotRequired[list[Text | None] | None]
+
+
+_RECORD = Schema(_Record)
 
 
 class MuseTrain:
@@ -142,7 +166,7 @@ class MuseVal:
 
 
 def _usable_images(
-    records: Sequence[Mapping[str, Any]], paths: DatasetPaths, *, file: Path, problems: list[str]
+    records: Sequence[Any], paths: DatasetPaths, *, file: Path, problems: list[str]
 ) -> Iterator[MuseImage]:
     """Photos with the questions that training can use; every other record and question is added to ``problems``."""
     for number, record in enumerate(records):
@@ -201,37 +225,43 @@ def _sample(name: str, image: MuseImage, words: Sequence[tuple[str, str]]) -> Ra
     return RawSample(sample_id, image.path, tuple(conversations), stacked)
 
 
-def _records(file: Path) -> list[Mapping[str, Any]]:
+def _records(file: Path) -> list[Any]:
     records = read_json(file)
     if not isinstance(records, list) or not records:
         raise InputError(f"{file} is not in MUSE's format: expected a list of records; download it again")
     return records
 
 
-def _parse_record(record: Mapping[str, Any], number: int, paths: DatasetPaths, *, file: Path) -> MuseImage:
-    try:
-        questions, answers = record["questions"], record["answers"]
-        text_answers = record.get("text_answers") or [None] * len(questions)
-        if not len(questions) == len(answers) == len(text_answers):
-            raise InputError(
-                f"{file}: record {number} has {len(questions)} questions, {len(answers)} answers and "
-                f"{len(text_answers)} text_answers; expected as many of each. Correct or remove the record"
-            )
-        parsed = tuple(
-            MuseQuestion(text, tuple(_parse_target(annotation) for annotation in objects), answer)
-            for text, objects, answer in zip(questions, answers, text_answers, strict=True)
-        )
-        return MuseImage(number, paths.muse_image(record), (record["height"], record["width"]), parsed)
-    except (AttributeError, KeyError, TypeError) as err:
+def _parse_record(record: Any, number: int, paths: DatasetPaths, *, file: Path) -> MuseImage:
+    where = f"{file}: record {number}"
+    content = _RECORD.check(
+        record,
+        where=f"{where} is not in MUSE's format",
+        remedy="Correct or remove it",
+    )
+    check_size(content["height"], content["width"], where=where)
+    questions, answers = content["questions"], content["answers"]
+    text_answers = content.get("text_answers") or [None] * len(questions)
+    if not len(questions) == len(answers) == len(text_answers):
         raise InputError(
-            f"{file}: record {number} is not in MUSE's format ({type(err).__name__}: {err}); "
-            "correct or remove the record, or download the file again"
-        ) from err
+            f"{where} has {len(questions)} questions, {len(answers)} answers and "
+            f"{len(text_answers)} text_answers; expected as many of each. Correct or remove the record"
+        )
+    if not content.get("file_name") and not content.get("coco_url"):
+        raise InputError(f"{where} has neither file_name nor coco_url; expected one of them. Correct or remove it")
+    parsed = tuple(
+        MuseQuestion(text, tuple(_parse_target(annotation, where=where) for annotation in objects), answer)
+        for text, objects, answer in zip(questions, answers, text_answers, strict=True)
+    )
+    return MuseImage(number, paths.muse_image(content), (content["height"], content["width"]), parsed)
 
 
-def _parse_target(annotation: Mapping[str, Any]) -> MuseTarget:
-    category = annotation.get("category_name") or annotation["rephrased_name"]
-    return MuseTarget(annotation["segmentation"], annotation.get("rephrased_name") or category, category)
+def _parse_target(annotation: _Annotation, *, where: str) -> MuseTarget:
+    category, rephrased = annotation.get("category_name"), annotation.get("rephrased_name")
+    name = category or rephrased
+    if not name:
+        raise InputError(f"{where} has an object without category_name and rephrased_name. Correct or remove it")
+    return MuseTarget(annotation["segmentation"], rephrased or name, name)
 
 
 def _downloads(split: str) -> tuple[Download, ...]:

@@ -15,7 +15,9 @@ import numpy as np
 
 from model.errors import InputError
 from model.files import read_json
+from model.values import Schema
 from utils.data import prompts
+from utils.data.coco_format import Annotation, Instances
 from utils.data.packed import Packed
 from utils.data.paths import DatasetPaths
 from utils.data.question_plan import QuestionPlan
@@ -23,6 +25,8 @@ from utils.data.records import RawSample
 from utils.masks.rasterize import decode_segmentation
 
 logger = logging.getLogger(__name__)
+
+_INSTANCES = Schema(Instances)
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,9 @@ class Parts:
     def __init__(self, name: str, file: Path, find_image: Callable[[str], Path], *, plan: QuestionPlan) -> None:
         self.name = name
         self._plan = plan
-        content = read_json(file)
-        try:
-            self._images = Packed(_group_by_image(content, find_image))
-        except (AttributeError, KeyError, TypeError) as err:
-            raise InputError(
-                f"{file} is not in COCO's format ({type(err).__name__}: {err}); download it again"
-            ) from err
+        where = f"{file} is not in COCO's format"
+        content = _INSTANCES.check(read_json(file), where=where, remedy="Correct it, or download it again")
+        self._images = Packed(_group_by_image(content, find_image, where=where))
         if not len(self._images):
             raise InputError(f"{file} has no annotation of any of its images; download it again")
         logger.info("%s: %d images", name, len(self._images))
@@ -104,16 +104,25 @@ def _plain(name: str) -> str:
     return name.split("_(")[0].replace("_", " ").strip()
 
 
-def _group_by_image(content: Mapping[str, Any], find_image: Callable[[str], Path]) -> Iterator[PartsImage]:
-    """Photos with annotations, in the order of their ids."""
+def _group_by_image(content: Instances, find_image: Callable[[str], Path], *, where: str) -> Iterator[PartsImage]:
+    """Photos with annotations, in the order of their ids.
+
+    Raises:
+        InputError: if an annotation has an unknown category, or no segmentation.
+    """
     names = {category["id"]: split_category(category["name"]) for category in content["categories"]}
-    of_image: dict[int, list[Mapping[str, Any]]] = {}
-    for annotation in content["annotations"]:
+    of_image: dict[Any, list[Annotation]] = {}
+    for number, annotation in enumerate(content["annotations"]):
+        if annotation["category_id"] not in names or "segmentation" not in annotation:
+            raise InputError(
+                f"{where}: annotations[{number}] has no segmentation, or category_id {annotation['category_id']!r}, "
+                "which categories do not have. Correct it, or download it again"
+            )
         of_image.setdefault(annotation["image_id"], []).append(annotation)
-    for info in sorted(content["images"], key=lambda info: info["id"]):
+    for info in sorted(content["images"], key=lambda info: (str(type(info["id"])), info["id"])):
         things: dict[tuple[str, str], list[Any]] = {}
         for annotation in of_image.get(info["id"], ()):
-            things.setdefault(names[annotation["category_id"]], []).append(annotation["segmentation"])
+            things.setdefault(names[annotation["category_id"]], []).append(annotation.get("segmentation"))
         if things:
             yield PartsImage(str(find_image(info["file_name"])), (info["height"], info["width"]), things)
 

@@ -5,17 +5,19 @@ Shapes: H, W size of the photo.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from model.errors import InputError
-from model.files import read_json
+from model.files import parse_json, read_json
+from model.photo_file import is_file
+from model.values import Schema, Text
 from utils.data import prompts
 from utils.data.family import Download, Family, ValSets, find_any
 from utils.data.names import check_name
@@ -30,6 +32,27 @@ logger = logging.getLogger(__name__)
 
 VAL_SPLITS = ("val", "test")
 _PREFIX = "ReasonSeg|"
+
+
+class _Shape(TypedDict):
+    label: Text
+    points: Any  # checked when it is drawn
+
+
+class _Record(TypedDict):
+    """The file beside a photo."""
+
+    text: list[Text]
+    is_sentence: bool
+    shapes: list[_Shape]
+
+
+class _Explanation(TypedDict):
+    image: Text
+    outputs: Text
+
+
+_RECORD, _EXPLANATIONS_FILE = Schema(_Record), Schema(list[_Explanation])
 
 
 @dataclass(frozen=True)
@@ -137,30 +160,21 @@ def read_record(photo: Path, *, sample_id: str) -> ReasonRecord:
     Larger regions are painted first, so that smaller ones lie on top.
     """
     file = photo.with_suffix(".json")
-    if not file.is_file():
+    if not is_file(file):
         raise InputError(f"{sample_id}: {file} does not exist; download the split again", reason="annotation missing")
-    data = file.read_bytes()
-    try:
-        content = json.loads(_decode(data))
-        texts = tuple(text.strip() for text in content["text"])
-        shapes = [(shape["label"].lower(), shape["points"]) for shape in content["shapes"]]
-        if not texts or not all(texts):
-            raise ValueError("it has no text, or an empty one")
-        is_sentence = bool(content["is_sentence"])
-        shapes = [shape for shape in shapes if shape[0] != "flag"]
-        values = [2 if "ignore" in label else 1 for label, _ in shapes]
-        painted = paint_polygons([points for _, points in shapes], values, photo_hw(photo))
-    except InputError:  # of the photo
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as err:
-        raise InputError(
-            f"{sample_id}: {file} is not in ReasonSeg's format ({type(err).__name__}: {err}); correct it, or download "
-            "the split again",
-            reason="bad record",
-        ) from err
+    where = f"{sample_id}: {file} is not in ReasonSeg's format"
+    remedy = "Correct it, or download the split again"
+    content = parse_json(_decode(file.read_bytes()), where=f"{sample_id}: {file}", remedy=remedy, reason="bad record")
+    record = _RECORD.check(content, where=where, remedy=remedy)
+    texts = tuple(text.strip() for text in record["text"])
+    if not texts or not all(texts):
+        raise InputError(f"{where}: it has no text, or an empty one. {remedy}", reason="bad record")
+    shapes = [shape for shape in record["shapes"] if shape["label"].lower() != "flag"]
+    values = [2 if "ignore" in shape["label"].lower() else 1 for shape in shapes]
+    painted = paint_polygons([shape["points"] for shape in shapes], values, photo_hw(photo), where=where)
     if (painted == 2).all():
         raise InputError(f"{sample_id}: {file} marks every pixel as ignored; remove it", reason="no pixel counts")
-    return ReasonRecord(texts, is_sentence, painted == 1, painted == 2 if (painted == 2).any() else None)
+    return ReasonRecord(texts, record["is_sentence"], painted == 1, painted == 2 if (painted == 2).any() else None)
 
 
 def _decode(data: bytes) -> str:
@@ -173,14 +187,12 @@ def _decode(data: bytes) -> str:
 def _read_explanations(paths: DatasetPaths, *, asked_by: str) -> dict[str, str]:
     """File name of a photo -> why its answer is what it is."""
     file = paths.reason_seg_explanations(asked_by=f"{asked_by} and --explanatory")
-    records: Sequence[Mapping[str, Any]] = read_json(file)
-    try:
-        return {record["image"]: record["outputs"].replace(SEG_MARK, "").strip() for record in records}
-    except (AttributeError, KeyError, TypeError) as err:
-        raise InputError(
-            f"{file} is not in ReasonSeg's format ({type(err).__name__}: {err}); download it again, or give "
-            "--explanatory=-1"
-        ) from err
+    records = _EXPLANATIONS_FILE.check(
+        read_json(file),
+        where=f"{file} is not in ReasonSeg's format",
+        remedy="Download it again, or give --explanatory=-1",
+    )
+    return {record["image"]: record["outputs"].replace(SEG_MARK, "").strip() for record in records}
 
 
 def _download(split: str) -> Download:

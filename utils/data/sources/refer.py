@@ -12,13 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BeforeValidator
+from typing_extensions import TypedDict
 
 from model.errors import InputError
 from model.files import read_json
+from model.photo_file import check_size
+from model.values import Schema, Text
 from utils.data import prompts
+from utils.data.coco_format import Identifier, Photo
 from utils.data.family import Download, Family, ValSets, find_any
 from utils.data.packed import Packed
 from utils.data.paths import REFER_SPLIT_BY, DatasetPaths
@@ -33,6 +38,34 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test", "testA", "testB")
 # Expressions per question of the multi-referring sets, in turn, as the release groups them.
 MULTI_GROUP_SIZES = (6, 5, 4)
+
+
+class _Sentence(TypedDict):
+    sent: Text
+
+
+class _Ref(TypedDict):
+    """What refers to one thing in a photo; in gRefCOCO to several, or none."""
+
+    ref_id: Identifier
+    image_id: Identifier
+    ann_id: Annotated[list[int], BeforeValidator(lambda ids: ids if isinstance(ids, list) else [ids])]
+    split: Text
+    sentences: list[_Sentence]
+
+
+class _Annotation(TypedDict):
+    id: Identifier
+    segmentation: Any
+
+
+class _Instances(TypedDict):
+    images: list[Photo]
+    annotations: list[_Annotation]
+
+
+_REFS, _INSTANCES = Schema(list[_Ref]), Schema(_Instances)
+_AGAIN = "Download it again: both files belong together"
 
 
 @dataclass(frozen=True)
@@ -94,6 +127,7 @@ class ReferSource:
             )
             for target in dict.fromkeys(target for expression in expressions for target in expression.targets)
         }
+        check_size(*image.hw, where=sample_id)  # where nothing has been drawn, nothing has been checked
         masks = np.zeros((len(expressions), *image.hw), dtype=bool)
         for mask, expression in zip(masks, expressions, strict=True):
             for target in expression.targets:
@@ -152,47 +186,42 @@ def _read_split(paths: DatasetPaths, dataset: str, *, split: str, asked_by: str)
     """The photos of a split with their expressions and masks, in the order of their ids."""
     refs_file = paths.refer_refs(dataset, asked_by=asked_by)
     instances_file = paths.refer_instances(dataset, asked_by=asked_by)
-    refs = read_refs(refs_file) if refs_file.suffix == ".p" else read_json(refs_file)
-    instances = read_json(instances_file)
-    try:
-        chosen = [ref for ref in refs if in_split(ref["split"], split)]
-        if not chosen:
-            found = ", ".join(sorted({ref["split"] for ref in refs})) or "none"
-            raise InputError(f"{asked_by}: {refs_file} has no expression of split {split}; its splits: {found}")
-        infos = {info["id"]: info for info in instances["images"]}
-        segmentations = {annotation["id"]: annotation["segmentation"] for annotation in instances["annotations"]}
-        of_image: dict[int, list[dict[str, Any]]] = {}
-        for ref in chosen:
-            missing = [f"ann_id {ann_id}" for ann_id in _ann_ids(ref, dataset) if ann_id not in segmentations]
-            missing += [f"image_id {ref['image_id']}"] if ref["image_id"] not in infos else []
-            if missing:
-                raise InputError(
-                    f"{dataset}: ref_id {ref['ref_id']} names {missing[0]}, which {instances_file} does not "
-                    f"have; {refs_file.name} and instances.json belong together, download both again"
-                )
-            of_image.setdefault(ref["image_id"], []).append(ref)
-        return [
-            _make_image(infos[image_id], of_image[image_id], segmentations, paths, dataset)
-            for image_id in sorted(of_image)
-        ]
-    except (AttributeError, KeyError, TypeError) as err:
-        raise InputError(
-            f"{refs_file} or {instances_file} is not in RefCOCO's format ({type(err).__name__}: {err}); "
-            "download both again"
-        ) from err
+    refs = _REFS.check(
+        read_refs(refs_file) if refs_file.suffix == ".p" else read_json(refs_file),
+        where=f"{refs_file} is not in RefCOCO's format",
+        remedy=_AGAIN,
+    )
+    where = f"{instances_file} is not in RefCOCO's format"
+    instances = _INSTANCES.check(read_json(instances_file), where=where, remedy=_AGAIN)
+    chosen = [ref for ref in refs if in_split(ref["split"], split)]
+    if not chosen:
+        found = ", ".join(sorted({ref["split"] for ref in refs})) or "none"
+        raise InputError(f"{asked_by}: {refs_file} has no expression of split {split}; its splits: {found}")
+    infos = {info["id"]: info for info in instances["images"]}
+    segmentations = {annotation["id"]: annotation["segmentation"] for annotation in instances["annotations"]}
+    of_image: dict[int, list[_Ref]] = {}
+    for ref in chosen:
+        missing = [f"ann_id {ann_id}" for ann_id in _ann_ids(ref, dataset) if ann_id not in segmentations]
+        missing += [f"image_id {ref['image_id']}"] if ref["image_id"] not in infos else []
+        if missing:
+            raise InputError(
+                f"{dataset}: ref_id {ref['ref_id']} names {missing[0]}, which {instances_file} does not "
+                f"have; {refs_file.name} and instances.json belong together, download both again"
+            )
+        of_image.setdefault(ref["image_id"], []).append(ref)
+    return [
+        _make_image(infos[image_id], of_image[image_id], segmentations, paths, dataset) for image_id in sorted(of_image)
+    ]
 
 
-def _ann_ids(ref: dict[str, Any], dataset: str) -> list[int]:
+def _ann_ids(ref: _Ref, dataset: str) -> list[int]:
     """The annotations that a ref refers to; in gRefCOCO -1 means none."""
-    if dataset != "grefcoco":
-        return [ref["ann_id"]]
-    ann_ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
-    return [ann_id for ann_id in ann_ids if ann_id != -1]
+    return [ann_id for ann_id in ref["ann_id"] if dataset != "grefcoco" or ann_id != -1]
 
 
 def _make_image(
-    info: dict[str, Any],
-    refs: Sequence[dict[str, Any]],
+    info: Photo,
+    refs: Sequence[_Ref],
     segmentations: dict[int, Any],
     paths: DatasetPaths,
     dataset: str,
@@ -212,7 +241,7 @@ def _make_image(
     )
 
 
-def read_refs(path: Path) -> list[dict[str, Any]]:
+def read_refs(path: Path) -> Any:
     """Read a refs file: a pickle of lists, dicts, strings and numbers, and nothing else.
 
     Raises:
@@ -234,12 +263,18 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
 
 
 _NUMPY_SCALAR = np.int64(0).__reduce__()[0]
+
+
+def _plain_number(dtype: np.dtype, data: bytes) -> int | float | bool:
+    return _NUMPY_SCALAR(dtype, data).item()
+
+
 _PLAIN_TYPES = {
     **{("builtins", plain.__name__): plain for plain in (bool, dict, float, frozenset, int, list, set, str, tuple)},
     ("collections", "OrderedDict"): OrderedDict,
     ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "scalar"): _NUMPY_SCALAR,
-    ("numpy._core.multiarray", "scalar"): _NUMPY_SCALAR,
+    ("numpy.core.multiarray", "scalar"): _plain_number,
+    ("numpy._core.multiarray", "scalar"): _plain_number,
     ("_codecs", "encode"): _encode_latin1,
 }
 

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from model.errors import InputError
 from model.files import read_json
 from model.text.conversation import IMAGE_MARK
+from model.values import Schema, Text, shorten
 from utils.data.family import Archive, Download, Family
 from utils.data.packed import Packed
 from utils.data.paths import DatasetPaths
 from utils.data.photos import photo_hw
-from utils.data.records import RawSample, Turn
+from utils.data.records import SEG_MARK, RawSample, Turn
 
 from .coco_photos import COCO_2017
 
 logger = logging.getLogger(__name__)
+
+
+_Part = TypedDict("_Part", {"from": Text, "value": Text})  # "from" is no name in Python
+
+
+class _Dialogue(TypedDict):
+    """A record of the file."""
+
+    image: NotRequired[Text | None]
+    conversations: list[_Part]
+
+
+_DIALOGUE = Schema(_Dialogue)
 
 
 class Vqa:
@@ -43,38 +59,43 @@ class Vqa:
         return len(self._items)
 
     def get(self, index: int, rng: np.random.Generator) -> RawSample:
-        item = self._items[index]
         sample_id = f"{self.name}/{index}"
-        try:
-            turns = tuple(_turns(item["conversations"]))
-            photo = self._paths.llava_image(item["image"]) if item.get("image") else None
-        except (AttributeError, KeyError, TypeError, ValueError) as err:
-            raise InputError(
-                f"{sample_id}: the dialogue is not in LLaVA's format ({type(err).__name__}: {err}); expected "
-                '{"image", "conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}, ...]}',
-                reason="bad record",
-            ) from err
+        item = _DIALOGUE.check(
+            self._items[index],
+            where=f"{sample_id}: the dialogue is not in LLaVA's format",
+            remedy="Correct it, or download the file again",
+        )
+        turns = _turns(item["conversations"], where=sample_id)
+        photo = self._paths.llava_image(item["image"]) if item.get("image") else None
         hw = photo_hw(photo) if photo else (0, 0)
         return RawSample(sample_id, photo, (turns,), np.zeros((0, *hw), dtype=bool))
 
 
-def _turns(parts: Sequence[Mapping[str, str]]) -> list[Turn]:
+def _turns(parts: Sequence[_Part], *, where: str) -> tuple[Turn, ...]:
     """Pairs of question and answer; an opening turn of the model and a last question without answer are left out.
 
     Raises:
-        ValueError: if the speakers do not alternate, or an answer is empty.
+        InputError: if the speakers do not alternate, or an answer is empty or asks for a mask.
     """
     if parts and parts[0]["from"] != "human":
         parts = parts[1:]
     speakers = [part["from"] for part in parts]
     if speakers != (["human", "gpt"] * len(parts))[: len(parts)]:
-        raise ValueError(f"the speakers are {', '.join(speakers)}")
+        raise InputError(
+            f"{where}: the dialogue is not in LLaVA's format: the speakers are {shorten(speakers)}; expected human and "
+            "gpt in turn. Correct it",
+            reason="bad record",
+        )
     # The mark of the photo may stand anywhere; the encoder puts it before the first question.
     said = [part["value"].replace(IMAGE_MARK, "").strip() for part in parts]
-    turns = [Turn(question, answer, ()) for question, answer in zip(said[::2], said[1::2], strict=False)]
-    if not turns or not all(turn.answer for turn in turns):
-        raise ValueError(f"{len(turns)} questions have an answer, or one of the answers is empty")
-    return turns
+    pairs = list(zip(said[::2], said[1::2], strict=False))
+    if not pairs or not all(answer and SEG_MARK not in answer for _, answer in pairs):
+        raise InputError(
+            f"{where}: the dialogue is not in LLaVA's format: no question has an answer, or an answer is empty or "
+            f"contains {SEG_MARK}. Correct it",
+            reason="bad record",
+        )
+    return tuple(Turn(question, answer, ()) for question, answer in pairs)
 
 
 _INSTRUCT_150K = Archive(

@@ -1,0 +1,70 @@
+"""Photo files before they are decoded: whether there is one, and whether its size can be true. No torch."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+from PIL import Image, UnidentifiedImageError
+from pydantic import Field
+
+from .errors import InputError
+from .values import shorten
+
+MAX_SIDE = 65_535  # of a JPEG
+# What Pillow opens. A header of a few bytes can claim any size; a photo of this one takes half a GiB.
+MAX_PIXELS = 178_956_970
+
+PhotoSide = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no, if the name is one that no file can have."""
+    return os.path.isfile(path)  # Path.is_file raises for a name that is too long
+
+
+def check_size(height: Any, width: Any, *, where: str) -> None:
+    """Hold a recorded size to what a photo can have, before anything of that size is made.
+
+    Raises:
+        InputError: if a side is no whole number from 1 to ``MAX_SIDE``, or there are more than ``MAX_PIXELS`` pixels.
+    """
+    sides = (height, width)
+    if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides) or height * width > MAX_PIXELS:
+        raise InputError(
+            f"{where}: the photo is recorded as height x width {shorten(height)} x {shorten(width)}; expected whole "
+            f"numbers from 1 to {MAX_SIDE:,}, at most {MAX_PIXELS:,} pixels together. Correct the annotation",
+            reason="photo without size",
+        )
+
+
+def open_photo(path: Path, what: str = "image") -> Image.Image:
+    """Read the header of a photo; nothing is decoded.
+
+    Args:
+        what: names the kind of file in messages, and in the reason.
+    Raises:
+        InputError: if there is no such file, it is no picture, or it claims more than ``MAX_PIXELS`` pixels.
+    """
+    if not is_file(path):
+        raise InputError(f"{what} {path} does not exist; check the path", reason=f"{what} missing")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # photos of 90 million pixels exist
+            photo = Image.open(path)
+        check_size(photo.height, photo.width, where=f"{what} {path}")
+    except UnidentifiedImageError as err:
+        raise _unreadable(path, what, "it is not a picture, or its header is damaged") from err
+    except InputError as err:
+        raise _unreadable(path, what, f"its header claims {photo.height} x {photo.width} pixels") from err
+    except Exception as err:  # Pillow's readers of the formats raise nearly anything for a damaged header
+        raise _unreadable(path, what, f"{type(err).__name__}: {err}") from err
+    return photo
+
+
+def _unreadable(path: Path, what: str, problem: str) -> InputError:
+    return InputError(
+        f"{what} {path} cannot be decoded ({problem}); copy it again from its source", reason=f"{what} unreadable"
+    )
