@@ -35,7 +35,7 @@ class DataFlags:
 
     dataset_dir: str | Path = flag("./dataset", "dataset tree")
     dataset: str = flag("sem_seg||refer_seg||vqa||reason_seg", "datasets, joined with ||")
-    sample_rates: str = flag("9,3,3,1", "relative weight of each dataset")
+    sample_rates: str = flag("9,3,3,1", "relative weight of each dataset; not used for a single one")
     sem_seg_data: str = flag("ade20k||cocostuff||pascal_part||paco_lvis||mapillary", "parts of sem_seg")
     refer_seg_data: str = flag("refclef||refcoco||refcoco+||refcocog", "parts of refer_seg")
     vqa_data: str = flag("llava_instruct_150k", "file of vqa")
@@ -152,7 +152,7 @@ class ValidationFlags:
 
     val_dataset: str = flag("ReasonSeg|val", "validation sets, joined with ||")
     val_batch_size: Count = flag(1, "images per process in validation")
-    no_eval: bool = flag(False, "no validation during training")
+    no_eval: bool = flag(False, "no validation during training; --eval takes it back")
     eval_only: bool = flag(False, "validate the run's checkpoint and stop")
 
 

@@ -27,7 +27,7 @@ from utils.evaluation.teacher_forced import validate_teacher_forced
 from .checkpoints import load_checkpoint, save_checkpoint
 from .engine import Engine, build_engine, init_distributed
 from .journal import Journal, UpdateReport
-from .run_data import open_train_sources, open_val_sources
+from .run_data import open_train_sources, open_val_sources, warn_of_little_data
 from .run_directory import RunDirectory
 from .start import TrainingModel, build_for_training
 
@@ -82,6 +82,7 @@ class Trainer:
         if dist.is_main():
             directory.describe(run, training.config, training.tokenizer, tokenizer_source=training.base_folder)
         _log_start(run, device, sources)
+        warn_of_little_data(run, sources, images_per_update=_images_per_update(run))
         total = run.total_updates if mixture else update
         journal = Journal(directory, first_update=update, total_updates=total, print_freq=run.print_freq)
         skips = SkipTally(run.max_bad_share)
