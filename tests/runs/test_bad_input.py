@@ -75,9 +75,9 @@ def test_a_refs_file_that_would_run_code(world, refuses):
     ("flags", "says"),
     [
         (("--dataset_dir=/nowhere/data",), ("--dataset_dir /nowhere/data is not a folder", "make_toy_world.py")),
-        (("--dataset=ade",), ("--sample_rates", "--dataset ade")),
-        (("--dataset=ade", "--sample_rates=1"), ("--dataset: 'ade' is unknown", "sem_seg, refer_seg, vqa")),
-        (("--dataset=vqa", "--sample_rates=1"), ("llava_instruct_150k.json does not exist", "--dataset vqa")),
+        (("--dataset=ade||vqa", "--sample_rates=1"), ("--sample_rates 1 has 1 numbers", "--dataset ade||vqa")),
+        (("--dataset=ade",), ("--dataset: 'ade' is unknown", "sem_seg, refer_seg, vqa")),
+        (("--dataset=vqa",), ("llava_instruct_150k.json does not exist", "--dataset vqa")),
         (("--max_bad_share=2",), ("--max_bad_share is 2.0; expected 1.0 or less",)),
         (("--explanatory=2",), ("--explanatory is 2.0; expected 1.0 or less",)),
         (("--val_dataset=nothing",), ("--val_dataset: 'nothing' is unknown", "MultiReasonSeg|val")),

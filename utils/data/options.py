@@ -21,7 +21,7 @@ class DataOptions(DataFlags):
 
     Attributes:
         dataset: dataset families, joined with ``||``.
-        sample_rates: relative weight of each, joined with commas.
+        sample_rates: relative weight of each, joined with commas; not used for a single dataset.
         sem_seg_data, refer_seg_data, vqa_data, reason_seg_data: parts of a family, joined with ``||``; each part is as
             likely as the others. A part of reason_seg is ``ReasonSeg|train``; splits are joined with ``_``.
         explanatory: share of reasoning samples that explain the answer in words alone; -1 for no explanation at all.
@@ -68,4 +68,4 @@ class DataOptions(DataFlags):
             raise InputError(f"--sample_rates {self.sample_rates!r}: expected numbers joined with commas") from err
         if not all(0 < rate < float("inf") for rate in rates):
             raise InputError(f"--sample_rates {self.sample_rates}: expected numbers above 0; leave unused datasets out")
-        return rates
+        return rates if len(self.datasets) > 1 else [1.0]

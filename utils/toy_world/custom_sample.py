@@ -32,7 +32,7 @@ class CustomSampleConfig:
     """Flags of scripts/make_custom_sample.py."""
 
     out: str = flag("", "folder to make")
-    num: Count = flag(12, "photos")
+    num: Count = flag(40, "photos")
     seed: NonNegativeInt = flag(0, "every photo follows from it")
 
     def __post_init__(self) -> None:

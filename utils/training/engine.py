@@ -45,8 +45,9 @@ def init_distributed() -> torch.device:
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         device = torch.device("cpu")
-        # Processes that each use every core slow one another down many times over.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // dist.local_world_size()))
+        # Threads beyond the number of free cores slow one another down many times over.
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // dist.local_world_size()))
     import deepspeed
 
     if device.type == "cpu":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from model.errors import InputError
 from utils.cli.config import RunConfig
@@ -13,6 +14,10 @@ from utils.data.registry import build_train_sources, build_val_source
 from utils.data.sources import Source
 
 logger = logging.getLogger(__name__)
+
+# A LLaVA base has never seen the tokens that stand for masks. From fewer samples than about this many, even the toy
+# base learns them by heart at best (docs/custom_data.md).
+ENOUGH_FOR_A_BASE = 2000
 
 
 def open_train_sources(run: RunConfig) -> tuple[list[Source], list[float]]:
@@ -51,6 +56,19 @@ def open_val_sources(run: RunConfig) -> list[Source]:
                 raise
             logger.info("no validation during training: %s", err)
     return sources
+
+
+def warn_of_little_data(run: RunConfig, sources: Sequence[Source], *, images_per_update: int) -> None:
+    """Say what to expect of a run that starts from a LLaVA base and trains on few samples."""
+    different, drawn = sum(len(source) for source in sources), run.total_updates * images_per_update
+    if not run.init_from and 0 < min(different, drawn) < ENOUGH_FOR_A_BASE:
+        logger.warning(
+            "this run starts from a LLaVA base, which cannot draw masks yet, and draws %d samples from %d: with fewer "
+            "than %d of either, expect few masks or none in its answers. Start from a trained model with --init_from",
+            drawn,
+            different,
+            ENOUGH_FOR_A_BASE,
+        )
 
 
 def _names_validation_sets(run: RunConfig) -> bool:

@@ -27,7 +27,7 @@ from utils.evaluation.teacher_forced import validate_teacher_forced
 from .checkpoints import check_free_space, load_checkpoint, save_checkpoint, step_folder
 from .engine import Engine, build_engine, init_distributed
 from .journal import Journal, UpdateReport
-from .run_data import open_train_sources, open_val_sources
+from .run_data import open_train_sources, open_val_sources, warn_of_little_data
 from .run_description import RunDescription, log_changes
 from .run_directory import RunDirectory
 from .run_lock import RunLock
@@ -113,6 +113,7 @@ class Trainer:
             _describe(directory.description, run, training)
             logger.info("run directory %s", directory.path)
         _log_start(run, device, sources)
+        warn_of_little_data(run, sources, images_per_update=_images_per_update(run))
         total = run.total_updates if mixture else update
         journal = Journal(directory, first_update=update, total_updates=total, print_freq=run.print_freq)
         skips = SkipTally(run.max_bad_share)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from model.errors import InputError
+from utils.cli.config import RunConfig
 from utils.data.records import RawSample, Turn
 from utils.data.registry import DataOptions, build_train_sources, build_val_source, val_names
 
@@ -20,6 +21,12 @@ def test_parts_share_the_rate_of_their_family(shared_dataset):
     sources, rates = build_train_sources(options(shared_dataset))
     assert [source.name for source in sources] == ["multi_reason_seg", "refcoco", "refcoco+"]
     assert rates == [4, 4.5, 4.5]
+
+
+@pytest.mark.parametrize("rates", [RunConfig.sample_rates, "8,1", "4"])
+def test_a_single_dataset_needs_no_rate(shared_dataset, rates):
+    """Neither the released default nor a preset for several datasets has to be taken back."""
+    assert build_train_sources(options(shared_dataset, "refer_seg", rates))[1] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(
