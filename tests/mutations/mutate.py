@@ -48,7 +48,15 @@ class Mutator:
         for _ in range(int(self.rng.choice([1, 1, 1, 2, 3]))):
             try:
                 data = Mutator.raw(self, data) if self.rng.random() < 0.15 else kind(self, data)
-            except (ValueError, OverflowError, RecursionError, struct.error):  # it is not of its kind
+            except (
+                ValueError,
+                OverflowError,
+                RecursionError,
+                EOFError,
+                IndexError,
+                pickle.UnpicklingError,
+                struct.error,
+            ):  # it is not of its kind
                 data = self.raw(data)
             if self.notes[-1].startswith("bytes"):
                 kind = Mutator.raw
@@ -87,7 +95,7 @@ class Mutator:
         parent: Any = holder
         key: Any = ""
         place = "$"
-        while isinstance(parent[key], (dict, list)) and parent[key] and self.rng.random() < 0.8:
+        while isinstance(parent[key], (dict, list)) and parent[key] and self.rng.random() < 0.88:
             parent = parent[key]
             key = self.pick(list(parent)) if isinstance(parent, dict) else int(self.rng.integers(len(parent)))
             place += f".{key}"

@@ -162,7 +162,7 @@ def run_cases(
     for number in range(min(processes, len(cases))):
         reader, writer = context.Pipe(duplex=False)
         work = _Work(suite, cases[number::processes], seed, inputs, folder / str(number), limit_s)
-        workers.append(context.Process(target=work, args=(writer,)))
+        workers.append(context.Process(target=work, args=(writer,), daemon=True))
         with _environment():
             workers[-1].start()
         writer.close()
@@ -292,6 +292,7 @@ class _Work:
         mutator = _mutator(self.seed, name, number)
         with _damaged(Case(folder / "inputs", folder, None, mutator), suite.targets[name].files):  # once more
             notes = "; ".join(mutator.notes)
+        told = f"{trace}\n{kind}: {next(iter(trace.splitlines()), 'no trace')}"
         frames = re.findall(r'File "(.*)", line (\d+) in (.*)', trace)
         return Outcome(
             name, number, kind, _place([(file, int(line), code) for file, line, code in frames]), notes, trace

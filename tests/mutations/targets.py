@@ -9,21 +9,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 from transformers import LlamaTokenizer
 
+import chat
 import merge_lora_weights_and_save_hf_model
 from model.errors import InputError
-from model.image import read_image
+from model.image import ImagePreprocessor, read_image
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
 from model.text.tokenizer import add_codebook, load_tokenizer
 from model.weights.checkpoint import save_pretrained
-from scripts import convert_to_custom, make_custom_sample
+from scripts import convert_to_custom, evaluate, make_custom_sample
 from tests.support.launch import TRAIN_FLAGS
 from tests.support.parrot import write_parrot
 from tests.support.published import write_published
@@ -38,6 +41,7 @@ from utils.data.encode import Encoder
 from utils.data.options import DataOptions
 from utils.data.photos import photo_hw, read_label_map
 from utils.data.registry import build_train_sources, build_val_source
+from utils.data.small_tokenizer import write_tokenizer
 from utils.data.sources import Source
 from utils.data.sources.custom import CustomSource
 from utils.evaluation.run import EvaluateConfig
@@ -48,7 +52,7 @@ from utils.training.run_directory import RunDirectory
 from utils.training.start import build_for_training, read_normalization, resolve_run_flags
 
 from .mutate import ODD, TEXTS
-from .run import Case, Suite, Target
+from .run import Case, Suite, Target, message_problem
 
 # Folders of the input.
 TREE, SAMPLE, PHOTOS, WORLD = "tree", "sample", "photos", "world"
@@ -66,6 +70,7 @@ class Tools:
 
 
 def prepare(root: Path) -> Tools:
+    tqdm.get_lock()  # made once here, it is not left over by every child
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     tokenizer = load_tokenizer(root / WORLD / "llava-tiny")
@@ -77,6 +82,7 @@ def prepare(root: Path) -> Tools:
 
 def write_inputs(root: Path) -> None:
     world = write_tiny_world(root / WORLD)
+    write_tokenizer(world.llava, (world.llava / "tokenizer.model").read_bytes())  # with its settings files
     write_whole_tree(root / TREE)
     assert make_custom_sample.main(["--out", str(root / SAMPLE), "--num=4"]) == 0
     write_photos(root / PHOTOS)
@@ -216,6 +222,7 @@ def command(main: Callable[[Sequence[str]], int], *arguments: str | Path) -> boo
     errors = [line for line in err.getvalue().splitlines() if line.startswith("error: ")]
     assert code in (0, 2), f"exit code {code}"
     assert len(errors) == (code == 2), errors
+    assert not any(map(message_problem, errors)), errors
     assert not errors or err.getvalue().splitlines()[-1] == errors[0], err.getvalue()
     return code == 0
 
@@ -230,7 +237,7 @@ def verify_deep(*flags: str) -> Callable[[Case], None]:
 
 
 def convert(kind: str, **flags: str) -> Callable[[Case], None]:
-    """Convert, then read what was written: all of it can be trained on."""
+    """Convert, then read what was written: all of it can be trained on, unless the photo itself is damaged."""
 
     def use(case: Case) -> None:
         sample, out = case.root / SAMPLE, case.scratch / "out.jsonl"
@@ -240,7 +247,7 @@ def convert(kind: str, **flags: str) -> Callable[[Case], None]:
         source = CustomSource(out, asked_by="the converter")
         for index in range(len(source)):
             case.attempt(lambda index=index: case.tools.encoder(source.get(index, case.rng)))
-        unusable = [err for err in case.refusals if getattr(err, "reason", "") != "too long"]
+        unusable = [err for err in case.refusals if err.reason not in ("too long", "image unreadable")]
         assert not unusable, f"written, but cannot be used: {unusable[0]}"
 
     return use
@@ -316,8 +323,8 @@ def read_ds_config(case: Case) -> None:
 
 def read_preprocessor(case: Case) -> None:
     mean, std = read_normalization(str(case.root / "configs/preprocessor_448.json"), image_size=448)
-    assert len(mean) == len(std) == 3
-    assert np.isfinite([*mean, *std]).all()
+    prepared = ImagePreprocessor(448, True, mean, std)(case.tools.photo)
+    assert prepared.pixel_values.isfinite().all(), f"normalized by {mean}, {std}"
 
 
 CONFIGS = {"run": RunConfig, "chat": ChatConfig, "merge": MergeConfig, "evaluate": EvaluateConfig,
@@ -327,7 +334,7 @@ CONFIGS = {"run": RunConfig, "chat": ChatConfig, "merge": MergeConfig, "evaluate
 def give_flags(case: Case) -> None:
     """A command line with odd values; it is parsed, nothing more."""
     config = CONFIGS[case.mutator.pick(list(CONFIGS))]
-    names = [field.name for field in fields(config)]
+    names = ["config", *(field.name for field in fields(config))]
     arguments = []
     for _ in range(int(case.rng.integers(1, 4))):
         value = case.mutator.pick(ODD)
@@ -358,6 +365,24 @@ def ask_about_anything(case: Case) -> None:
     name = case.mutator.text("photo.jpg")
     case.mutator.note(f"photo {name!r}")
     answer(case.tools.predictor, str(case.root / PHOTOS / name), "What?", output_dir=case.scratch, max_new_tokens=2)
+
+
+def talk(case: Case) -> None:
+    """Interactive chat, whose input is damaged as bytes."""
+    typed = f"Where is the thing?\n{case.root / PHOTOS / 'photo.jpg'}\n".encode() * 2
+    stdin = io.TextIOWrapper(io.BytesIO(case.mutator.file("stdin", typed)), encoding="utf-8")
+    settings = ChatConfig(vis_save_path=str(case.scratch), max_new_tokens=2)
+    with mock.patch("sys.stdin", stdin), contextlib.redirect_stdout(io.StringIO()):
+        chat.converse(case.tools.predictor, settings)
+
+
+def evaluate_model(case: Case) -> None:
+    accepted = command(
+        evaluate.main, f"--version={case.root / MODEL}", f"--dataset_dir={case.root / TREE}", "--precision=fp32",
+        "--val_dataset=MultiReasonSeg|val", "--max_new_tokens=3", f"--output_dir={case.scratch / 'out'}",
+    )  # fmt: skip
+    if not accepted:
+        raise InputError("evaluation refused")
 
 
 def model_files(folder: str, *names: str) -> tuple[str, ...]:
@@ -413,7 +438,8 @@ TARGETS = {
     ),
     "base": Target(
         start_run,
-        (*model_files("world/llava-tiny", "config.json", "config.json", "tokenizer.model", "pytorch_model.bin"),
+        (*model_files("world/llava-tiny", "config.json", "config.json", "tokenizer.model", "tokenizer_config.json",
+                       "special_tokens_map.json", "pytorch_model.bin"),
          *model_files("world/clip-tiny", "config.json", "config.json", "pytorch_model.bin")),
         weight=2,
     ),
@@ -431,6 +457,8 @@ TARGETS = {
     "preprocessor_config": Target(read_preprocessor, ("configs/preprocessor_448.json",)),
     "flags": Target(give_flags, weight=3),
     "question": Target(ask_anything, weight=2),
+    "conversation": Target(talk, weight=0.5),
+    "evaluate": Target(evaluate_model, (f"{TREE}/muse/muse_val.json",), weight=0.5),
     "photo_name": Target(ask_about_anything, weight=0.5),
 }  # fmt: skip
 

@@ -24,14 +24,14 @@ def test_damaged_input_is_used_or_refused_in_one_line(
     cases = plan(targets.SUITE.targets, request.config.getoption("--mutations"))
     if chosen:
         name, _, number = chosen.rpartition(":")
+        assert name in targets.SUITE.targets, f"--mutation_case {chosen}: there is {', '.join(targets.SUITE.targets)}"
         cases = [(name, int(number))]
     outcomes = run_cases(
         targets.__name__, cases, seed=seed, folder=tmp_path, processes=min(4, len(os.sched_getaffinity(0)))
     )
     with capsys.disabled():
         print(f"\n{report(outcomes, seed=seed).splitlines()[0]}; {slowest(outcomes)}")
-    if chosen:
-        (outcome,) = outcomes
-        print(f"{outcome.kind}\n{outcome.notes}\n{outcome.detail}")
+        if chosen:
+            print(f"{outcomes[0].kind}\n{outcomes[0].notes}\n{outcomes[0].detail}")
     assert not any(outcome.is_failure for outcome in outcomes), report(outcomes, seed=seed)
-    assert len({outcome.target for outcome in outcomes}) == (1 if chosen else len(targets.SUITE.targets))
+    assert {outcome.target for outcome in outcomes} == {name for name, _ in cases}
