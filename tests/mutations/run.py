@@ -229,15 +229,15 @@ class _Work:
             child += 1
             folder = self.folder / str(child)
             shutil.copytree(self.inputs, folder / "inputs")
+            numbers = range(begin, min(begin + _CASES_PER_CHILD, len(self.cases)))
             pid = os.fork()
             if pid == 0:
-                self._live(suite, tools, folder, place, range(begin, len(self.cases)), connection)
+                self._live(suite, tools, folder, place, numbers, connection)
             status = os.waitpid(pid, 0)[1]
-            if place.get() < place.end(begin, len(self.cases)):
-                connection.send(self._death(suite, status, place, folder))
-                begin = place.get() + 1
-            else:
-                begin = place.get()
+            begin = place.get()
+            if begin < numbers.stop:
+                connection.send(self._death(suite, status, begin, folder))
+                begin += 1
             shutil.rmtree(folder, ignore_errors=True)
 
     def _live(
@@ -251,7 +251,7 @@ class _Work:
             logging.disable(logging.CRITICAL)
             with (folder / "trace").open("w") as trace:
                 faulthandler.enable(trace)
-                for number in numbers[:_CASES_PER_CHILD]:
+                for number in numbers:
                     place.set(number)
                     faulthandler.dump_traceback_later(self.limit_s, exit=True, file=trace)
                     outcome = self._run(suite, tools, folder, *self.cases[number])
@@ -279,7 +279,7 @@ class _Work:
         kind, place, detail = _judge(error, case.refusals)
         return Outcome(name, number, kind, place, "; ".join(mutator.notes), detail, seconds)
 
-    def _death(self, suite: Suite, status: int, place: _SharedPlace, folder: Path) -> Outcome:
+    def _death(self, suite: Suite, status: int, number: int, folder: Path) -> Outcome:
         """A case that ended its process."""
         trace = (folder / "trace").read_text(encoding="utf-8", errors="replace")
         if "Timeout (" in trace:
@@ -288,15 +288,15 @@ class _Work:
             kind = signal.Signals(os.WTERMSIG(status)).name
         else:
             kind = f"exit code {os.WEXITSTATUS(status)}"
-        name, number = self.cases[place.get()]
+        name, number = self.cases[number]
         mutator = _mutator(self.seed, name, number)
-        with _damaged(Case(folder / "inputs", folder, None, mutator), suite.targets[name].files):  # once more
+        again = shutil.copytree(self.inputs, folder / "again")
+        with _damaged(Case(again, folder, None, mutator), suite.targets[name].files):  # what it was given
             notes = "; ".join(mutator.notes)
         told = f"{trace}\n{kind}: {next(iter(trace.splitlines()), 'no trace')}"
         frames = re.findall(r'File "(.*)", line (\d+) in (.*)', trace)
-        return Outcome(
-            name, number, kind, _place([(file, int(line), code) for file, line, code in frames]), notes, trace
-        )
+        place_in_code = _place([(file, int(line), code) for file, line, code in frames])
+        return Outcome(name, number, kind, place_in_code, notes, told)
 
 
 class _SharedPlace:
@@ -310,11 +310,6 @@ class _SharedPlace:
 
     def get(self) -> int:
         return int.from_bytes(self._memory[:], "little")
-
-    @staticmethod
-    def end(begin: int, count: int) -> int:
-        """Where a child that lives ends."""
-        return min(begin + _CASES_PER_CHILD, count)
 
 
 def _mutator(seed: int, name: str, number: int) -> Mutator:

@@ -433,7 +433,7 @@ TARGETS = {
     "published_config": Target(load_and_ask(PUBLISHED), model_files(PUBLISHED, "config.json"), weight=2),
     "published_rest": Target(
         load_and_ask(PUBLISHED),
-        model_files(PUBLISHED, "added_tokens.json", "pytorch_model.bin.index.json",
+        model_files(PUBLISHED, "added_tokens.json", "tokenizer.model", "pytorch_model.bin.index.json",
                     "pytorch_model-00001-of-00002.bin") + model_files("world/clip-tiny", "config.json"),
     ),
     "base": Target(
