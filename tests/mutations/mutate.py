@@ -139,7 +139,7 @@ class Mutator:
             [
                 rest,
                 old * 2,
-                old * (10_000 // len(old) + 1),
+                old * (2000 // len(old) + 1),
                 shuffled,
                 old[::-1],
                 longer,
