@@ -6,7 +6,7 @@ import contextlib
 import io
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,10 +21,11 @@ from transformers import LlamaTokenizer
 import chat
 import merge_lora_weights_and_save_hf_model
 from model.errors import InputError
+from model.files import write_json
 from model.image import ImagePreprocessor, read_image
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
-from model.text.tokenizer import add_codebook, load_tokenizer
+from model.text.tokenizer import add_codebook, load_tokenizer, save_tokenizer
 from model.weights.checkpoint import save_pretrained
 from scripts import convert_to_custom, evaluate, make_custom_sample
 from tests.support.launch import TRAIN_FLAGS
@@ -139,7 +140,10 @@ def write_run(folder: Path, world: TinyWorld) -> None:
     root = folder.parents[1]
     run = parse(RunConfig, run_flags(root), "").config
     training = build_for_training(run)
-    RunDirectory.of(run).describe(run, training.config, training.tokenizer, tokenizer_source=training.base_folder)
+    (folder / "model_config").mkdir(parents=True)
+    training.config.save(folder / "model_config")
+    save_tokenizer(training.tokenizer, folder / "model_config", source=training.base_folder)
+    write_json(folder / "run_config.json", asdict(run))
     state = {name: tensor.contiguous() for name, tensor in training.wrapped.state_dict().items()}
     torch.save(state, folder / "pytorch_model.bin")
 
