@@ -23,9 +23,14 @@ def crash(case: Case) -> None:
     ctypes.string_at(0)
 
 
-def hang(case: Case) -> None:
+def spin(case: Case) -> None:
     while True:
-        time.sleep(0.01)
+        pass
+
+
+def wait(case: Case) -> None:
+    while True:
+        time.sleep(1)
 
 
 def raise_key_error(case: Case) -> None:
@@ -74,7 +79,8 @@ def write_inputs(root: Path) -> None:
 
 BROKEN = {
     "crash": (crash, "SIGSEGV"),
-    "hang": (hang, "slower than 1 s"),
+    "spin": (spin, "slower than 0.5 s"),
+    "wait": (wait, "waits for 6 s"),
     "key": (raise_key_error, "KeyError"),
     "ours": (raise_in_our_code, "AttributeError"),
     "lines": (refuse_in_two_lines, "message of several lines"),
@@ -83,12 +89,15 @@ BROKEN = {
     "exit": (exit_early, "SystemExit"),
 }
 SOUND = {"refuse": Target(refuse), "read": Target(read, ("some.json",)), "use": Target(lambda case: None)}
-SUITE = Suite({**{name: Target(use) for name, (use, _) in BROKEN.items()}, **SOUND}, write_inputs)
+SUITE = Suite(
+    {**{name: Target(use, weight=0.1 if name == "wait" else 1) for name, (use, _) in BROKEN.items()}, **SOUND},
+    write_inputs,
+)
 
 
 def test_every_end_of_a_case_is_attributed_and_the_others_go_on(tmp_path: Path):
     cases = plan(SUITE.targets, 40)
-    outcomes = run_cases(__name__, cases, seed=3, folder=tmp_path, processes=2, limit_s=1)
+    outcomes = run_cases(__name__, cases, seed=3, folder=tmp_path, processes=2, limit_s=0.5)
     assert sorted((outcome.target, outcome.number) for outcome in outcomes) == sorted(cases)
     kinds = {name: {outcome.kind for outcome in outcomes if outcome.target == name} for name in SUITE.targets}
     assert kinds == {
@@ -98,7 +107,7 @@ def test_every_end_of_a_case_is_attributed_and_the_others_go_on(tmp_path: Path):
         "use": {"used"},
     }
     places = {outcome.target: outcome.place for outcome in outcomes}
-    assert re.fullmatch(r"tests/mutations/test_engine.py:\d+ hang", places["hang"])
+    assert re.fullmatch(r"tests/mutations/test_engine.py:\d+ wait", places["wait"])
     assert re.fullmatch(r"utils/masks/rle.py:\d+ encode_rle", places["ours"]), "the innermost of our own code"
 
 
