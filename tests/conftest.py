@@ -16,6 +16,13 @@ from .support.tiny_world import TinyWorld, write_tiny_world, write_tokenizer
 RUNS = Path(__file__).parent / "runs"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("mutations", "tests/mutations: damaged input of every kind")
+    group.addoption("--mutations", type=int, default=1500, help="how many cases (the full count: 20000)")
+    group.addoption("--mutation_seed", type=int, default=0, help="everything follows from it")
+    group.addoption("--mutation_case", default="", metavar="TARGET:NUMBER", help="run one case, and show its traceback")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything under tests/runs/ launches processes or trains."""

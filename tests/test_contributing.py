@@ -161,6 +161,9 @@ def is_there(text: str, repository: Path, base: Path) -> bool:
     first, *rest = shlex.split(text)
     if first.startswith("--"):
         return first in flags | {"--config", "--no_..."}
+    if rest[:2] == ["-m", "pytest"]:
+        options = (repository / "tests/conftest.py").read_text(encoding="utf-8")
+        return (repository / rest[2]).exists() and all(word in options for word in rest if word.startswith("--"))
     if first in ("bash", "python"):
         script = (repository / rest[0]).read_text(encoding="utf-8")
         return all(word in flags or word in script for word in rest[1:] if word.startswith("--"))
