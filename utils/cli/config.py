@@ -65,9 +65,8 @@ class DataFlags:
     """What is read."""
 
     dataset_dir: str | Path = flag("./dataset", "dataset tree")
-<<<<<<< HEAD
     dataset: str = flag("sem_seg||refer_seg||vqa||reason_seg", "datasets, joined with ||", fixed="samples")
-    sample_rates: str = flag("9,3,3,1", "relative weight of each dataset", fixed="samples")
+    sample_rates: str = flag("9,3,3,1", "relative weight of each dataset; not used for a single one", fixed="samples")
     sem_seg_data: str = flag(
         "ade20k||cocostuff||pascal_part||paco_lvis||mapillary", "parts of sem_seg", fixed="samples"
     )
@@ -81,19 +80,6 @@ class DataFlags:
     num_classes_per_sample: Count = flag(3, "questions per image", fixed="samples")
     num_classes_per_question: Count = flag(1, "targets per question", fixed="samples")
     use_expand_question_list: bool = flag(False, "more question wordings", fixed="samples")
-=======
-    dataset: str = flag("sem_seg||refer_seg||vqa||reason_seg", "datasets, joined with ||")
-    sample_rates: str = flag("9,3,3,1", "relative weight of each dataset; not used for a single one")
-    sem_seg_data: str = flag("ade20k||cocostuff||pascal_part||paco_lvis||mapillary", "parts of sem_seg")
-    refer_seg_data: str = flag("refclef||refcoco||refcoco+||refcocog", "parts of refer_seg")
-    vqa_data: str = flag("llava_instruct_150k", "file of vqa")
-    reason_seg_data: str = flag("ReasonSeg|train", "split of reason_seg")
-    custom_data: str = flag("", "JSON-lines files of the dataset custom, joined with || (docs/custom_data.md)")
-    explanatory: float = flag(0.1, "share of explanatory answers in reason_seg")
-    num_classes_per_sample: Count = flag(3, "questions per image")
-    num_classes_per_question: Count = flag(1, "targets per question")
-    use_expand_question_list: bool = flag(False, "more question wordings")
->>>>>>> tutorial
 
 
 @settings
