@@ -55,7 +55,15 @@ def _inside(name: str) -> str:
 
 RunName = Annotated[Text, AfterValidator(_inside)]
 AtLeastOne = Annotated[float, Field(ge=1, allow_inf_nan=False)]
-MinusOneOrShare = Annotated[float, Field(ge=-1, le=1)]
+
+
+def _share_or_none(value: float) -> float:
+    if value != -1 and not 0 <= value <= 1:
+        raise PydanticCustomError("share_or_none", "a share from 0 to 1, or -1 for none")
+    return value
+
+
+ShareOrNone = Annotated[float, AfterValidator(_share_or_none)]
 LoraRank = Annotated[int, Field(ge=1, le=2**16)]
 LocalRank = Annotated[int, Field(ge=-1, lt=2**31)]
 
@@ -76,7 +84,7 @@ class DataFlags:
     custom_data: str = flag(
         "", "JSON-lines files of the dataset custom, joined with || (docs/custom_data.md)", fixed="samples"
     )
-    explanatory: MinusOneOrShare = flag(0.1, "share of explanatory answers in reason_seg", fixed="samples")
+    explanatory: ShareOrNone = flag(0.1, "share of explanatory answers in reason_seg", fixed="samples")
     num_classes_per_sample: Count = flag(3, "questions per image", fixed="samples")
     num_classes_per_question: Count = flag(1, "targets per question", fixed="samples")
     use_expand_question_list: bool = flag(False, "more question wordings", fixed="samples")

@@ -40,8 +40,6 @@ class DataOptions(DataFlags):
                 f"--sample_rates {self.sample_rates} has {len(self.rates)} numbers for the {len(self.datasets)} "
                 f"datasets of --dataset {self.dataset}; expected one for each"
             )
-        if self.explanatory != -1 and not 0 <= self.explanatory <= 1:
-            raise InputError(f"--explanatory is {self.explanatory}; expected a share from 0 to 1, or -1 for none")
 
     @classmethod
     def of(cls, flags: Any, **changes: Any) -> DataOptions:

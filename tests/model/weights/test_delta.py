@@ -135,7 +135,7 @@ def test_a_base_that_is_no_llama(parts, capsys):
 def test_a_folder_in_use_is_left_alone(parts, capsys):
     parts.out.mkdir()
     (parts.out / "mine").write_text("mine")
-    refused(command.main, parts.arguments, capsys, f"--out {parts.out} exists and is not an empty folder")
+    refused(command.main, parts.arguments, capsys, f"--out {parts.out} exists and holds mine")
     assert [path.name for path in parts.out.iterdir()] == ["mine"]
 
 

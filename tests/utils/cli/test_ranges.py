@@ -87,7 +87,7 @@ def test_no_flag_takes_any_number(hint):
         (RunConfig, "--warmup_steps -5", "warmup_steps is -5; expected 0 or more"),
         (RunConfig, "--bce_loss_weight=-1e30", "bce_loss_weight is -1e+30; expected 0.0 or more"),
         (RunConfig, "--seg_token_num 100000", "seg_token_num is 100000; expected 1000 or less"),
-        (RunConfig, "--explanatory 7", "explanatory is 7.0; expected 1.0 or less"),
+        (RunConfig, "--explanatory 7", "explanatory is 7.0; expected a share from 0 to 1, or -1"),
         (ChatConfig, "--max_new_tokens 0", "max_new_tokens is 0; expected 1 or more"),
         (ChatConfig, "--max_new_tokens -1", "max_new_tokens is -1; expected 1 or more"),
         (EvaluateConfig, "--limit -1", "limit is -1; expected 0 or more"),

@@ -67,7 +67,7 @@ def squares(monkeypatch, tmp_path):
 def test_it_is_opened_for_training_and_validation(squares):
     sources, rates = registry.build_train_sources(squares)
     assert [source.name for source in sources] == ["small", "large"]
-    assert rates == [1, 1]
+    assert rates == [0.5, 0.5]
     assert registry.build_val_source(squares.dataset_dir, "Squares|val").name == "Squares|val"
     with pytest.raises(InputError, match="--vqa_data: 'tiny' is unknown; available are small, large"):
         registry.build_train_sources(DataOptions(squares.dataset_dir, "squares", "1", vqa_data="tiny"))

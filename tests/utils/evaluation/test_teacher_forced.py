@@ -52,7 +52,7 @@ def test_ignored_pixels_have_no_say(tmp_path, encoder, name):
 def test_a_bad_sample_stops_it(tmp_path, encoder):
     root = write_whole_tree(tmp_path)
     (root / "reason_seg/ReasonSeg/val/2.json").write_text("{")
-    with pytest.raises(InputError, match=r"ReasonSeg\|val, sample 1: ReasonSeg\|val/2.jpg: .*2.json is not in"):
+    with pytest.raises(InputError, match=r"ReasonSeg\|val, sample 1: ReasonSeg\|val/2.jpg: .*2.json is not valid JSON"):
         score(build_val_source(root, "ReasonSeg|val"), encoder)
 
 
