@@ -19,7 +19,6 @@ from utils.inference.answer import answer, check_outputs, describe
 def chat(parsed: Parsed[ChatConfig]) -> None:
     """Answer the one question of ``--prompt``, or those that are typed."""
     config = parsed.config
-    _accept_any_bytes()
     check_outputs(config.image or "photo.jpg", output_dir=Path(config.vis_save_path), output_json=config.output_json)
     predictor = PixelLMPredictor.from_pretrained(
         config.version,
@@ -28,6 +27,7 @@ def chat(parsed: Parsed[ChatConfig]) -> None:
         conv_type=config.conv_type,
     )
     if config.image:
+        _accept_any_bytes()
         print_answer(predictor, config, config.image, config.prompt)
     else:
         converse(predictor, config)
@@ -41,15 +41,9 @@ def _accept_any_bytes() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _check_question(question: str) -> None:
-    try:
-        question.encode()
-    except UnicodeEncodeError as err:
-        raise InputError(f"the question {question!r} is not UTF-8; set the terminal to UTF-8 and ask again") from err
-
-
 def converse(predictor: PixelLMPredictor, config: ChatConfig) -> None:
     """The released loop: a prompt, then an image path, until the input ends."""
+    _accept_any_bytes()
     while True:
         try:
             question = input("Please input your prompt: ")
@@ -57,7 +51,6 @@ def converse(predictor: PixelLMPredictor, config: ChatConfig) -> None:
         except EOFError:
             return
         try:
-            _check_question(question)
             print_answer(predictor, config, image_path, question)
         except InputError as err:
             report_input_error(err)

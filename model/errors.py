@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+_LONGEST = 1900  # a message quotes what it found, which may be a list of a million numbers
 # What would break a line, move the cursor, or cannot be written as UTF-8 at all.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -16,12 +17,13 @@ class InputError(ValueError):
 
     Args:
         message: becomes one line that any terminal can show, whatever file names and values stand in it: a line break
-            in it is written as ``\\n``.
+            in it is written as ``\\n``, and the middle of a very long message is left out.
         reason: a few words under which bad samples are counted, such as "photo missing".
     """
 
     def __init__(self, message: str, *, reason: str = "other") -> None:
-        super().__init__(_UNPRINTABLE.sub(_escape, message))
+        line = _UNPRINTABLE.sub(_escape, message)
+        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}")
         self.reason = reason
 
 

@@ -6,6 +6,7 @@ Shapes: Q conversations, L tokens, N complete token groups, S scales, K tokens p
 from __future__ import annotations
 
 import functools
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
@@ -118,7 +119,7 @@ def encode_conversation(
     reader, ids_of_marks = _mark_reader(tokenizer, len(tokenizer))
     ids: list[int] = [cast(int, tokenizer.bos_token_id)]
     labels: list[int] = [IGNORE_INDEX]
-    base = 0
+    base, ends = 0, [end for _, end in rendered.answer_spans]
     for index, piece in enumerate(rendered.marked.split(OURS + IMAGE_MARK)):
         if index > 0:
             ids += [IMAGE_TOKEN_ID] * num_image_tokens
@@ -128,7 +129,8 @@ def encode_conversation(
         for found, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
             token_id = ids_of_marks.get(found, found)
             ids.append(token_id)
-            said = any(low < base + end and base + start < high for low, high in rendered.answer_spans)
+            answer = bisect_right(ends, base + start)  # the first that does not end before the token
+            said = answer < len(ends) and rendered.answer_spans[answer][0] < base + end
             labels.append(token_id if said else IGNORE_INDEX)
         base += len(piece)
     return ids, labels

@@ -49,7 +49,7 @@ from utils.evaluation.run import EvaluateConfig
 from utils.inference.answer import answer, describe, to_json
 from utils.training.deepspeed_config import deepspeed_settings
 from utils.training.merge import read_training_weights
-from utils.training.run_directory import RunDirectory
+from utils.training.run_description import RunDescription
 from utils.training.start import build_for_training, read_normalization, resolve_run_flags
 
 from .mutate import ODD, TEXTS
@@ -297,9 +297,9 @@ def start_from_model(case: Case) -> None:
 
 
 def read_run(case: Case) -> None:
-    directory = RunDirectory(case.root / RUN)
-    case.attempt(directory.read_flags)
-    case.attempt(directory.read_model)
+    run = RunDescription(case.root / RUN)
+    case.attempt(run.read_flags)
+    case.attempt(run.read_model)
 
 
 def merge_run(case: Case) -> None:
@@ -383,7 +383,8 @@ def talk(case: Case) -> None:
 def evaluate_model(case: Case) -> None:
     accepted = command(
         evaluate.main, f"--version={case.root / MODEL}", f"--dataset_dir={case.root / TREE}", "--precision=fp32",
-        "--val_dataset=MultiReasonSeg|val", "--max_new_tokens=3", f"--output_dir={case.scratch / 'out'}",
+        "--val_dataset=MultiReasonSeg|val", "--max_new_tokens=3", "--limit=20",  # 2000 sound photos are work, no damage
+        f"--output_dir={case.scratch / 'out'}",
     )  # fmt: skip
     if not accepted:
         raise InputError("evaluation refused")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import (
 )
 
 from model.errors import InputError
+from model.files import read_json
 from model.values import checked_dataclass
 
 ConfigType = TypeVar("ConfigType")
@@ -210,9 +210,9 @@ def _merge(config_type: type[ConfigType], given: dict[str, Any]) -> Parsed[Confi
 
 def _read_config_file(config_type: type, path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise InputError(f"--config {path} cannot be read ({err}); give a JSON object of flag values") from err
+        values = read_json(path, remedy="give a JSON object of flag values")
+    except InputError as err:
+        raise InputError(f"--config {err}") from err
     if not isinstance(values, dict):
         raise InputError(f"--config {path} holds a {type(values).__name__}; give a JSON object of flag values")
     known = {field.name for field in _fields(config_type)}

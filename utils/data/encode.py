@@ -5,6 +5,7 @@ Shapes: R input side, M masks of a RawSample, N masks in token order, H, W size 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -108,11 +109,13 @@ class Encoder:
         self, turns: Sequence[Turn], *, truncate: bool, shows_photo: bool
     ) -> tuple[Sequence[Turn], list[int], list[int]]:
         """As many first turns as the budget holds, with their ids and labels; none if the first is too long."""
-        for count in range(len(turns), 0, -1):
-            ids, labels = self._encode(turns[:count], shows_photo=shows_photo)
-            if not truncate or len(ids) <= self.config.model_max_length:
-                return turns[:count], ids, labels
-        return (), [], []
+        ids, labels = self._encode(turns, shows_photo=shows_photo)
+        budget = self.config.model_max_length
+        if not truncate or len(ids) <= budget:
+            return turns, ids, labels
+        lengths = range(1, len(turns))
+        count = bisect_right(lengths, budget, key=lambda n: len(self._encode(turns[:n], shows_photo=shows_photo)[0]))
+        return (turns[:count], *self._encode(turns[:count], shows_photo=shows_photo)) if count else ((), [], [])
 
     def _encode(self, turns: Sequence[Turn], *, shows_photo: bool) -> tuple[list[int], list[int]]:
         pairs = [(turn.question, turn.answer) for turn in turns]

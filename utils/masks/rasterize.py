@@ -78,12 +78,14 @@ def paint_polygons(polygons: Sequence[Any], values: Sequence[int], hw: tuple[int
 def _paint(image: np.ndarray, points: np.ndarray, value: int) -> np.ndarray:
     corners = points.astype(np.int32)
     cv2.polylines(image, [corners], isClosed=True, color=value)
-    image[_inside(corners, image.shape)] = value
+    rows, inside = _inside(corners, image.shape)
+    image[rows][inside] = value
     return image
 
 
-def _inside(corners: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool, the filling of a polygon: on each row from one edge to the next, both ends rounded.
+def _inside(corners: np.ndarray, hw: tuple[int, int]) -> tuple[slice, np.ndarray]:
+    """The h rows of a photo that a polygon crosses, and (h, W) bool, its filling there: on each row from one edge to the
+    next, both ends rounded.
 
     Gives what cv2.fillPoly of OpenCV up to 4.10 gives, with which the masks of the release were made; later versions
     round otherwise and differ by a pixel here and there.
@@ -105,15 +107,16 @@ def _inside(corners: np.ndarray, hw: tuple[int, int]) -> np.ndarray:
         anchor_x, anchor_y = (x0, y0) if start[1] < end[1] else (x1, y1)
         rows.append(row)
         columns.append((anchor_x * _FIXED + (row - anchor_y) * slope + half) // _FIXED)
-    steps = np.zeros((height, width + 1), dtype=np.int32)  # +1 where a run of pixels begins, -1 behind its end
+    first, last = np.clip([corners[:, 1].min(), corners[:, 1].max()], 0, height).tolist()
+    steps = np.zeros((last - first, width + 1), dtype=np.int32)  # +1 where a run of pixels begins, -1 behind its end
     if rows:
         row, column = np.concatenate(rows), np.concatenate(columns)
         order = np.lexsort((column, row))
         row, left, right = row[order][::2], column[order][::2], column[order][1::2]
         seen = (row >= 0) & (row < height) & (right >= 0) & (left < width)
-        np.add.at(steps, (row[seen], left[seen].clip(min=0)), 1)
-        np.add.at(steps, (row[seen], right[seen].clip(max=width - 1) + 1), -1)
-    return steps.cumsum(axis=1)[:, :width] > 0
+        np.add.at(steps, (row[seen] - first, left[seen].clip(min=0)), 1)
+        np.add.at(steps, (row[seen] - first, right[seen].clip(max=width - 1) + 1), -1)
+    return slice(first, last), steps.cumsum(axis=1, out=steps)[:, :width] > 0
 
 
 def _decode_polygon(polygon: Any, hw: tuple[int, int], *, where: str) -> np.ndarray:

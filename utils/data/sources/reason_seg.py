@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,9 @@ def read_record(photo: Path, *, sample_id: str) -> ReasonRecord:
         raise InputError(f"{sample_id}: {file} does not exist; download the split again", reason="annotation missing")
     where = f"{sample_id}: {file} is not in ReasonSeg's format"
     remedy = "Correct it, or download the split again"
-    content = parse_json(_decode(file.read_bytes()), where=f"{sample_id}: {file}", remedy=remedy, reason="bad record")
+    content = parse_json(
+        _decode(file.read_bytes(), where=where), where=f"{sample_id}: {file}", remedy=remedy, reason="bad record"
+    )
     record = _RECORD.check(content, where=where, remedy=remedy)
     texts = tuple(text.strip() for text in record["text"])
     if not texts or not all(texts):
@@ -177,11 +180,13 @@ def read_record(photo: Path, *, sample_id: str) -> ReasonRecord:
     return ReasonRecord(texts, record["is_sentence"], painted == 1, painted == 2 if (painted == 2).any() else None)
 
 
-def _decode(data: bytes) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode("cp1252")
+def _decode(data: bytes, *, where: str) -> str:
+    for encoding in ("utf-8", "cp1252"):
+        with suppress(UnicodeDecodeError):
+            return data.decode(encoding)
+    raise InputError(
+        f"{where}: its text is neither UTF-8 nor Windows-1252. Download the split again", reason="bad record"
+    )
 
 
 def _read_explanations(paths: DatasetPaths, *, asked_by: str) -> dict[str, str]:
