@@ -111,7 +111,7 @@ def test_a_photo_turned_by_exif_has_the_size_that_is_shown(folder, encoder):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2: it is not valid JSON in UTF-8"),
+        ("{", "line 2: it is not valid JSON"),
         ("[]", "line 2: it is a list; expected one JSON object per line"),
         ({"turns": [turn()]}, 'line 2: "image" is None; expected the path'),
         (record(image="photos/two.png"), r"line 2: .*photos/two.png does not exist; paths start at the folder"),
