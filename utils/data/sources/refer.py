@@ -262,7 +262,7 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-_NUMPY_SCALAR = np.int64(0).__reduce__()[0]
+_NUMPY_SCALAR: Any = np.int64(0).__reduce__()[0]
 
 
 def _plain_number(dtype: np.dtype, data: bytes) -> int | float | bool:

@@ -66,7 +66,8 @@ class Vqa:
             remedy="Correct it, or download the file again",
         )
         turns = _turns(item["conversations"], where=sample_id)
-        photo = self._paths.llava_image(item["image"]) if item.get("image") else None
+        name = item.get("image")
+        photo = self._paths.llava_image(name) if name else None
         hw = photo_hw(photo) if photo else (0, 0)
         return RawSample(sample_id, photo, (turns,), np.zeros((0, *hw), dtype=bool))
 
