@@ -109,7 +109,8 @@ class ReferSource:
     def __init__(self, paths: DatasetPaths, dataset: str, *, split: str, name: str, asked_by: str) -> None:
         self.name = name
         self._dataset = dataset
-        self._images = Packed(_read_split(paths, dataset, split=split, asked_by=asked_by))
+        images = _read_split(paths, dataset, split=split, asked_by=asked_by)
+        self._images = Packed(images, where=f"{dataset}'s instances.json")
         logger.info("%s: %d images", name, len(self._images))
 
     def __len__(self) -> int:
