@@ -20,18 +20,21 @@ def read_json(path: Path, *, remedy: str = "download it again from its source") 
         InputError: if it does not exist, or is not JSON in UTF-8.
     """
     try:
-        content = path.read_bytes()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as err:
         raise InputError(f"{path} does not exist; {remedy}") from err
+    except UnicodeDecodeError as err:
+        raise InputError(f"{path} is not valid JSON ({err}); {remedy}") from err
     except (OSError, ValueError) as err:  # ValueError: a name with a zero byte
         raise InputError(f"{path} cannot be read ({err}); {remedy}") from err
-    return parse_json(content, where=str(path), remedy=remedy)
+    return parse_json(text, where=str(path), remedy=remedy)
 
 
 def parse_json(content: str | bytes, *, where: str, remedy: str, reason: str = "other") -> Any:
     """What JSON text says.
 
     Args:
+        content: bytes are UTF-8.
         where: names the text in messages.
         remedy: what the user can do.
         reason: as of ``InputError``.
@@ -39,7 +42,7 @@ def parse_json(content: str | bytes, *, where: str, remedy: str, reason: str = "
         InputError: if it is not JSON in UTF-8.
     """
     try:
-        return json.loads(content)
+        return json.loads(content.decode("utf-8") if isinstance(content, bytes) else content)
     except (ValueError, RecursionError) as err:  # RecursionError: nested without end
         raise InputError(f"{where} is not valid JSON ({err}); {remedy}", reason=reason) from err
 

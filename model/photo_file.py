@@ -57,8 +57,9 @@ def open_photo(path: Path, what: str = "image") -> Image.Image:
         check_size(photo.height, photo.width, where=f"{what} {path}")
     except UnidentifiedImageError as err:
         raise _unreadable(path, what, "it is not a picture, or its header is damaged") from err
-    except InputError as err:
-        raise _unreadable(path, what, f"its header claims {photo.height} x {photo.width} pixels") from err
+    except (InputError, Image.DecompressionBombError) as err:
+        limits = f"{MAX_SIDE:,} pixels per side or {MAX_PIXELS:,} together"
+        raise _unreadable(path, what, f"its header claims more than {limits}") from err
     except Exception as err:  # Pillow's readers of the formats raise nearly anything for a damaged header
         raise _unreadable(path, what, f"{type(err).__name__}: {err}") from err
     return photo

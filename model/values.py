@@ -131,8 +131,8 @@ class Schema(Generic[Kind]):
             converted (``true`` is no number, ``"3"`` neither).
     """
 
-    def __init__(self, kind: type[Kind]) -> None:
-        self._adapter = pydantic.TypeAdapter(kind)
+    def __init__(self, kind: type[Kind] | Any) -> None:
+        self._adapter = pydantic.TypeAdapter[Kind](kind)
 
     def check(self, value: Any, *, where: str, remedy: str, reason: str = "bad record") -> Kind:
         """The value, known to fit.

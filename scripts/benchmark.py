@@ -22,8 +22,8 @@ from utils.cli.args import flag, settings
 from utils.cli.command import run_commands
 from utils.cli.config import TRAINING_ONLY, RunConfig
 from utils.data.downloads import require_data
-from utils.data.mixture import init_worker
 from utils.data.registry import DataOptions, build_train_sources
+from utils.data.workers import init_worker
 from utils.training.preview import build_encoder
 
 

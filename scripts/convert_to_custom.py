@@ -9,13 +9,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from model.errors import InputError
+from model.files import read_json
 from model.values import Count, NonNegativeInt, ShareBelowOne
 from utils.cli.args import Parsed, flag, settings
 from utils.cli.command import run_commands
@@ -78,11 +78,11 @@ def read_classes(text: str) -> dict[int, str]:
     """The value of ``--classes`` -> value of a label and its name."""
     try:
         if text.endswith(".json"):
-            pairs = json.loads(Path(text).read_text(encoding="utf-8")).items()
+            pairs = read_json(Path(text), remedy="check the path").items()
         else:
             pairs = [pair.split("=", 1) for pair in text.split(",") if pair]
-        return {int(value): clean_name(name) for value, name in pairs}
-    except (AttributeError, OSError, ValueError) as err:
+        return {int(value): clean_name(name, where=f"value {value}") for value, name in pairs}
+    except (AttributeError, ValueError) as err:
         raise InputError(f"--classes {text} cannot be read ({err}); expected '1=cat,2=dog' or a JSON file") from err
 
 

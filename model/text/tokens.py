@@ -114,8 +114,8 @@ def encode_conversation(
     try:
         rendered.marked.encode()
     except UnicodeEncodeError as err:
-        place = rendered.marked[max(0, err.start - 20) : err.end + 20]
-        raise InputError(f"the text holds half a character: {shorten(place)}; expected UTF-8. Type it again") from err
+        place = rendered.marked[max(0, err.start - 20) : err.end + 20].replace(OURS, "")
+        raise InputError(f"the text is not UTF-8 at {shorten(place)}; write it again in UTF-8") from err
     reader, ids_of_marks = _mark_reader(tokenizer, len(tokenizer))
     ids: list[int] = [cast(int, tokenizer.bos_token_id)]
     labels: list[int] = [IGNORE_INDEX]

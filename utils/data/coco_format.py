@@ -3,9 +3,9 @@ that one bad photo is one bad sample."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NotRequired, TypeVar
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, FailFast
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
@@ -18,7 +18,9 @@ def _number_or_text(value: Any) -> int | str:
     return value
 
 
+Record = TypeVar("Record")
 Identifier = Annotated[Any, AfterValidator(_number_or_text)]
+Records = Annotated[list[Record], FailFast()]  # of half a million bad ones, the first is enough
 
 
 class Category(TypedDict):
@@ -48,6 +50,6 @@ class Annotation(TypedDict):
 class Instances(TypedDict):
     """A whole file."""
 
-    images: list[Photo]
-    annotations: list[Annotation]
-    categories: list[Category]
+    images: Records[Photo]
+    annotations: Records[Annotation]
+    categories: Records[Category]

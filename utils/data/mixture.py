@@ -7,10 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from model.errors import InputError
 from model.structures import Batch
@@ -18,6 +16,7 @@ from model.structures import Batch
 from .encode import Encoder, Sample
 from .records import NOTHING_TO_ASK, Skip
 from .sources import Source
+from .workers import WatchedLoader, note
 
 logger = logging.getLogger(__name__)
 
@@ -70,31 +69,34 @@ class Mixture(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([self.seed, index])
-        source, item = self._item_of_epoch(index) if self._once_per_epoch else self._draw(rng)
+        number, item = self._item_of_epoch(index) if self._once_per_epoch else self._draw(rng)
         skipped: list[Skip] = []
         while len(skipped) < _MAX_DRAWS:
+            source = self.sources[number]
+            note(number, item)
             try:
                 sample = self.encoder(source.get(item, rng))
             except InputError as err:
                 skipped.append(Skip(source.name, err.reason, str(err)))
-                source, item = self._draw(rng)
+                number, item = self._draw(rng)
             else:
                 sample.skipped = tuple(skipped)
                 return sample
         raise InputError(f"{_MAX_DRAWS} samples in a row cannot be used. The last of them: {skipped[-1].message}")
 
-    def _draw(self, rng: np.random.Generator) -> tuple[Source, int]:
-        source = self.sources[rng.choice(len(self.sources), p=self.shares)]
-        return source, int(rng.integers(len(source)))
+    def _draw(self, rng: np.random.Generator) -> tuple[int, int]:
+        """The number of a source, and an item of it."""
+        number = int(rng.choice(len(self.sources), p=self.shares))
+        return number, int(rng.integers(len(self.sources[number])))
 
-    def _item_of_epoch(self, index: int) -> tuple[Source, int]:
+    def _item_of_epoch(self, index: int) -> tuple[int, int]:
         epoch, place = divmod(index, self.num_items)
         if self._order is None or self._order[0] != epoch:
             rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch], spawn_key=(1,)))
             self._order = epoch, rng.permutation(self.num_items)
         item = int(self._order[1][place])
         number = int(np.searchsorted(self._ends, item, side="right"))
-        return self.sources[number], item - (int(self._ends[number - 1]) if number else 0)
+        return number, item - (int(self._ends[number - 1]) if number else 0)
 
 
 class SkipTally:
@@ -200,20 +202,20 @@ def build_loader(
     batch_size: int,
     num_workers: int,
     pin_memory: bool,
-) -> DataLoader:
+) -> WatchedLoader:
     """Batches of one process; read them through ``read_batches``.
 
     Args:
         start, count, rank, world_size, batch_size: as in ``RankSampler``.
     """
-    return DataLoader(
+    return WatchedLoader(
         ReturnInputErrors(mixture),
+        mixture.sources,
         batch_size=batch_size,
         sampler=RankSampler(start, count, rank, world_size, batch_size),
         num_workers=num_workers,
         collate_fn=CollateUnlessError(collate),
         pin_memory=pin_memory,
-        worker_init_fn=init_worker,
     )
 
 
@@ -224,6 +226,7 @@ def read_batches(loader: Iterable[Loaded | InputError], tally: SkipTally) -> Ite
 
     Raises:
         InputError: if a sample has no usable replacement, or too large a share of the samples is bad.
+        DeadWorker: if a worker has died.
     """
     for loaded in loader:
         if isinstance(loaded, InputError):
@@ -275,9 +278,3 @@ class CollateUnlessError:
             skipped=[skip for sample in sound for skip in sample.skipped],
             num_dropped_turns=sum(sample.num_dropped_turns for sample in sound),
         )
-
-
-def init_worker(worker: int = 0) -> None:
-    """Use one core per worker, because the workers together already use all of them."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)

@@ -14,6 +14,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from model.errors import InputError
+
 Record = TypeVar("Record")
 
 
@@ -22,14 +24,20 @@ class Packed(Generic[Record]):
 
     Records are pickled by this process for itself and its workers; no file is read.
 
+    Args:
+        where: the file of the records, for messages.
     Raises:
+        InputError: if a record is nested too deeply.
         IndexError: on access to a record that does not exist.
     """
 
-    def __init__(self, records: Iterable[Record]) -> None:
+    def __init__(self, records: Iterable[Record], *, where: object = "the annotations") -> None:
         data, ends = io.BytesIO(), array("q", [0])
-        for record in records:
-            data.write(pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL))
+        for number, record in enumerate(records):
+            try:
+                data.write(pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL))
+            except RecursionError as err:  # lists in lists in lists, just short of what the JSON reader refuses
+                raise InputError(f"{where}: record {number} is nested too deeply; correct it") from err
             ends.append(data.tell())
         self._data = np.frombuffer(data.getvalue(), dtype=np.uint8)
         self._ends = np.frombuffer(ends, dtype=np.int64)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model.errors import InputError
+from model.photo_file import is_file
 
 # RefCOCO's name -> who split it, which is part of the name of its refs file.
 REFER_SPLIT_BY = {"refclef": "unc", "refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "grefcoco": "unc"}
@@ -97,7 +99,7 @@ class DatasetPaths:
         if dataset != "grefcoco":
             return self._existing(f"refer_seg/{dataset}/refs({REFER_SPLIT_BY[dataset]}).p", asked_by)
         pickled = self.root / "refer_seg/grefcoco/grefs(unc).p"
-        return pickled if pickled.is_file() else self._existing("refer_seg/grefcoco/grefs(unc).json", asked_by)
+        return pickled if is_file(pickled) else self._existing("refer_seg/grefcoco/grefs(unc).json", asked_by)
 
     def refer_image(self, dataset: str, file_name: str) -> Path:
         folder = "refer_seg/images/saiapr_tc-12" if dataset == "refclef" else f"{_COCO_IMAGES}/train2014"
@@ -158,20 +160,21 @@ class DatasetPaths:
 
     def _existing(self, name: str, asked_by: str) -> Path:
         path = self._below_root(name, asked_by)
-        if not path.is_file():
+        if not is_file(path):
             raise MissingData(path, "does not exist", asked_by)
         return path
 
     def _files(self, folder: str, pattern: str, asked_by: str) -> list[Path]:
         path = self._below_root(folder, asked_by)
+        if not os.path.isdir(path):  # Path.is_dir raises for a name that is too long
+            raise MissingData(path, "does not exist", asked_by)
         files = sorted(path.glob(pattern))
         if not files:
-            found = f"has no {pattern}" if path.is_dir() else "does not exist"
-            raise MissingData(path, found, asked_by)
+            raise MissingData(path, f"has no {pattern}", asked_by)
         return files
 
     def _below_root(self, name: str, asked_by: str) -> Path:
-        if not self.root.is_dir():
+        if not os.path.isdir(self.root):
             raise InputError(
                 f"--dataset_dir {self.root} is not a folder, but {asked_by} reads {name} there. {_GET_GOING}"
             )

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from model.errors import InputError
@@ -36,13 +36,13 @@ from .downloads import Status, look_up
 from .encode import read_photo
 from .family import UnusableSource
 from .fetch import fetch_missing, make_root
-from .mixture import init_worker
 from .names import split_names
 from .options import DataOptions
 from .paths import MissingData
 from .records import NOTHING_TO_ASK
 from .registry import build_val_source, find_family
 from .sources import Source
+from .workers import DeadWorker, WatchedLoader, note
 
 _EVERYTHING = 1_000_000  # questions per photo: every class, expression and object is drawn
 _SHOWN = 20  # problems per dataset
@@ -156,11 +156,24 @@ def _builders(options: DataOptions, val_datasets: Sequence[str]) -> Iterator[tup
 
 
 def _bad_samples(source: Source, workers: int) -> Iterator[tuple[str, str]]:
-    """Reason and message of every sample that cannot be used."""
-    loader = DataLoader(SampleProblems(source), batch_size=None, num_workers=workers, worker_init_fn=init_worker)
-    for problem in tqdm(loader, desc=source.name, disable=not sys.stderr.isatty()):
-        if problem is not None:
-            yield problem
+    """Reason and message of every sample that cannot be used; new workers go on behind one at which a worker died."""
+    left: Sequence[int] = range(len(source))
+    with tqdm(total=len(left), desc=source.name, disable=not sys.stderr.isatty()) as bar:
+        while left:
+            loader = WatchedLoader(SampleProblems(source), [source], sampler=left, batch_size=None, num_workers=workers)
+            done = 0
+            try:
+                for problem in loader:
+                    done += 1
+                    bar.update()
+                    if problem is not None:
+                        yield problem
+                return
+            except DeadWorker as err:
+                if err.item not in left[done:]:
+                    raise  # no sample did this
+                yield err.reason, str(err)
+                left = [index for index in left[done:] if index != err.item]
 
 
 @dataclass(frozen=True)
@@ -173,6 +186,7 @@ class SampleProblems(Dataset):
         return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[str, str] | None:
+        note(0, index)
         try:
             raw = self.source.get(index, np.random.default_rng(index))
             if raw.image_path is not None:

@@ -84,8 +84,9 @@ def _paint(image: np.ndarray, points: np.ndarray, value: int) -> np.ndarray:
 
 
 def _inside(corners: np.ndarray, hw: tuple[int, int]) -> tuple[slice, np.ndarray]:
-    """The h rows of a photo that a polygon crosses, and (h, W) bool, its filling there: on each row from one edge to the
-    next, both ends rounded.
+    """The h rows of a photo that a polygon crosses, and (h, W) bool, its filling there.
+
+    On each row it goes from one edge to the next, both ends rounded.
 
     Gives what cv2.fillPoly of OpenCV up to 4.10 gives, with which the masks of the release were made; later versions
     round otherwise and differ by a pixel here and there.

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from .rasterize import decode_segmentation
+
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:
     """(H, W) bool -> ``{"size": [H, W], "counts": text}``, COCO's compressed run lengths."""
@@ -24,10 +26,9 @@ def decode_rles(codes: Sequence[dict[str, Any]], *, hw: tuple[int, int]) -> np.n
     Returns:
         (M, H, W) bool.
     Raises:
-        ValueError: if a code is recorded for another size.
+        InputError: if a code is damaged, or recorded for another size.
     """
     masks = np.zeros((len(codes), *hw), dtype=bool)
-    for mask, code in zip(masks, codes, strict=True):
-        encoded: Any = code
-        mask[:] = coco_mask.decode(encoded)
+    for number, code in enumerate(codes):
+        masks[number] = decode_segmentation(code, hw, where=f"mask {number}")
     return masks

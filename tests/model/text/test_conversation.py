@@ -101,7 +101,7 @@ def test_text_without_marks_gets_the_ids_of_the_tokenizer(tokenizer):
 
 @pytest.mark.parametrize("text", ["\ud83d", "what \udcff is this"])
 def test_text_that_is_not_utf8_is_refused(tokenizer, text):
-    with pytest.raises(InputError, match=r"half a character: .*expected UTF-8"):
+    with pytest.raises(InputError, match=r"not UTF-8 at .*in UTF-8"):
         encode_conversation(tokenizer, get_conversation("llava_v1").render([(text, None)]), num_image_tokens=1)
 
 

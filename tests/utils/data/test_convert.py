@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -166,6 +167,14 @@ def test_labelme_shapes_with_an_area_are_used(sample, capsys):
         ("labels", ["--classes="], "nothing to write"),
         ("objects", ["--images=nowhere"], "nowhere is not a folder"),
         ("labelme", ["--annotations=tests"], "tests holds no .json file"),
+        ("labelme", [f"--annotations={'x' * 300}"], "is not a folder"),
+        ("coco", ["--annotations=none.json"], "none.json does not exist; check the path"),
+        ("coco", [f"--annotations={'x' * 300}"], "cannot be read"),
+        ("labels", ["--classes=none.json"], "none.json does not exist; check the path"),
+        ("labels", ["--classes=1="], "value 1: the class name '' is empty"),
+        ("labels", ["--classes=1=a{seg}"], "value 1: the class name 'a{seg}' contains {seg}"),
+        ("labels", ["--classes=1=<image>"], "value 1: the class name '<image>' contains <image>"),
+        ("labels", ["--classes=1=\udcff"], "class name: it is '"),
     ],
 )
 def test_wrong_flags(drawn, tmp_path, capsys, kind, flags, says):
@@ -183,5 +192,60 @@ def test_damaged_annotations_are_named(sample, capsys):
     edit_json(sample / "instances.json", categories=None)
     edit_json(sample / "labelme/0000.json", shapes=None)
     out = ["--out", str(sample / "out.jsonl")]
-    for kind, says in (("coco", "instances.json is not in COCO's"), ("labelme", "0000.json is not in labelme's")):
-        refused(convert_to_custom.main, [*map(str, commands(sample)[kind]), *out], capsys, says, "KeyError")
+    for kind, says in (
+        ("coco", "instances.json is not in COCO's instances format: categories is missing"),
+        ("labelme", "0000.json is not in labelme's format: shapes is missing"),
+    ):
+        refused(convert_to_custom.main, [*map(str, commands(sample)[kind]), *out], capsys, says)
+
+
+COCO_DAMAGE = [
+    (("categories", 0, "name"), " _", "categories[0]: the class name ' _' is empty"),
+    (("categories", 0, "name"), "{seg}", "categories[0]: the class name '{seg}' contains {seg}"),
+    (("categories", 0, "name"), 5, "categories[0].name is 5; expected text"),
+    (("annotations", 0, "category_id"), 99, "annotations[0] names image_id 0 and category_id 99"),
+    (("annotations", 0, "image_id"), None, "annotations[0].image_id is None; expected a number or text"),
+    (("images", 0, "file_name"), None, "images[0].file_name is None; expected text"),
+]
+LABELME_DAMAGE = [
+    (("shapes", 0, "label"), "", "shapes[0]: the class name '' is empty"),
+    (("shapes", 0, "label"), 5, "shapes[0].label is 5; expected text"),
+    (("shapes", 0, "points"), [[1, 2, 3]], "shapes[0].points[0] is [1, 2, 3]; expected 2 entries or fewer"),
+    (("shapes", 0, "points"), [[1, "2"]], "shapes[0].points[0][1] is '2'; expected a number"),
+    (("shapes", 0, "points"), [[1, 1e999]], "shapes[0].points[0][1] is inf; expected a finite number"),
+    (("shapes", 0, "shape_type"), "circle", "shapes[0]: a circle has"),
+    (("imageHeight",), 10**9, "recorded as height x width 1000000000 x"),
+    (("imageHeight",), True, "imageHeight is True; expected a whole number"),
+    (("imagePath",), 5, "imagePath is 5; expected text"),
+    (("shapes", 0), {"label": "a", "points": [[1, 1], [2, 2]], "shape_type": "mask"}, "its mask cannot be decoded"),
+    (("shapes", 0), {"label": "a", "points": [[1e9, 1], [2, 2]], "shape_type": "mask"}, "its mask begins at (1000000"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "place", "value", "says"),
+    [("coco", "instances.json", *damage) for damage in COCO_DAMAGE]
+    + [("labelme", "labelme/0000.json", *damage) for damage in LABELME_DAMAGE],
+)
+def test_a_wrong_value_stops_with_its_place(drawn, tmp_path, capsys, kind, file, place, value, says):
+    root = shutil.copytree(drawn, tmp_path / "sample")
+    content = found = json.loads((root / file).read_text(encoding="utf-8"))
+    for step in place[:-1]:
+        found = found[step]
+    found[place[-1]] = value
+    (root / file).write_text(json.dumps(content), encoding="utf-8")
+    arguments = [str(part) for part in (*commands(root)[kind], "--out", tmp_path / "out.jsonl")]
+    refused(convert_to_custom.main, arguments, capsys, root / file, says)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_shapes_that_cannot_be_drawn_are_named_and_left_out(sample, capsys):
+    far = [[0, 0], [1e10, 0], [1e10, 1e10]]
+    for file in (sample / "labelme").glob("*.json"):
+        shapes = json.loads(file.read_text(encoding="utf-8"))["shapes"]
+        damaged = [{"label": "far", "points": far}, {"label": "wheel", "points": far[:2], "shape_type": "circle"}]
+        edit_json(file, shapes=shapes + damaged)
+    convert(sample, "labelme")
+    text = capsys.readouterr().err
+    assert "0000.jpg, far: a polygon has the coordinate 10000000000.0" in text
+    assert "0000.jpg, wheel: a polygon has the coordinate" in text

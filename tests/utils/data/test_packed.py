@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model.errors import InputError
 from utils.data.packed import Packed
 
 RECORDS = [{"a": [1.5, "é"], "b": None}, ("x", (1, 2)), "plain", b"bytes", 7]
@@ -41,6 +42,15 @@ def private_kilobytes(packed: Packed) -> int:
     worker.start()
     worker.join()
     return receiver.recv()
+
+
+def test_a_record_that_is_nested_nearly_without_end_is_named():
+    """Just short of what the JSON reader refuses."""
+    nested: list = []
+    for _ in range(2_000):
+        nested = [nested]
+    with pytest.raises(InputError, match=r"^a.json: record 1 is nested too deeply"):
+        Packed([[], nested], where="a.json")
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Photos of every kind: what a size means, how colors are converted, what is refused and how it is counted."""
 
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -92,6 +94,45 @@ def test_damaged_photos_are_named_and_counted(tmp_path, content, reason):
     for read in (read_image, photo_hw):
         with pytest.raises(InputError, match=r"photo.jpg") as caught:
             read(path)
+        assert caught.value.reason == reason
+
+
+def claim_png(width: int, height: int) -> bytes:
+    """A sound PNG of one pixel whose header claims another size."""
+    buffer = BytesIO()
+    Image.new("RGB", (1, 1)).save(buffer, "PNG")
+    content = bytearray(buffer.getvalue())
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+def claim_jpeg(width: int, height: int) -> bytes:
+    buffer = BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG")
+    content = bytearray(buffer.getvalue())
+    start = content.index(b"\xff\xc0")
+    content[start + 5 : start + 9] = struct.pack(">HH", height, width)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("claim", [claim_png, claim_jpeg])
+def test_a_header_that_claims_a_huge_size_is_refused_at_once(tmp_path, claim):
+    """A few bytes would make the decoder ask for 10 GB."""
+    path = tmp_path / "photo.png"
+    path.write_bytes(claim(60_000, 60_000))
+    for read in (read_image, photo_hw, read_label_map):
+        with pytest.raises(InputError, match=r"photo.png cannot be decoded \(its header claims more than 65,535"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "a\0.png", "\udcff.png", "a.png/b.png", ""])
+def test_names_that_no_photo_can_have(tmp_path, name):
+    (tmp_path / "a.png").write_bytes(claim_png(1, 1))
+    for read, reason in ((read_image, "image missing"), (photo_hw, "image missing"),
+                         (read_label_map, "label map missing")):  # fmt: skip
+        with pytest.raises(InputError, match="does not exist; check the path") as caught:
+            read(tmp_path / name)
         assert caught.value.reason == reason
 
 

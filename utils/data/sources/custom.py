@@ -18,6 +18,7 @@ import numpy as np
 from model.errors import InputError
 from model.files import parse_json
 from model.photo_file import is_file
+from model.text.conversation import IMAGE_MARK
 from model.values import is_encodable, shorten
 from utils.data.family import Download, Family, UnusableSource, ValSets
 from utils.data.paths import DatasetPaths, MissingData
@@ -191,8 +192,10 @@ def _parse_text(turn: Mapping[str, Any], key: str) -> str:
         raise InputError(f'"{key}" is {shorten(text)}; expected text')
     if not is_encodable(text):
         raise InputError(f'"{key}" holds half of a surrogate pair; expected text that can be written as UTF-8')
-    if "<image>" in text:
-        raise InputError(f'"{key}" contains <image>; leave it out, the photo always comes before the first question')
+    if IMAGE_MARK in text:
+        raise InputError(
+            f'"{key}" contains {IMAGE_MARK}; leave it out, the photo always comes before the first question'
+        )
     return text
 
 

@@ -121,7 +121,7 @@ class MuseTrain:
         if problems:
             _warn_of_left_out(file, problems, num_records=len(records), num_dropped=len(records) - len(images))
         _log_size(self.name, images)
-        self._images = Packed(images)
+        self._images = Packed(images, where=file)
         self.left_out = tuple(f"{file}: {problem}" for problem in problems)
 
     def __len__(self) -> int:
@@ -150,7 +150,8 @@ class MuseVal:
         self.name = name
         file = paths.muse(split, asked_by=f"--val_dataset {name}")
         records = _records(file)
-        self._images = Packed(_parse_record(record, number, paths, file=file) for number, record in enumerate(records))
+        images = (_parse_record(record, number, paths, file=file) for number, record in enumerate(records))
+        self._images = Packed(images, where=file)
         _log_size(name, self._images)
 
     def __len__(self) -> int:

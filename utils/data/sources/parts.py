@@ -59,7 +59,7 @@ class Parts:
         self._plan = plan
         where = f"{file} is not in COCO's format"
         content = _INSTANCES.check(read_json(file), where=where, remedy="Correct it, or download it again")
-        self._images = Packed(_group_by_image(content, find_image, where=where))
+        self._images = Packed(_group_by_image(content, find_image, where=where), where=file)
         if not len(self._images):
             raise InputError(f"{file} has no annotation of any of its images; download it again")
         logger.info("%s: %d images", name, len(self._images))

@@ -20,6 +20,7 @@ from model.files import parse_json, read_json
 from model.photo_file import is_file
 from model.values import Schema, Text
 from utils.data import prompts
+from utils.data.coco_format import Records
 from utils.data.family import Download, Family, ValSets, find_any
 from utils.data.names import check_name
 from utils.data.options import DataOptions
@@ -53,7 +54,7 @@ class _Explanation(TypedDict):
     outputs: Text
 
 
-_RECORD, _EXPLANATIONS_FILE = Schema(_Record), Schema(list[_Explanation])
+_RECORD, _EXPLANATIONS_FILE = Schema(_Record), Schema(Records[_Explanation])
 
 
 @dataclass(frozen=True)

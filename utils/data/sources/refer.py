@@ -23,7 +23,7 @@ from model.files import read_json
 from model.photo_file import check_size
 from model.values import Schema, Text
 from utils.data import prompts
-from utils.data.coco_format import Identifier, Photo
+from utils.data.coco_format import Identifier, Photo, Records
 from utils.data.family import Download, Family, ValSets, find_any
 from utils.data.packed import Packed
 from utils.data.paths import REFER_SPLIT_BY, DatasetPaths
@@ -60,11 +60,11 @@ class _Annotation(TypedDict):
 
 
 class _Instances(TypedDict):
-    images: list[Photo]
-    annotations: list[_Annotation]
+    images: Records[Photo]
+    annotations: Records[_Annotation]
 
 
-_REFS, _INSTANCES = Schema(list[_Ref]), Schema(_Instances)
+_REFS, _INSTANCES = Schema(Records[_Ref]), Schema(_Instances)
 _AGAIN = "Download it again: both files belong together"
 
 
@@ -109,7 +109,8 @@ class ReferSource:
     def __init__(self, paths: DatasetPaths, dataset: str, *, split: str, name: str, asked_by: str) -> None:
         self.name = name
         self._dataset = dataset
-        self._images = Packed(_read_split(paths, dataset, split=split, asked_by=asked_by))
+        images = _read_split(paths, dataset, split=split, asked_by=asked_by)
+        self._images = Packed(images, where=f"{dataset}'s instances.json")
         logger.info("%s: %d images", name, len(self._images))
 
     def __len__(self) -> int:

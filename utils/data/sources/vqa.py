@@ -52,7 +52,7 @@ class Vqa:
         items = read_json(file)
         if not isinstance(items, list) or not items:
             raise InputError(f"{file} is not in LLaVA's format: expected a list of dialogues; download it again")
-        self._items = Packed(items)
+        self._items = Packed(items, where=file)
         logger.info("%s: %d dialogues", name, len(self._items))
 
     def __len__(self) -> int:

@@ -1,0 +1,118 @@
+"""Loader workers whose death is told with the sample they were at.
+
+A worker that a signal ends (a crash in a C library, memory that ran out) can say nothing. So each notes what it is
+about to read in memory that the main process sees.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from ctypes import Array, c_int64
+from multiprocessing import RawArray
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from model.errors import InputError
+
+from .sources import Source
+
+_NOTHING_YET = -1
+
+
+class DeadWorker(InputError):
+    """A loader worker ended without a word.
+
+    Attributes:
+        source, item: the number of a source and the sample of it that the worker noted last; -1 if there is none.
+    """
+
+    def __init__(self, message: str, *, source: int, item: int) -> None:
+        super().__init__(message, reason="worker died")
+        self.source, self.item = source, item
+
+
+class _Notes:
+    """Source and item that each worker is at; two numbers per worker, in shared memory."""
+
+    def __init__(self, num_workers: int) -> None:
+        self.numbers: Array[c_int64] = RawArray(c_int64, [_NOTHING_YET] * (2 * num_workers))
+
+    def open(self, worker: int) -> None:
+        """Called in a worker when it starts."""
+        global _own
+        init_worker()
+        _own = self, 2 * worker
+
+
+_own: tuple[_Notes, int] | None = None  # in a worker: where it notes
+
+
+def note(source: int, item: int) -> None:
+    """Say which sample is read next; does nothing outside a worker.
+
+    Args:
+        source: its place among the ``sources`` of the loader.
+    """
+    if _own is not None:
+        notes, place = _own
+        notes.numbers[place : place + 2] = [source, item]
+
+
+def init_worker() -> None:
+    """Use one core per worker, because the workers together already use all of them."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+class WatchedLoader(DataLoader):
+    """A DataLoader that names the sample at which a worker died. The data set calls ``note``.
+
+    Args:
+        sources: what the notes refer to.
+        options: of ``DataLoader``.
+    """
+
+    def __init__(self, dataset: Dataset, sources: Sequence[Source], *, num_workers: int, **options: Any) -> None:
+        self._sources, self._notes = sources, _Notes(num_workers)
+        super().__init__(dataset, num_workers=num_workers, worker_init_fn=self._notes.open, **options)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Batches.
+
+        Raises:
+            DeadWorker: when a worker has died; torch looks every five seconds.
+        """
+        # While a loader runs, torch would raise from a signal handler, wherever the main process happens to be.
+        handler = signal.getsignal(signal.SIGCHLD)
+        batches: Any = super().__iter__()
+        if self.num_workers:
+            signal.signal(signal.SIGCHLD, handler)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as err:
+                codes = [process.exitcode for process in getattr(batches, "_workers", ())]
+                dead = [worker for worker, code in enumerate(codes) if code]
+                if not dead:
+                    raise
+                raise self._describe(dead[0], codes[dead[0]]) from err
+            yield batch
+
+    def _describe(self, worker: int, code: int) -> DeadWorker:
+        source, item = self._notes.numbers[2 * worker : 2 * worker + 2]
+        ended = f"ended with code {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"
+        if -code == signal.SIGKILL:
+            ended += " (this is how a system that is out of memory ends processes; lower --workers)"
+        name = "its first sample" if item == _NOTHING_YET else f"{self._sources[source].name}, sample {item}"
+        return DeadWorker(
+            f"{name}: the loader worker that read it {ended}. `python -m utils.data.verify --deep` with the same data "
+            "flags goes through every sample and names all that do this; correct or remove them",
+            source=source,
+            item=item,
+        )
