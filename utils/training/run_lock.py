@@ -17,7 +17,7 @@ import psutil
 import pydantic
 
 from model.errors import InputError
-from model.values import Count, Finite
+from model.values import Count, Finite, NonNegativeInt
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Owner:
     Attributes:
         process_started: seconds since 1970; with ``pid`` it tells a process from a later one of the same number.
         job: the id that SLURM gave the job, which a requeued job keeps; empty outside of one.
+        restarts: how often that job has been requeued.
         since: when the command took the directory, as people read it.
     """
 
@@ -43,6 +44,7 @@ class Owner:
     process_started: Finite
     host: str
     job: str
+    restarts: NonNegativeInt
     since: str
 
     @classmethod
@@ -52,6 +54,7 @@ class Owner:
             process_started=psutil.Process().create_time(),
             host=socket.gethostname(),
             job=os.environ.get("SLURM_JOB_ID", ""),
+            restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
             since=time.strftime("%Y-%m-%d %H:%M:%S %z"),
         )
 
@@ -209,7 +212,8 @@ def _why_gone(path: Path, owner: Owner | None, newcomer: Owner) -> str:
         if owner.is_alive():
             raise InputError(f"run directory {path.parent} is in use by {owner}; {remedy}")
         return f"{owner} has ended without releasing it"
-    if owner is not None and owner.job and owner.job == newcomer.job:
+    # Of one job, several commands may run at once, but none of before it was requeued.
+    if owner is not None and owner.job and owner.job == newcomer.job and owner.restarts < newcomer.restarts:
         return f"{owner} was job {owner.job}, too, which has been requeued"
     silent = max(0.0, time.time() - path.stat().st_mtime)
     who = str(owner) if owner else f"an unknown process ({path.name} is damaged)"

@@ -16,7 +16,14 @@ from model.errors import InputError
 from utils.training import run_lock
 from utils.training.run_lock import LOCK_FILE, Owner, RunLock
 
-OTHER_HOST = {"pid": 7, "process_started": 1.5, "host": "elsewhere", "job": "", "since": "2026-01-02 03:04:05 +0000"}
+OTHER_HOST = {
+    "pid": 7,
+    "process_started": 1.5,
+    "host": "elsewhere",
+    "job": "",
+    "restarts": 0,
+    "since": "2026-01-02 03:04:05 +0000",
+}
 GONE = {**OTHER_HOST, "pid": os.getpid(), "host": socket.gethostname()}  # an earlier process of this one's number
 
 
@@ -89,6 +96,8 @@ def test_a_requeued_job_goes_on_at_once(folder, caplog, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "4712")
     refuses(folder)
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    refuses(folder)  # another command of the same job
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     takes_over(folder, caplog, "was job 4711, too, which has been requeued")
 
 
