@@ -20,6 +20,7 @@ from model.image import ImageInput, read_image
 from model.text.conversation import IMAGE, get_conversation
 from model.text.tokens import SegCodebook, encode_conversation, seg_strings
 
+from .photos import photo_hw
 from .records import RawSample, Skip, Turn
 
 
@@ -132,11 +133,16 @@ def read_photo(raw: RawSample) -> np.ndarray:
     """
     if raw.image_path is None:
         raise ValueError(f"{raw.sample_id} has no photo")
+    _check_photo_hw(raw, photo_hw(raw.image_path, upright=raw.upright))  # a few bytes may claim a photo of seconds
     photo = read_image(raw.image_path, as_stored=not raw.upright)
-    if raw.masks.shape[1:] != photo.shape[:2]:
+    _check_photo_hw(raw, photo.shape[:2])
+    return photo
+
+
+def _check_photo_hw(raw: RawSample, hw: tuple[int, ...]) -> None:
+    if raw.masks.shape[1:] != hw:
         raise InputError(
             f"{raw.sample_id}: its masks are {raw.masks.shape[1:]}, its photo {raw.image_path} is "
-            f"{photo.shape[:2]} (height, width); the annotations belong to another version of the photo",
+            f"{hw} (height, width); the annotations belong to another version of the photo",
             reason="mask of another size",
         )
-    return photo

@@ -21,6 +21,10 @@ from model.errors import InputError
 from .sources import Source
 
 _NOTHING_YET = -1
+_USUAL_CAUSE = {
+    signal.SIGKILL: " (this is how a system that is out of memory ends processes; lower --workers)",
+    signal.SIGBUS: " (shared memory may be full; lower --workers)",
+}
 
 
 class DeadWorker(InputError):
@@ -45,6 +49,8 @@ class _Notes:
         """Called in a worker when it starts."""
         global _own
         init_worker()
+        for crash in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE):  # torch would print lines of its own
+            signal.signal(crash, signal.SIG_DFL)
         _own = self, 2 * worker
 
 
@@ -106,9 +112,11 @@ class WatchedLoader(DataLoader):
 
     def _describe(self, worker: int, code: int) -> DeadWorker:
         source, item = self._notes.numbers[2 * worker : 2 * worker + 2]
-        ended = f"ended with code {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"
-        if -code == signal.SIGKILL:
-            ended += " (this is how a system that is out of memory ends processes; lower --workers)"
+        if code > 0:
+            ended = f"ended with code {code}"
+        else:
+            number = signal.Signals(-code)
+            ended = f"was ended by {number.name}{_USUAL_CAUSE.get(number, '')}"
         name = "its first sample" if item == _NOTHING_YET else f"{self._sources[source].name}, sample {item}"
         return DeadWorker(
             f"{name}: the loader worker that read it {ended}. `python -m utils.data.verify --deep` with the same data "

@@ -1,6 +1,7 @@
 """Photos of every kind: what a size means, how colors are converted, what is refused and how it is counted."""
 
 import struct
+import time
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -124,6 +125,15 @@ def test_a_header_that_claims_a_huge_size_is_refused_at_once(tmp_path, claim):
     for read in (read_image, photo_hw, read_label_map):
         with pytest.raises(InputError, match=r"photo.png cannot be decoded \(its header claims more than 65,535"):
             read(path)
+
+
+def test_a_photo_of_another_size_is_refused_without_decoding_it(tmp_path, encoder):
+    """Its few bytes would be decoded to 10,000 x 10,000 pixels, mostly gray."""
+    (tmp_path / "photo.jpg").write_bytes(claim_jpeg(10_000, 10_000))
+    started = time.process_time()
+    with pytest.raises(InputError, match=r"its masks are \(20, 30\), its photo .* is \(10000, 10000\)"):
+        encoder(one_turn(tmp_path / "photo.jpg", (20, 30)))
+    assert time.process_time() - started < 0.2
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".png", "a\0.png", "\udcff.png", "a.png/b.png", ""])

@@ -1,0 +1,55 @@
+"""A loader worker that dies without a word is told with the sample it was at, by training and by ``verify --deep``."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.support.launch import TRAIN_FLAGS, Finished, run
+
+# The command of a module, where MUSE's sample 1 ends the process that reads it.
+COMMAND = """
+import os, signal, sys
+from utils.data.sources.muse import MuseTrain
+from {module} import main
+
+read = MuseTrain.get
+
+def read_or_die(source, index, rng):
+    if index == 1:
+        os.kill(os.getpid(), signal.{ending})
+    return read(source, index, rng)
+
+MuseTrain.get = read_or_die
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def command(module: str, ending: str, *flags: str, cwd) -> Finished:
+    return run([sys.executable, "-c", COMMAND.format(module=module, ending=ending), *flags], cwd=cwd)
+
+
+@pytest.mark.parametrize("ending", ["SIGSEGV", "SIGKILL"])
+def test_verify_names_the_sample_and_goes_on(tiny_world, repository, tmp_path, ending):
+    flags = [f"--dataset_dir={tiny_world.dataset}", "--dataset=multi_reason_seg", "--workers=2", "--deep"]
+    report = tmp_path / "report.txt"
+    finished = command("utils.data.verify", ending, *flags, f"--report={report}", cwd=repository)
+    assert finished.code == 2, finished.text
+    assert finished.errors == ["error: 1 record is bad. Correct what is listed above, or leave it out of the flags"]
+    assert "multi_reason_seg: 3 samples, 1 bad (worker died 1)" in finished.stdout
+    (line,) = report.read_text(encoding="utf-8").splitlines()
+    assert line.startswith(f"multi_reason_seg, sample 1: the loader worker that read it was ended by {ending}")
+    assert "Traceback" not in finished.text
+
+
+def test_training_names_the_sample(tiny_world, repository, tmp_path):
+    flags = [*tiny_world.arguments, *TRAIN_FLAGS, f"--log_base_dir={tmp_path}", "--exp_name=x", "--no_eval"]
+    only_muse = ["--dataset=multi_reason_seg", "--sample_rates=1", "--epoch_mode=all"]
+    finished = command("train_ds", "SIGSEGV", *flags, *only_muse, cwd=repository)
+    assert finished.code == 2, finished.text
+    (error,) = finished.errors
+    assert error.startswith("error: multi_reason_seg, sample 1: the loader worker that read it was ended by SIGSEGV")
+    assert "utils.data.verify --deep" in error
+    assert "Traceback" not in finished.text
