@@ -10,7 +10,6 @@ import io
 import json
 import logging
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,9 +23,9 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from model.errors import InputError
-from model.files import read_json, write_text
+from model.files import is_file, is_folder, read_json, write_text
 from model.outputs import check_output_file
-from model.photo_file import check_size, is_file
+from model.photo_file import check_size
 from model.text.conversation import IMAGE_MARK
 from model.values import Finite, Schema, Text, shorten
 from utils.masks.rle import encode_rle
@@ -236,7 +235,7 @@ def clean_name(name: str, *, where: str) -> str:
 
 
 def _list(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
+    if not is_folder(folder):
         raise InputError(f"{folder} is not a folder; expected one of {', '.join(suffixes)} files")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
     if not files:
@@ -253,7 +252,7 @@ def check_target(out: Path, *, flag: str, inputs: Sequence[Path], val_share: flo
     Raises:
         InputError: as ``check_output_file``.
     """
-    folders = [path.resolve() for path in inputs if os.path.isdir(path)]  # Path.is_dir raises for a long name
+    folders = [path.resolve() for path in inputs if is_folder(path)]
     for file in (out, val_file(out)) if val_share else (out,):
         target = file.resolve()
         read = target.suffix.lower() in (".json", *_PHOTOS) and any(map(target.is_relative_to, folders))
