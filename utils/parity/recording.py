@@ -27,9 +27,10 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaTokenizer
 
-from model.configuration import PixelLMConfig, vision_keys
+from model.configuration import PixelLMConfig
 from model.errors import InputError
 from model.files import is_folder, read_json, read_object
+from model.part_configs import vision_keys
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
 from model.text.conversation import CONVERSATIONS

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from transformers import LlamaTokenizer
 
-from model.configuration import PRECISIONS, PixelLMConfig, read_base_config, read_tower_config
+from model.configuration import PRECISIONS, PixelLMConfig
 from model.errors import InputError
 from model.files import is_file, is_folder
 from model.hub import resolve_folder
 from model.outputs import check_output_folder, output_folder
+from model.part_configs import read_base_config, read_tower_config
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
 from model.text.conversation import IMAGE, SEG_MARK, get_conversation

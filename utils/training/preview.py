@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 import torch
 
-from model.configuration import PixelLMConfig, read_base_config
+from model.configuration import PixelLMConfig
 from model.files import is_folder, write_json
+from model.part_configs import read_base_config
 from model.text.conversation import IMAGE_END, IMAGE_START, OURS, Conversation, get_conversation
 from model.text.tokenizer import add_codebook, decode_released, load_tokenizer
 from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, name_groups

@@ -15,11 +15,12 @@ from transformers import LlamaTokenizer, PreTrainedModel
 from typing_extensions import TypedDict
 
 from model.codebook import start_at_unit_size
-from model.configuration import PRECISIONS, PixelLMConfig, read_base_config, read_tower_config
+from model.configuration import PRECISIONS, PixelLMConfig
 from model.errors import InputError
 from model.files import is_folder, read_object
 from model.hub import resolve_folder
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
+from model.part_configs import read_base_config, read_tower_config
 from model.PixelLM import PixelLMForCausalLM
 from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.text.tokenizer import add_codebook, load_tokenizer
