@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -41,7 +41,6 @@ _FROM_FOLDER = "the model folder records it"
 Precision = Literal["fp32", "bf16", "fp16"]
 Template = Literal["llava_v1", "llava_llama_2"]
 Optimizer = Literal["adamw", "muon"]
-OPTIMIZERS = get_args(Optimizer)
 
 
 def _inside(name: str) -> str:

@@ -98,8 +98,6 @@ def load_checkpoint(engine: Engine, folder: Path) -> dict[str, Any]:
     Raises:
         InputError: if the folder is no checkpoint, is incomplete, or does not fit the engine.
     """
-    if not is_file(folder / LATEST):
-        raise InputError(f"--resume {folder}: no file named {LATEST}; give the ckpt_model folder of a run")
     base_rates = list(engine.lr_scheduler.base_lrs)
     try:
         path, state = engine.load_checkpoint(str(folder))
