@@ -10,19 +10,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 from transformers import CLIPVisionConfig, LlamaConfig
-from transformers.activations import ACT2FN
-from typing_extensions import TypedDict
 
 from .errors import InputError
 from .files import read_object
 from .image import RELEASED_MEAN, RELEASED_STD, ImagePreprocessor
+from .part_configs import REMEDY, LayerFromEnd, llama_keys, transformers_config, vision_keys
 from .text.conversation import get_conversation
 from .text.tokens import SegCodebook
 from .values import (
@@ -30,98 +27,19 @@ from .values import (
     DecoderWidth,
     Finite,
     InputSide,
-    NonNegative,
     NonNegativeInt,
     Positive,
     Scales,
-    Schema,
-    Share,
     Text,
     TokenGrid,
     TokensPerScale,
-    Width,
     checked_dataclass,
     shorten,
 )
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MOST_PATCHES = 512  # per side
-_REMEDY = "Copy the file again from its source"
-Config = TypeVar("Config", LlamaConfig, CLIPVisionConfig)
 Class = TypeVar("Class")
-
-
-def _known_activation(name: str) -> str:
-    if name not in ACT2FN:
-        raise PydanticCustomError("activation", "an activation of transformers, such as silu or quick_gelu")
-    return name
-
-
-Activation = Annotated[str, AfterValidator(_known_activation)]
-Blocks = Annotated[int, Field(ge=1, le=1000)]
-VocabularySize = Annotated[int, Field(ge=1, le=2**22)]
-TokenId = Annotated[int, Field(ge=-1, lt=2**22)]  # some LLaMA folders have pad_token_id -1
-LayerFromEnd = Annotated[int, Field(ge=-1001, le=-1)]
-
-
-class RopeKeys(TypedDict):
-    """``rope_scaling`` or ``rope_parameters``: how positions are stretched."""
-
-    type: NotRequired[Literal["default", "linear", "dynamic"]]
-    rope_type: NotRequired[Literal["default", "linear", "dynamic"]]
-    factor: NotRequired[Annotated[float, Field(ge=1, le=1e6)]]
-    rope_theta: NotRequired[Positive]
-
-
-class LlamaKeys(TypedDict, total=False):
-    """What is read of a language model's config.json."""
-
-    vocab_size: Required[VocabularySize]
-    hidden_size: Required[Width]
-    intermediate_size: Required[Width]
-    num_hidden_layers: Required[Blocks]
-    num_attention_heads: Required[Width]
-    num_key_value_heads: Width
-    head_dim: Width
-    hidden_act: Activation
-    max_position_embeddings: Count
-    initializer_range: NonNegative
-    rms_norm_eps: Required[Positive]
-    rope_theta: Positive
-    rope_scaling: RopeKeys
-    rope_parameters: RopeKeys
-    attention_bias: bool
-    attention_dropout: Share
-    mlp_bias: bool
-    bos_token_id: TokenId
-    eos_token_id: TokenId
-    pad_token_id: TokenId
-    tie_word_embeddings: bool
-
-
-class BaseKeys(LlamaKeys, total=False):
-    """What is read of a LLaVA base's config.json."""
-
-    mm_vision_select_layer: LayerFromEnd
-
-
-class VisionKeys(TypedDict, total=False):
-    """What is read of a CLIP tower's config.json; what may be missing is the same in every published CLIP."""
-
-    hidden_size: Required[Width]
-    intermediate_size: Required[Width]
-    num_hidden_layers: Required[Blocks]
-    num_attention_heads: Required[Width]
-    image_size: Required[InputSide]
-    patch_size: Required[InputSide]
-    num_channels: Annotated[int, Field(ge=3, le=3)]
-    hidden_act: Activation
-    layer_norm_eps: Positive
-    attention_dropout: Share
-    projection_dim: Width
-
-
-_LLAMA, _BASE, _VISION = Schema(LlamaKeys), Schema(BaseKeys), Schema(VisionKeys)
 
 
 @dataclass_transform(frozen_default=True)
@@ -255,7 +173,7 @@ class PixelLMConfig:
         Raises:
             InputError: if a value is not valid.
         """
-        return _transformers(LlamaConfig, self.llama, where="the language model's config.json")
+        return transformers_config(LlamaConfig, self.llama, where="the language model's config.json")
 
     def vision_config(self) -> CLIPVisionConfig:
         """The tower's part as transformers reads it."""
@@ -307,13 +225,13 @@ class PixelLMConfig:
         needed = {attribute.name for attribute in fields(cls)} - sections - set(overrides) | {"vision_config"}
         missing = sorted(needed - set(flat))
         if missing:
-            raise InputError(f"{where} lacks {', '.join(missing)}. {_REMEDY}")
+            raise InputError(f"{where} lacks {', '.join(missing)}. {REMEDY}")
         values = {name: _immutable(flat[name]) for name in needed - {"vision_config"}}
         values |= {"llama": llama_keys(flat, where=where), "vision": vision_keys(flat, where=where)}
         try:
             return cls(**values | overrides)
         except InputError as err:
-            raise InputError(f"{where}: {err}. {_REMEDY}") from err
+            raise InputError(f"{where}: {err}. {REMEDY}") from err
 
     @classmethod
     def assemble(
@@ -369,84 +287,5 @@ def feature_layers(scales: int, *, depth: int, first: int = -2) -> tuple[int, ..
     return tuple(first - step * scale for scale in range(scales))
 
 
-def read_base_config(folder: Path) -> dict[str, Any]:
-    """What a LLaVA or LLaMA folder's config.json says about the language model.
-
-    Raises:
-        InputError: if it is missing or damaged.
-    """
-    file = folder / "config.json"
-    return _language_keys(_BASE, read_object(file), where=str(file))
-
-
-def read_tower_config(folder: Path) -> dict[str, Any]:
-    """What a CLIP folder's config.json says about the tower.
-
-    Raises:
-        InputError: if it is missing or damaged.
-    """
-    file = folder / "config.json"
-    return vision_keys(read_object(file), where=str(file))
-
-
-def llama_keys(flat: Mapping[str, Any], *, where: str = "config.json") -> dict[str, Any]:
-    """The LLaMA part of a flat config.
-
-    Args:
-        where: names the file in messages.
-    Raises:
-        InputError: if a required key is missing, or a value does not fit.
-    """
-    return _language_keys(_LLAMA, flat, where=where)
-
-
-def _language_keys(schema: Schema[Any], flat: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    keys = dict(
-        schema.check(_given(flat), where=where, remedy="Take the config.json of a LLaVA or LLaMA folder as it is")
-    )
-    heads = keys["num_attention_heads"]
-    if heads % keys.get("num_key_value_heads", heads):
-        raise InputError(
-            f"{where}: num_key_value_heads is {keys['num_key_value_heads']}; expected a divisor of "
-            f"num_attention_heads {heads}. {_REMEDY}"
-        )
-    _transformers(LlamaConfig, {name: keys[name] for name in keys if name in LlamaKeys.__annotations__}, where=where)
-    return keys
-
-
-def vision_keys(config: Mapping[str, Any], *, where: str = "config.json") -> dict[str, Any]:
-    """The tower part of a CLIP config.json, which may hold it under ``vision_config``.
-
-    Args:
-        where: names the file in messages.
-    Raises:
-        InputError: if a key that tells one CLIP from another is missing, or a value does not fit.
-    """
-    if "vision_config" in config:
-        config, where = config["vision_config"], f"{where}, vision_config"
-    given = _VISION.check(_given(config), where=where, remedy="Take the config.json of a CLIP folder as it is")
-    if given["patch_size"] > given["image_size"]:
-        raise InputError(
-            f"{where}: patch_size is {given['patch_size']}; expected at most the image_size, {given['image_size']}. "
-            f"{_REMEDY}"
-        )
-    full = _transformers(CLIPVisionConfig, given, where=where).to_dict()
-    return {key: full[key] for key in VisionKeys.__annotations__}
-
-
-def _given(config: Any) -> Any:
-    """Without the keys that are null, which transformers writes for "not set"."""
-    return {key: value for key, value in config.items() if value is not None} if isinstance(config, dict) else config
-
-
 def _immutable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _transformers(config_type: type[Config], values: Mapping[str, Any], *, where: str) -> Config:
-    """Make a transformers configuration, whose own checks speak of values that come from a file."""
-    try:
-        return config_type(**values)
-    except (StrictDataclassError, KeyError, TypeError, ValueError) as err:
-        reason = str(err).splitlines()[-1].strip()
-        raise InputError(f"{where} is not valid: {reason} {_REMEDY}") from err

@@ -11,23 +11,42 @@ from .errors import InputError
 from .outputs import output_file
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file; no, if no file can have the name. (``Path.is_file`` raises for one too long.)"""
+    return os.path.isfile(path)
+
+
+def is_folder(path: str | Path) -> bool:
+    """The same for a folder."""
+    return os.path.isdir(path)
+
+
+def read_bytes(path: Path, *, remedy: str, reason: str = "other") -> bytes:
+    """What a file holds.
+
+    Args:
+        remedy: what the user can do about a bad file, for the message.
+        reason: as of ``InputError``.
+    Raises:
+        InputError: if it does not exist, or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as err:
+        raise InputError(f"{path} does not exist; {remedy}", reason=reason) from err
+    except (OSError, ValueError) as err:  # ValueError: a name with a zero byte
+        raise InputError(f"{path} cannot be read ({err}); {remedy}", reason=reason) from err
+
+
 def read_json(path: Path, *, remedy: str = "download it again from its source") -> Any:
     """What a JSON file holds.
 
     Args:
-        remedy: what the user can do about a bad file, for the message.
+        remedy: as of ``read_bytes``.
     Raises:
         InputError: if it does not exist, or is not JSON in UTF-8.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as err:
-        raise InputError(f"{path} does not exist; {remedy}") from err
-    except UnicodeDecodeError as err:
-        raise InputError(f"{path} is not valid JSON ({err}); {remedy}") from err
-    except (OSError, ValueError) as err:  # ValueError: a name with a zero byte
-        raise InputError(f"{path} cannot be read ({err}); {remedy}") from err
-    return parse_json(text, where=str(path), remedy=remedy)
+    return parse_json(read_bytes(path, remedy=remedy), where=str(path), remedy=remedy)
 
 
 def parse_json(content: str | bytes, *, where: str, remedy: str, reason: str = "other") -> Any:
@@ -47,17 +66,17 @@ def parse_json(content: str | bytes, *, where: str, remedy: str, reason: str = "
         raise InputError(f"{where} is not valid JSON ({err}); {remedy}", reason=reason) from err
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path, *, remedy: str = "give a whole model folder, or copy it again") -> dict[str, Any]:
     """The JSON object of a settings file, such as a model folder's config.json.
 
+    Args:
+        remedy: as of ``read_bytes``.
     Raises:
         InputError: if it does not exist, is not JSON in UTF-8, or holds something else.
     """
-    if not os.path.isfile(path):
-        raise InputError(f"{path} does not exist; the folder is not a model folder")
-    content = read_json(path, remedy="copy it again from its source")
+    content = read_json(path, remedy=remedy)
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}; expected a JSON object")
+        raise InputError(f"{path} holds a {type(content).__name__}; expected a JSON object; {remedy}")
     return content
 
 

@@ -6,13 +6,14 @@ version than ``main`` is meant. Only files that are read here are downloaded, an
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import InputError
-from .files import read_object
+from .files import is_file, is_folder, read_object
 
 # Repositories named alone are searched in this order: the release keeps its models one level down.
 _PLACES = ("", "hf_model")
@@ -24,6 +25,7 @@ _WEIGHTS = tuple(
     re.compile(rf"{stem}\b.*\.{suffix}(\.index\.json)?")
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin"))
 )
+_LONGEST_NAME = 96  # of a repository, with its owner
 _HUB_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?P<folder>(/\w[\w.-]*)*)(@(?P<revision>\w[\w./-]*))?")
 # What other pages and the release say, and what it is called where it can be had.
 _KNOWN_AS = {
@@ -67,11 +69,11 @@ def resolve_folder(name: str, *, flag: str = "") -> Path:
     Raises:
         InputError: if it is neither a local folder nor to be had from the hub or its cache.
     """
-    path, place = Path(name).expanduser(), f"{flag} {name}".strip()
-    if path.is_dir():
+    path, place = Path(os.path.expanduser(name)), f"{flag} {name}".strip()
+    if is_folder(path):
         return _first_with_config(path, _PLACES) or path
     wanted = parse_hub_name(name)
-    if wanted is None or Path(wanted.repository).is_dir():
+    if wanted is None or is_folder(wanted.repository):
         raise InputError(f"{place}: no such folder; give a folder or a hub id such as {_suggestion(name)}")
     try:
         return _download(wanted)
@@ -93,7 +95,7 @@ def resolve_folder(name: str, *, flag: str = "") -> Path:
 def parse_hub_name(name: str) -> HubName | None:
     """The parts of a hub name; None if it cannot be one."""
     match = _HUB_NAME.fullmatch(name)
-    if match is None or ".." in name or "--" in match["repository"]:
+    if match is None or ".." in name or "--" in match["repository"] or len(match["repository"]) > _LONGEST_NAME:
         return None
     return HubName(match["repository"], match["folder"].strip("/"), match["revision"] or "main")
 
@@ -127,7 +129,7 @@ def _join(folder: str, name: str) -> str:
 
 
 def _first_with_config(root: Path, places: Iterable[str]) -> Path | None:
-    return next((root / place for place in places if (root / place / "config.json").is_file()), None)
+    return next((root / place for place in places if is_file(root / place / "config.json")), None)
 
 
 def _cached_folder(wanted: HubName) -> Path | None:
@@ -143,10 +145,10 @@ def _cached_folder(wanted: HubName) -> Path | None:
 def _missing_files(folder: Path) -> list[str]:
     """What a model folder of an interrupted download lacks, by its own index and config."""
     indexes = [folder / f"{stem}.index.json" for stem in ("model.safetensors", "pytorch_model.bin")]
-    index = next((path for path in indexes if path.is_file()), None)
+    index = next((path for path in indexes if is_file(path)), None)
     if index is not None:
         shards = sorted(set(read_object(index).get("weight_map", {}).values()))
-        missing = [name for name in shards if not (folder / name).is_file()]
+        missing = [name for name in shards if not is_file(folder / name)]
     else:
         missing = _none_of(folder, "model.safetensors", "pytorch_model.bin")
     if "clip" not in str(read_object(folder / "config.json").get("model_type")):  # a tower reads no text
@@ -155,7 +157,7 @@ def _missing_files(folder: Path) -> list[str]:
 
 
 def _none_of(folder: Path, *names: str) -> list[str]:
-    return [] if any((folder / name).is_file() for name in names) else [" or ".join(names)]
+    return [] if any(is_file(folder / name) for name in names) else [" or ".join(names)]
 
 
 def _describe(err: Exception, wanted: HubName) -> str:

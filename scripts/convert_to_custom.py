@@ -19,16 +19,8 @@ from model.files import read_json
 from model.values import Count, NonNegativeInt, ShareBelowOne
 from utils.cli.args import Parsed, flag, settings
 from utils.cli.command import run_commands
-from utils.data.convert import (
-    NamedShapes,
-    Wording,
-    check_target,
-    clean_name,
-    read_coco,
-    read_labelme,
-    read_mask_folder,
-    write_records,
-)
+from utils.data.annotation_formats import NamedShapes, clean_name, read_coco, read_labelme, read_mask_folder
+from utils.data.convert import Wording, check_target, write_records
 
 
 @settings

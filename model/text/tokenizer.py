@@ -13,7 +13,7 @@ from transformers import AddedToken, LlamaTokenizer
 from typing_extensions import TypedDict
 
 from model.errors import InputError
-from model.files import read_object
+from model.files import is_file, read_object
 from model.values import NonNegativeInt, Schema, Text
 
 from .conversation import IMAGE_END, IMAGE_START
@@ -71,7 +71,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     return {
         name: schema.check(read_object(folder / name), where=str(folder / name), remedy=remedy)
         for name, schema in _FILES.items()
-        if (folder / name).is_file()
+        if is_file(folder / name)
     }
 
 
@@ -86,7 +86,7 @@ def load_tokenizer(folder: str | Path, *, model_max_length: int | None = None) -
         InputError: if the files are missing or damaged, or an added token has another id than they say.
     """
     folder = Path(folder)
-    if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+    if not any(is_file(folder / name) for name in ("tokenizer.model", "tokenizer.json")):
         raise InputError(
             f"no tokenizer in {folder}: expected tokenizer.model or tokenizer.json. "
             "Copy the tokenizer of the LLaVA base there."
@@ -188,7 +188,7 @@ def save_tokenizer(tokenizer: LlamaTokenizer, folder: Path, *, source: Path | No
     config = json.loads(config_path.read_text(encoding="utf-8"))
     config["legacy"] = tokenizer.legacy
     config_path.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-    if source is not None and (source / "tokenizer.model").is_file():
+    if source is not None and is_file(source / "tokenizer.model"):
         shutil.copyfile(source / "tokenizer.model", folder / "tokenizer.model")
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from model.configuration import PixelLMConfig
 from model.errors import InputError
+from model.files import is_folder
 from model.hub import resolve_folder
 from model.projector import widen_linear_projector
 from model.vision_tower import resize_position_table
@@ -116,7 +117,7 @@ def locate_tower(name: str | None, folder: Path) -> Path:
         )
     try:
         return tower_beside(name, folder) or resolve_folder(name)
-    except (InputError, OSError, ValueError) as err:  # the last two for text that is no path
+    except InputError as err:
         raise InputError(
             f"{folder} names its vision tower {name}, which is not found; say where it is with --vision-tower ({err})"
         ) from err
@@ -125,7 +126,7 @@ def locate_tower(name: str | None, folder: Path) -> Path:
 def tower_beside(name: str, folder: Path) -> Path | None:
     """The tower of that name next to a merged folder, or one folder up."""
     places = [parent / name for parent in list(folder.absolute().parents)[:2]]
-    return next((place for place in places if place.is_dir()), None)
+    return next((place for place in places if is_folder(place)), None)
 
 
 # What a LLaVA base does not have; LLaMA's own weights must all be there.

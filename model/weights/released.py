@@ -9,9 +9,10 @@ from typing import Annotated, Any
 from pydantic import Field
 from transformers import LlamaTokenizer
 
-from model.configuration import BaseKeys, PixelLMConfig, llama_keys, read_tower_config
+from model.configuration import PixelLMConfig
 from model.errors import InputError
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
+from model.part_configs import BaseKeys, llama_keys, read_tower_config
 from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.text.tokenizer import add_codebook
 from model.values import DecoderWidth, InputSide, Scales, Schema, Text

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from model.errors import InputError
-from model.files import read_object
+from model.files import is_file, read_object
 from model.values import Schema, shorten
 
 
@@ -35,7 +35,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: if a file is missing, damaged, or holds anything but tensors.
     """
-    files = [path] if path.is_file() else _weight_files(path)
+    files = [path] if is_file(path) else _weight_files(path)
     state: dict[str, Tensor] = {}
     for file in files:
         state |= _read_file(file)
@@ -124,7 +124,7 @@ def _unreadable(file: Path, err: Exception) -> InputError:
 def _weight_files(folder: Path) -> list[Path]:
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
         index = folder / f"{stem}.{suffix}.index.json"
-        if index.is_file():
+        if is_file(index):
             found = _INDEX.check(read_object(index), where=str(index), remedy="Copy it again from its source")
             names = sorted(set(found["weight_map"].values()))
             beside = os.listdir(folder)  # a name with a path in it is none of them
@@ -134,7 +134,7 @@ def _weight_files(folder: Path) -> list[Path]:
                     f"{folder} lacks {len(missing)} of {len(names)} shards, first {missing[0][:200]}; copy them"
                 )
             return [folder / name for name in names]
-        if (folder / f"{stem}.{suffix}").is_file():
+        if is_file(folder / f"{stem}.{suffix}"):
             return [folder / f"{stem}.{suffix}"]
     raise InputError(
         f"no weights in {folder}: expected model.safetensors or pytorch_model.bin (or their shards with an index)"

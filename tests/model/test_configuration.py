@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from model.configuration import PixelLMConfig, feature_layers, llama_keys, vision_keys
+from model.configuration import PixelLMConfig, feature_layers
 from model.errors import InputError
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
+from model.part_configs import llama_keys, vision_keys
 from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.text.tokenizer import add_codebook, load_tokenizer
 from model.text.tokens import SegCodebook

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from model.configuration import feature_layers, vision_keys
+from model.configuration import feature_layers
 from model.files import read_object
 from model.image import CLIP_MEAN, CLIP_STD
+from model.part_configs import vision_keys
 from model.PixelLM import PixelLMForCausalLM
 from model.weights.bases import TOWER_PREFIX, read_tower
 

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from model.configuration import PixelLMConfig, feature_layers, llama_keys, vision_keys
+from model.configuration import PixelLMConfig, feature_layers
 from model.losses import LossWeights, pixellm_loss
+from model.part_configs import llama_keys, vision_keys
 from model.PixelLM import PixelLMForCausalLM
 from model.text.conversation import IMAGE, get_conversation
 from model.text.tokenizer import add_codebook, load_tokenizer

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from model.errors import InputError
+from model.outputs import NAME_BYTES
 from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.values import (
     Count,
@@ -40,21 +41,18 @@ _FROM_FOLDER = "the model folder records it"
 Precision = Literal["fp32", "bf16", "fp16"]
 Template = Literal["llava_v1", "llava_llama_2"]
 Optimizer = Literal["adamw", "muon"]
-OPTIMIZERS = get_args(Optimizer)
-_LONGEST_NAME = 255  # bytes, of one file or folder
 
 
 def _inside(name: str) -> str:
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
         raise PydanticCustomError("run_name", "a folder below --log_base_dir, such as my-run")
-    if any(len(part.encode()) > _LONGEST_NAME for part in parts):
-        raise PydanticCustomError("run_name", "names of at most {limit} bytes", {"limit": _LONGEST_NAME})
+    if any(len(part.encode()) > NAME_BYTES for part in parts):
+        raise PydanticCustomError("run_name", "names of at most {limit} bytes", {"limit": NAME_BYTES})
     return name
 
 
 RunName = Annotated[Text, AfterValidator(_inside)]
-AtLeastOne = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
 def _share_or_none(value: float) -> float:

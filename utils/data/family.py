@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.errors import InputError
+from model.files import is_folder
 
 from .names import check_name, split_names
 from .options import DataOptions
@@ -151,5 +152,5 @@ def find_any(folder: Path, pattern: str, asked_by: str) -> Path:
         MissingData: if none does.
     """
     if next(folder.glob(pattern), None) is None:
-        raise MissingData(folder, f"holds no {pattern}" if folder.is_dir() else "does not exist", asked_by)
+        raise MissingData(folder, f"holds no {pattern}" if is_folder(folder) else "does not exist", asked_by)
     return folder / pattern

@@ -21,7 +21,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from model.errors import InputError
-from model.files import read_object, write_json
+from model.files import is_file, read_object, write_json
 
 from .downloads import Status
 from .family import Archive
@@ -226,7 +226,7 @@ def _receive(offer: Offer, partial: Path, root: Path) -> None:
 
 
 def _read_lock(root: Path) -> dict[str, Any]:
-    return read_object(root / LOCK) if (root / LOCK).exists() else {}
+    return read_object(root / LOCK, remedy="remove it") if is_file(root / LOCK) else {}
 
 
 def _check(offer: Offer, partial: Path, root: Path) -> None:

@@ -39,7 +39,7 @@ class Mixture(Dataset):
 
     Raises:
         ValueError: if there is no source, or not one rate for each.
-        InputError: if the seed is negative; on access, if many samples in a row cannot be used.
+        InputError: on access, if many samples in a row cannot be used.
     """
 
     def __init__(
@@ -53,8 +53,6 @@ class Mixture(Dataset):
     ) -> None:
         if len(sources) != len(rates) or not sources:
             raise ValueError(f"{len(sources)} sources with {len(rates)} rates; expected one rate for each source")
-        if seed < 0:
-            raise InputError(f"--seed is {seed}; expected 0 or more")
         self.sources = list(sources)
         self.shares = np.asarray(rates, dtype=float) / sum(rates)
         self.encoder = encoder

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model.errors import InputError
-from model.photo_file import is_file
+from model.files import is_file, is_folder
 
 # RefCOCO's name -> who split it, which is part of the name of its refs file.
 REFER_SPLIT_BY = {"refclef": "unc", "refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "grefcoco": "unc"}
@@ -131,7 +130,7 @@ class DatasetPaths:
         The release's README puts them into muse/, its code reads them beside it: both places serve.
         """
         inside, beside = self.root / f"muse/muse_{split}.json", self.root / f"muse_{split}.json"
-        if beside.is_file() and not inside.is_file():
+        if is_file(beside) and not is_file(inside):
             return beside
         return self._existing(f"muse/muse_{split}.json", asked_by)
 
@@ -156,7 +155,7 @@ class DatasetPaths:
 
     def _coco_2017(self, wanted: str, other: str) -> Path:
         folder, copy = self.root / wanted, self.root / other
-        return copy if copy.is_dir() and not folder.is_dir() else folder
+        return copy if is_folder(copy) and not is_folder(folder) else folder
 
     def _existing(self, name: str, asked_by: str) -> Path:
         path = self._below_root(name, asked_by)
@@ -166,7 +165,7 @@ class DatasetPaths:
 
     def _files(self, folder: str, pattern: str, asked_by: str) -> list[Path]:
         path = self._below_root(folder, asked_by)
-        if not os.path.isdir(path):  # Path.is_dir raises for a name that is too long
+        if not is_folder(path):
             raise MissingData(path, "does not exist", asked_by)
         files = sorted(path.glob(pattern))
         if not files:
@@ -174,7 +173,7 @@ class DatasetPaths:
         return files
 
     def _below_root(self, name: str, asked_by: str) -> Path:
-        if not os.path.isdir(self.root):
+        if not is_folder(self.root):
             raise InputError(
                 f"--dataset_dir {self.root} is not a folder, but {asked_by} reads {name} there. {_GET_GOING}"
             )

@@ -5,8 +5,8 @@
     python -m utils.data.verify --dataset_dir ./dataset --dataset vqa --download
 
 It takes the flags of training: those that name data say what is looked for.
-``--download`` first fetches what is missing and public, ``--download_photos`` also archives of photos by the ten
-thousands. Without ``--deep`` only names are looked up; training does the same before it loads anything. ``--deep``
+``--download`` first fetches missing files that are public, ``--download_photos`` also archives of tens of thousands of
+photos. Without ``--deep`` only names are looked up; training does the same before it loads anything. ``--deep``
 draws every mask and opens every photo by the sources that training uses. Exit code 2 if anything is missing or bad.
 """
 
@@ -58,8 +58,8 @@ class VerifyConfig(RunConfig):
     workers: NonNegativeInt = flag(2, "processes of --deep")
     ignored: ClassVar = (TRAINING_ONLY, "nothing is trained")
     deep: bool = flag(False, "draw every mask and open every photo")
-    download: bool = flag(False, "fetch what is missing and public, but for large archives of photos")
-    download_photos: bool = flag(False, "fetch these, too", implies={"download": True})
+    download: bool = flag(False, "fetch missing files that are public, except large archives of photos")
+    download_photos: bool = flag(False, "fetch large archives of photos, too", implies={"download": True})
     report: str = flag("", "file for all problems that --deep finds, one per line")
 
     def options(self) -> DataOptions:

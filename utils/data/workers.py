@@ -1,7 +1,7 @@
-"""Loader workers whose death is told with the sample they were at.
+"""Loader workers: when one dies, the message names the sample that it was reading.
 
-A worker that a signal ends (a crash in a C library, memory that ran out) can say nothing. So each notes what it is
-about to read in memory that the main process sees.
+A worker that a signal ends (a crash in a C library, no memory left) cannot say anything. So each notes what it is about
+to read in memory that the main process sees.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _USUAL_CAUSE = {
 
 
 class DeadWorker(InputError):
-    """A loader worker ended without a word.
+    """A loader worker ended without an exception of its own.
 
     Attributes:
         source, item: the number of a source and the sample of it that the worker noted last; -1 if there is none.
@@ -75,7 +75,7 @@ def init_worker() -> None:
 
 
 class WatchedLoader(DataLoader):
-    """A DataLoader that names the sample at which a worker died. The data set calls ``note``.
+    """A DataLoader that names the sample at which a worker died. The dataset has to call ``note``.
 
     Args:
         sources: what the notes refer to.

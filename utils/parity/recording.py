@@ -16,7 +16,6 @@ V tower width, D language-model width.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -28,9 +27,10 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaTokenizer
 
-from model.configuration import PixelLMConfig, vision_keys
+from model.configuration import PixelLMConfig
 from model.errors import InputError
-from model.files import read_object
+from model.files import is_folder, read_json, read_object
+from model.part_configs import vision_keys
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
 from model.text.conversation import CONVERSATIONS
@@ -62,7 +62,7 @@ def find_cases(golden: Path) -> list[Case]:
     Raises:
         InputError: if there is none.
     """
-    if not golden.is_dir():
+    if not is_folder(golden):
         raise InputError(f"--golden {golden}: no such folder; give a folder of recordings laid out like golden/")
     cases = [Case(path.parent) for path in sorted(golden.glob("*/batch.json"))]
     if not cases:
@@ -113,7 +113,7 @@ class Case:
         return all((self.folder / name).exists() for name in names)
 
     def json(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        return read_json(self.folder / name)
 
     def npz(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of a file; no file can run code."""

@@ -7,7 +7,6 @@ with IoU of at least 0.999; merged weights 1e-6.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.errors import InputError
+from model.files import is_file, read_json
 from model.image import read_image
 from model.losses import LossWeights, pixellm_loss
 from model.predictor import PixelLMPredictor
@@ -123,7 +123,7 @@ def _recorded_for(stage: str, cases: Sequence[Case]) -> list[Case]:
     """The cases that have something to compare. Validation sets belong to none: the first of their size reads them."""
     if stage == "val_datasets":
         file = cases[0].golden / "val_datasets.json"
-        recorded = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        recorded = read_json(file) if is_file(file) else {}
         sizes = {max(entry["resize"]) for entries in recorded.values() for entry in entries}
         fitting = [case for case in cases if sizes == {case.config.image_size}]
         return (fitting or list(cases))[:1] if recorded else []
@@ -213,7 +213,7 @@ def _compare_chat_prompts(case: Case) -> Iterator[Measure]:
 
 def _compare_templates(case: Case) -> Iterator[Measure]:
     """conversations.json: the ids of the image marks tell how many tokens its codebook had."""
-    recorded = json.loads((case.golden / "conversations.json").read_text(encoding="utf-8"))
+    recorded = read_json(case.golden / "conversations.json")
     tokenizer = load_tokenizer(case.base)
     rows = [entry["input_ids"] for entry in recorded if IMAGE_TOKEN_ID in entry["input_ids"]]
     first_marks = {row[row.index(IMAGE_TOKEN_ID) - 1] for row in rows} or {len(tokenizer) + case.codebook.size}
@@ -367,7 +367,7 @@ def _iou(mask: np.ndarray, expected: np.ndarray) -> float:
 
 def compare_validation_sets(case: Case, dataset_dir: Path) -> Iterator[Measure]:
     """Every recorded set: photos, words, masks, valid sizes and pixel statistics."""
-    recorded = json.loads((case.golden / "val_datasets.json").read_text(encoding="utf-8"))
+    recorded = read_json(case.golden / "val_datasets.json")
     for name, entries in recorded.items():
         try:
             source = build_val_source(dataset_dir, name)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import InputError
-from model.files import read_json, write_json
+from model.files import is_file, read_object, write_json
 from model.outputs import check_output_file, check_output_folder, output_file, output_folder
+from model.values import Schema
 
 from .parallel import OrderedMap, start_workers
 from .tree import write_dataset
@@ -26,6 +27,7 @@ DATASET, LANGUAGE_BASE, TOWER = "dataset", "llava-toy", "clip-toy"
 # What --pretrain leaves beside them, in the form that the repository keeps.
 PACK = "base_weights.safetensors"
 _KIND = "toy world"
+_SETTINGS = Schema(dict[str, Any])  # of world.json
 # RefCOCO pictures: a sixth of the MUSE training pictures, but enough for all its splits.
 _REFER_SHARE, _MIN_REFER = 6, 10
 _MAX_WORKERS = 4
@@ -111,8 +113,9 @@ def _write_base_weights(places: Mapping[str, Path], settings: WorldSettings, ord
 
 def _is_finished(out: Path, settings: WorldSettings) -> bool:
     marker = out / "world.json"
-    if marker.is_file():
-        found = read_json(marker)["settings"]
+    if is_file(marker):
+        content = read_object(marker, remedy="use another --out or delete it")
+        found = _SETTINGS.check(content.get("settings"), where=f"{marker}: settings", remedy="Use another --out")
         wanted = asdict(settings)
         differing = [name for name in wanted if found.get(name) != wanted[name]]
         if differing:

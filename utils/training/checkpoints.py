@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import InputError
+from model.files import is_file, is_folder
 from utils import dist
 
 from .engine import Engine
@@ -37,10 +38,10 @@ def is_step(folder: Path) -> bool:
 def latest_step(folder: Path) -> Path | None:
     """The step that ``latest`` names, which is the last whole one; None if there is none."""
     file = folder / LATEST
-    if not file.is_file():
+    if not is_file(file):
         return None
     step = folder / file.read_text(encoding="utf-8", errors="replace").strip()
-    return step if step.parent == folder and is_step(step) and step.is_dir() else None
+    return step if step.parent == folder and is_step(step) and is_folder(step) else None
 
 
 def step_names(folder: Path) -> list[str]:
@@ -97,8 +98,6 @@ def load_checkpoint(engine: Engine, folder: Path) -> dict[str, Any]:
     Raises:
         InputError: if the folder is no checkpoint, is incomplete, or does not fit the engine.
     """
-    if not (folder / LATEST).is_file():
-        raise InputError(f"--resume {folder}: no file named {LATEST}; give the ckpt_model folder of a run")
     base_rates = list(engine.lr_scheduler.base_lrs)
     try:
         path, state = engine.load_checkpoint(str(folder))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import InputError
-from model.files import read_object
+from model.files import is_file, read_object
 from utils.cli.config import RunConfig
 
 _FROM_FLAGS = {
@@ -26,9 +26,9 @@ def deepspeed_settings(run: RunConfig) -> dict[str, Any]:
         InputError: if the file is missing or damaged, or sets what flags decide.
     """
     path = Path(run.deepspeed_config)
-    if not path.is_file():
+    if not is_file(path):
         path = Path(__file__).resolve().parents[2] / run.deepspeed_config
-    settings = read_object(path)
+    settings = read_object(path, remedy="give a DeepSpeed configuration, such as configs/ds_zero2.json")
     for key, flags in _FROM_FLAGS.items():
         if key in settings:
             raise InputError(f"--deepspeed_config {path} sets {key!r}, which {flags} decide; remove it from the file")

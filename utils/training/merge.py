@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from transformers import LlamaTokenizer
 
-from model.configuration import PRECISIONS, PixelLMConfig, read_base_config, read_tower_config
+from model.configuration import PRECISIONS, PixelLMConfig
 from model.errors import InputError
+from model.files import is_file, is_folder
 from model.hub import resolve_folder
 from model.outputs import check_output_folder, output_folder
+from model.part_configs import read_base_config, read_tower_config
 from model.PixelLM import PixelLMForCausalLM
 from model.structures import Batch
 from model.text.conversation import IMAGE, SEG_MARK, get_conversation
@@ -73,8 +75,8 @@ def merge(flags: MergeConfig) -> None:
 def _size_on_disk(weight: Path) -> int:
     """Bytes of the files that hold weights; those of an optimizer do not count."""
     patterns = ("*.bin", "*.safetensors", "*model_states.pt")
-    files = [file for pattern in patterns for file in weight.rglob(pattern)] if weight.is_dir() else [weight]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    files = [file for pattern in patterns for file in weight.rglob(pattern)] if is_folder(weight) else [weight]
+    return sum(file.stat().st_size for file in files if is_file(file))
 
 
 def _write_merged(flags: MergeConfig, folder: Path) -> dict[str, Tensor]:
@@ -114,9 +116,9 @@ def read_training_weights(weight: Path) -> dict[str, Tensor]:
     Raises:
         InputError: if it does not exist or holds no weights.
     """
-    if not weight.exists():
+    if not is_file(weight) and not is_folder(weight):
         raise InputError(f"--weight {weight} does not exist; give pytorch_model.bin, a shard folder, or ckpt_model")
-    if weight.is_dir() and ((weight / LATEST).is_file() or is_step(weight)):
+    if is_folder(weight) and (is_file(weight / LATEST) or is_step(weight)):
         logger.info("consolidating the ZeRO checkpoint %s", weight)
         return consolidate_zero(weight)
     return read_weights(weight)

@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 import torch
 
-from model.configuration import PixelLMConfig, read_base_config
-from model.files import write_json
+from model.configuration import PixelLMConfig
+from model.files import is_folder, write_json
+from model.part_configs import read_base_config
 from model.text.conversation import IMAGE_END, IMAGE_START, OURS, Conversation, get_conversation
 from model.text.tokenizer import add_codebook, decode_released, load_tokenizer
 from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, name_groups
@@ -41,13 +42,13 @@ def build_encoder(run: RunConfig) -> Encoder:
     """
     with TemporaryDirectory() as temporary:
         base, tower = Path(run.version), Path(run.vision_tower)
-        if not base.is_dir():
+        if not is_folder(base):
             logger.info("--version %s is no local folder: a small tokenizer stands in for its own", run.version)
             base = Path(temporary) / "base"
             base.mkdir()
             write_tokenizer(base, train_tokenizer(PROMPT_WORDINGS))
             write_json(base / "config.json", {"vocab_size": 32000, "rms_norm_eps": 1e-5, **_SIDES})
-        if not tower.is_dir():
+        if not is_folder(tower):
             tower = Path(temporary) / "tower"
             size = 336 if run.vision_tower.endswith("336") else 224
             write_json(tower / "config.json", {"image_size": size, "patch_size": 14, **_SIDES})

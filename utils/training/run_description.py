@@ -12,7 +12,7 @@ from transformers import LlamaTokenizer
 
 from model.configuration import PixelLMConfig
 from model.errors import InputError
-from model.files import read_object, write_json
+from model.files import is_file, read_object, write_json
 from model.outputs import atomic_folder
 from model.text.tokenizer import add_codebook, load_tokenizer, save_tokenizer
 from utils.cli.config import RunConfig
@@ -63,7 +63,7 @@ class RunDescription:
 
     @property
     def exists(self) -> bool:
-        return self.flags_file.is_file()
+        return is_file(self.flags_file)
 
     @property
     def flags_file(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -14,11 +15,12 @@ from transformers import LlamaTokenizer, PreTrainedModel
 from typing_extensions import TypedDict
 
 from model.codebook import start_at_unit_size
-from model.configuration import PRECISIONS, PixelLMConfig, read_base_config, read_tower_config
+from model.configuration import PRECISIONS, PixelLMConfig
 from model.errors import InputError
-from model.files import read_object
+from model.files import is_folder, read_object
 from model.hub import resolve_folder
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
+from model.part_configs import read_base_config, read_tower_config
 from model.PixelLM import PixelLMForCausalLM
 from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.text.tokenizer import add_codebook, load_tokenizer
@@ -201,8 +203,8 @@ def make_config(
 
 def portable_path(name: str) -> str:
     """A hub id as it is; a local folder as an absolute path, so that it is found from anywhere."""
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else name
+    folder = os.path.expanduser(name)
+    return os.path.realpath(folder) if is_folder(folder) else name
 
 
 def read_normalization(path: str, *, image_size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -213,8 +215,9 @@ def read_normalization(path: str, *, image_size: int) -> tuple[tuple[float, ...]
     """
     if not path:
         return CLIP_MEAN, CLIP_STD
+    content = read_object(Path(path), remedy="give a CLIP folder's preprocessor file")
     settings = _PREPROCESSOR.check(
-        read_object(Path(path)), where=f"--preprocessor_config {path}", remedy="Give a CLIP folder's preprocessor file"
+        content, where=f"--preprocessor_config {path}", remedy="Give a CLIP folder's preprocessor file"
     )
     size = settings.get("size", image_size)
     size = size if isinstance(size, int) else next(iter(size.values()), image_size)

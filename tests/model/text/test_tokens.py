@@ -278,7 +278,7 @@ def test_a_recorded_legacy_false_is_kept(tiny_tokenizer_dir, tmp_path):
         (
             "tokenizer_config.json",
             {"added_tokens_decoder": {"3": {"lstrip": 1}}},
-            "added_tokens_decoder.3.content is mis",
+            "added_tokens_decoder.3.content is missing",
         ),
         ("tokenizer_config.json", [], "holds a list; expected a JSON object"),
         ("added_tokens.json", {"[SEG0]": "360"}, r"\[SEG0\] is '360'; expected a whole number"),

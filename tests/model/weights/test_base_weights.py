@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.configuration import vision_keys
 from model.errors import InputError
 from model.files import read_object
+from model.part_configs import vision_keys
 from model.projector import build_projector
 from model.weights.bases import read_base, read_tower
 from model.weights.tensors import read_weights

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.configuration import vision_keys
 from model.errors import InputError
 from model.files import read_object
+from model.part_configs import vision_keys
 from model.PixelLM import PixelLMForCausalLM
 from model.text.tokenizer import load_tokenizer, save_tokenizer
 from model.weights.bases import FRESH_MODULES, TOWER_PREFIX, read_tower

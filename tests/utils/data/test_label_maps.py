@@ -11,7 +11,7 @@ from tests.support.tiny_data import SHARED, H, W, draw_photo
 from tests.support.whole_tree import label_map, write_png
 from utils.data.paths import DatasetPaths
 from utils.data.question_plan import QuestionPlan
-from utils.data.sources.label_maps import LABEL_MAPS, _names
+from utils.data.sources.label_maps import LABEL_MAPS, class_names
 
 # The classes of label_map(): value 5 above, value 17 below; 0 is a class in two of the three datasets.
 EXPECTED = {
@@ -88,12 +88,12 @@ def test_another_edition_of_mapillary_is_named(whole_tree, tmp_path):
 
 @pytest.mark.skipif(not (SHARED / "classes").is_dir(), reason=f"{SHARED}/classes is not here")
 def test_class_lists_state_the_shared_facts():
-    assert _names("ade20k.txt") == json.loads((SHARED / "classes/ade20k_classes.json").read_text())
+    assert class_names("ade20k.txt") == json.loads((SHARED / "classes/ade20k_classes.json").read_text())
     lines = (SHARED / "classes/cocostuff_classes.txt").read_text().splitlines()[1:]
-    assert _names("cocostuff.txt") == [line.split(": ", 1)[1].strip() for line in lines if line.strip()]
+    assert class_names("cocostuff.txt") == [line.split(": ", 1)[1].strip() for line in lines if line.strip()]
 
 
 def test_class_lists_are_whole():
-    assert len(set(_names("ade20k.txt"))) == 150
-    stuff = _names("cocostuff.txt")
+    assert len(set(class_names("ade20k.txt"))) == 150
+    stuff = class_names("cocostuff.txt")
     assert (len(set(stuff)), sum("-" in name for name in stuff)) == (182, 28)

@@ -219,8 +219,6 @@ def test_errors_arrive_as_they_were_raised(dataset_dir, encoder, num_workers):
 def test_wrong_arguments(mixture):
     with pytest.raises(ValueError, match="2 sources with 1 rates"):
         Mixture(mixture.sources[:2], [1.0], mixture.encoder, seed=0)
-    with pytest.raises(InputError, match="--seed is -1"):
-        Mixture(mixture.sources, mixture.shares, mixture.encoder, seed=-1)
 
 
 def test_validation_is_never_shortened(shared_dataset, make_encoder):

@@ -124,7 +124,7 @@ def test_a_picture_that_cannot_be_written_leaves_none_behind(parrot, photo, tmp_
 
 def test_bad_input_does_not_end_a_conversation(parrot, photo, tmp_path, capsys, monkeypatch):
     """A path without end, and bytes that are not UTF-8 in question and path."""
-    lines = [b"What?", b"x" * 5000, b"caf\xe9?", bytes(photo), b"What?", b"caf\xe9.jpg", b"What?", bytes(photo)]
+    lines = [b"What?", b"x" * 5000, b"photo\xe9?", bytes(photo), b"What?", b"photo\xe9.jpg", b"What?", bytes(photo)]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n".join(lines)), encoding="utf-8"))
     assert chat.main([f"--version={parrot}", f"--vis_save_path={tmp_path / 'vis'}"]) == 0
     out, err = capsys.readouterr()
@@ -135,7 +135,7 @@ def test_bad_input_does_not_end_a_conversation(parrot, photo, tmp_path, capsys, 
 
 
 def test_a_photo_whose_name_is_not_utf8(parrot, tmp_path):
-    photo = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.jpg"))
+    photo = Path(os.fsdecode(bytes(tmp_path) + b"/photo\xe9.jpg"))
     draw_photo(tmp_path / "drawn.jpg", HW)
     (tmp_path / "drawn.jpg").rename(photo)
     assert one_shot(parrot, photo, tmp_path)["image"] == str(photo)

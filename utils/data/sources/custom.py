@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from model.errors import InputError
-from model.files import parse_json
-from model.photo_file import is_file
+from model.files import is_file, is_folder, parse_json
 from model.text.conversation import IMAGE_MARK
 from model.values import is_encodable, shorten
 from utils.data.family import Download, Family, UnusableSource, ValSets
@@ -140,7 +139,7 @@ def _find_problem(
 
 def _names(folder: Path) -> frozenset[str]:
     """What lies in a folder."""
-    return frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
+    return frozenset(os.listdir(folder)) if is_folder(folder) else frozenset()
 
 
 def parse_record(line: bytes, folder: Path) -> CustomRecord:

@@ -77,14 +77,14 @@ class LabelMaps:
 def ade20k(paths: DatasetPaths, *, asked_by: str, plan: QuestionPlan) -> LabelMaps:
     """ADE20K's scene-parsing edition; value 0 is "other"."""
     pairs = [(photo, paths.ade20k_label(photo)) for photo in paths.ade20k_images(asked_by=asked_by)]
-    return LabelMaps("ade20k", pairs, dict(enumerate(_names("ade20k.txt"), start=1)), plan=plan)
+    return LabelMaps("ade20k", pairs, dict(enumerate(class_names("ade20k.txt"), start=1)), plan=plan)
 
 
 def cocostuff(paths: DatasetPaths, *, asked_by: str, plan: QuestionPlan) -> LabelMaps:
     """COCO-Stuff without the 28 classes whose names have a hyphen ("wall-brick"), as in the release."""
     labels = paths.cocostuff_labels(asked_by=asked_by)
     pairs = [(paths.coco_image(f"train2017/{label.stem}.jpg"), label) for label in labels]
-    classes = {value: name for value, name in enumerate(_names("cocostuff.txt")) if "-" not in name}
+    classes = {value: name for value, name in enumerate(class_names("cocostuff.txt")) if "-" not in name}
     return LabelMaps("cocostuff", pairs, classes, plan=plan)
 
 
@@ -102,7 +102,7 @@ def mapillary(paths: DatasetPaths, *, asked_by: str, plan: QuestionPlan) -> Labe
     return LabelMaps("mapillary", pairs, classes, plan=plan)
 
 
-def _names(asset: str) -> list[str]:
+def class_names(asset: str) -> list[str]:
     return (_ASSETS / asset).read_text(encoding="utf-8").splitlines()
 
 

@@ -16,8 +16,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from model.errors import InputError
-from model.files import parse_json, read_json
-from model.photo_file import is_file
+from model.files import is_file, parse_json, read_bytes, read_json
 from model.values import Schema, Text
 from utils.data import prompts
 from utils.data.coco_format import Records
@@ -166,9 +165,8 @@ def read_record(photo: Path, *, sample_id: str) -> ReasonRecord:
         raise InputError(f"{sample_id}: {file} does not exist; download the split again", reason="annotation missing")
     where = f"{sample_id}: {file} is not in ReasonSeg's format"
     remedy = "Correct it, or download the split again"
-    content = parse_json(
-        _decode(file.read_bytes(), where=where), where=f"{sample_id}: {file}", remedy=remedy, reason="bad record"
-    )
+    data = read_bytes(file, remedy=remedy, reason="bad record")
+    content = parse_json(_decode(data, where=where), where=f"{sample_id}: {file}", remedy=remedy, reason="bad record")
     record = _RECORD.check(content, where=where, remedy=remedy)
     texts = tuple(text.strip() for text in record["text"])
     if not texts or not all(texts):
