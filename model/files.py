@@ -11,23 +11,40 @@ from .errors import InputError
 from .outputs import output_file
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file; no, if the name is one that no file can have.
+
+    Nothing else is ever opened for reading: a pipe keeps its reader waiting, and a device goes on without end.
+    """
+    return os.path.isfile(path)  # Path.is_file raises for a name that is too long
+
+
+def read_text(path: Path, *, remedy: str) -> str:
+    """The text of a file in UTF-8.
+
+    Args:
+        remedy: what the user can do about a bad file, for the message.
+    Raises:
+        InputError: if there is no such file, or it is not UTF-8.
+    """
+    if not is_file(path):
+        problem = "is not a file" if os.path.exists(path) else "does not exist"
+        raise InputError(f"{path} {problem}; {remedy}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as err:
+        raise InputError(f"{path} cannot be read ({err}); {remedy}") from err
+
+
 def read_json(path: Path, *, remedy: str = "download it again from its source") -> Any:
     """What a JSON file holds.
 
     Args:
         remedy: what the user can do about a bad file, for the message.
     Raises:
-        InputError: if it does not exist, or is not JSON in UTF-8.
+        InputError: if there is no such file, or it is not JSON in UTF-8.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as err:
-        raise InputError(f"{path} does not exist; {remedy}") from err
-    except UnicodeDecodeError as err:
-        raise InputError(f"{path} is not valid JSON ({err}); {remedy}") from err
-    except (OSError, ValueError) as err:  # ValueError: a name with a zero byte
-        raise InputError(f"{path} cannot be read ({err}); {remedy}") from err
-    return parse_json(text, where=str(path), remedy=remedy)
+    return parse_json(read_text(path, remedy=remedy), where=str(path), remedy=remedy)
 
 
 def parse_json(content: str | bytes, *, where: str, remedy: str, reason: str = "other") -> Any:
@@ -53,7 +70,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         InputError: if it does not exist, is not JSON in UTF-8, or holds something else.
     """
-    if not os.path.isfile(path):
+    if not is_file(path):
         raise InputError(f"{path} does not exist; the folder is not a model folder")
     content = read_json(path, remedy="copy it again from its source")
     if not isinstance(content, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
 from .errors import InputError
+from .files import is_file
 from .values import shorten
 
 MAX_SIDE = 65_535  # of a JPEG
@@ -18,11 +18,6 @@ MAX_SIDE = 65_535  # of a JPEG
 MAX_PIXELS = 178_956_970
 
 PhotoSide = Annotated[int, Field(ge=1, le=MAX_SIDE)]
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; no, if the name is one that no file can have."""
-    return os.path.isfile(path)  # Path.is_file raises for a name that is too long
 
 
 def check_size(height: Any, width: Any, *, where: str) -> None:

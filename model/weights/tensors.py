@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from model.errors import InputError
-from model.files import read_object
+from model.files import is_file, read_object
 from model.values import Schema, shorten
 
 
@@ -35,7 +35,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: if a file is missing, damaged, or holds anything but tensors.
     """
-    files = [path] if path.is_file() else _weight_files(path)
+    files = [path] if is_file(path) else _weight_files(path)
     state: dict[str, Tensor] = {}
     for file in files:
         state |= _read_file(file)
@@ -91,6 +91,8 @@ def _read_file(file: Path, *, in_place: bool = False) -> dict[str, Tensor]:
         in_place: map the file into memory; old .bin files, which cannot be mapped, are read.
     """
     try:
+        if not is_file(file):
+            raise FileNotFoundError("it is not a file")
         if file.suffix == ".safetensors":
             return load_file(file)
         mapped = in_place and is_zipfile(file)

@@ -24,15 +24,16 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from model.errors import InputError
-from model.files import read_json, write_text
+from model.files import is_file, read_json, write_text
 from model.outputs import check_output_file
-from model.photo_file import check_size, is_file
+from model.photo_file import check_size
 from model.text.conversation import IMAGE_MARK
 from model.values import Finite, Schema, Text, shorten
 from utils.masks.rle import encode_rle
 
 from . import prompts
 from .coco_format import Instances
+from .paths import check_data_kept
 from .photos import photo_hw, read_label_map
 from .records import SEG_MARK
 from .sources.custom import draw_target
@@ -253,11 +254,10 @@ def check_target(out: Path, *, flag: str, inputs: Sequence[Path], val_share: flo
     Raises:
         InputError: as ``check_output_file``.
     """
-    folders = [path.resolve() for path in inputs if os.path.isdir(path)]  # Path.is_dir raises for a long name
+    folders = [path for path in inputs if os.path.isdir(path)]  # Path.is_dir raises for a long name
     for file in (out, val_file(out)) if val_share else (out,):
-        target = file.resolve()
-        read = target.suffix.lower() in (".json", *_PHOTOS) and any(map(target.is_relative_to, folders))
-        check_output_file(file, flag=flag, inputs=[*inputs, file] if read and target.exists() else inputs)
+        check_output_file(file, flag=flag, inputs=inputs)
+        check_data_kept(file, folders, flag=flag)
 
 
 def val_file(out: Path) -> Path:

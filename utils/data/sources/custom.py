@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from model.errors import InputError
-from model.files import parse_json
-from model.photo_file import is_file
+from model.files import is_file, parse_json
 from model.text.conversation import IMAGE_MARK
 from model.values import is_encodable, shorten
 from utils.data.family import Download, Family, UnusableSource, ValSets

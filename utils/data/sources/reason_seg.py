@@ -16,8 +16,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from model.errors import InputError
-from model.files import parse_json, read_json
-from model.photo_file import is_file
+from model.files import is_file, parse_json, read_json
 from model.values import Schema, Text
 from utils.data import prompts
 from utils.data.coco_format import Records
