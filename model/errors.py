@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 _LONGEST = 1900  # a message quotes what it found, which may be a list of a million numbers
-# What would break a line, move the cursor, or cannot be written as UTF-8 at all.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# What would break a line, move the cursor, turn the direction of what follows, or cannot be written as UTF-8 at all.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class InputError(ValueError):
@@ -22,9 +22,14 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str, *, reason: str = "other") -> None:
-        line = _UNPRINTABLE.sub(_escape, message)
-        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}")
+        super().__init__(one_line(message))
         self.reason = reason
+
+
+def one_line(message: str) -> str:
+    """A message that any terminal can show in one line, of bounded length."""
+    line = _UNPRINTABLE.sub(_escape, message)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
 
 
 def _escape(match: re.Match[str]) -> str:

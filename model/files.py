@@ -12,8 +12,11 @@ from .outputs import output_file
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether there is such a file; no, if no file can have the name. (``Path.is_file`` raises for one too long.)"""
-    return os.path.isfile(path)
+    """Whether there is such a file; no, if the name is one that no file can have.
+
+    Nothing else is ever opened for reading: a pipe keeps its reader waiting, and a device goes on without end.
+    """
+    return os.path.isfile(path)  # Path.is_file raises for a name that is too long
 
 
 def is_folder(path: str | Path) -> bool:
@@ -28,13 +31,14 @@ def read_bytes(path: Path, *, remedy: str, reason: str = "other") -> bytes:
         remedy: what the user can do about a bad file, for the message.
         reason: as of ``InputError``.
     Raises:
-        InputError: if it does not exist, or cannot be read.
+        InputError: if there is no such file, or it cannot be read.
     """
+    if not is_file(path):
+        problem = "is not a file" if os.path.exists(path) else "does not exist"
+        raise InputError(f"{path} {problem}; {remedy}", reason=reason)
     try:
         return path.read_bytes()
-    except FileNotFoundError as err:
-        raise InputError(f"{path} does not exist; {remedy}", reason=reason) from err
-    except (OSError, ValueError) as err:  # ValueError: a name with a zero byte
+    except OSError as err:
         raise InputError(f"{path} cannot be read ({err}); {remedy}", reason=reason) from err
 
 
@@ -44,7 +48,7 @@ def read_json(path: Path, *, remedy: str = "download it again from its source") 
     Args:
         remedy: as of ``read_bytes``.
     Raises:
-        InputError: if it does not exist, or is not JSON in UTF-8.
+        InputError: if there is no such file, or it is not JSON in UTF-8.
     """
     return parse_json(read_bytes(path, remedy=remedy), where=str(path), remedy=remedy)
 

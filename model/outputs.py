@@ -234,7 +234,8 @@ def _check_replaceable(folder: Path, kind: str, place: str) -> None:
     found = _contents(folder)
     mark = _read_mark(folder)
     if mark.get("kind") != kind:
-        _refuse(place, f"exists and holds {found[0]}, but no {MARK} that says that it is a {kind} of ours")
+        holds = next((name for name in found if name != MARK), MARK)
+        _refuse(place, f"exists and holds {holds}, but no {MARK} that says that it is a {kind} of ours")
     ours = {MARK, *mark["files"]}
     foreign = next((name for name in found if name not in ours), None)
     if foreign:
@@ -242,6 +243,8 @@ def _check_replaceable(folder: Path, kind: str, place: str) -> None:
 
 
 def _read_mark(folder: Path) -> dict[str, Any]:
+    if not (folder / MARK).is_file():
+        return {}
     try:
         mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

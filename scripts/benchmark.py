@@ -22,6 +22,8 @@ from utils.cli.args import flag, settings
 from utils.cli.command import run_commands
 from utils.cli.config import TRAINING_ONLY, RunConfig
 from utils.data.downloads import require_data
+from utils.data.names import split_names
+from utils.data.paths import check_data_kept
 from utils.data.registry import DataOptions, build_train_sources
 from utils.data.workers import init_worker
 from utils.training.preview import build_encoder
@@ -49,7 +51,8 @@ class DataConfig(RunConfig):
 def benchmark_data(config: DataConfig) -> None:
     """Every source for itself, then their mixture."""
     if config.output_json:
-        check_output_file(config.output_json, flag="--output_json")
+        check_output_file(config.output_json, flag="--output_json", inputs=split_names(config.custom_data))
+        check_data_kept(config.output_json, [config.dataset_dir], flag="--output_json")
     init_worker()
     options = DataOptions.of(config)
     require_data(options, [])

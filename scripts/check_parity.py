@@ -42,7 +42,7 @@ def check(parsed: Parsed[ParityConfig]) -> int:
     for name in ("utils", "model"):
         logging.getLogger(name).setLevel(logging.WARNING)
     config, all_ok = parsed.config, True
-    golden = Path(config.golden).resolve()
+    golden = Path(config.golden).absolute()
     dataset_dir = Path(config.dataset_dir) if config.dataset_dir else default_tree(golden)
     for result in run_stages(golden, dataset_dir=dataset_dir, case=config.case, stage=config.stage):
         print(result.line(), flush=True)

@@ -16,6 +16,8 @@ from utils.cli.args import flag, settings
 from utils.cli.command import run_command
 from utils.cli.config import TRAINING_ONLY, RunConfig
 from utils.data.mixture import Mixture
+from utils.data.names import split_names
+from utils.data.paths import check_data_kept
 from utils.data.registry import DataOptions, build_train_sources
 from utils.pictures import check_picture, contact_sheet, write_image
 from utils.training.preview import build_encoder, sample_panel
@@ -33,7 +35,8 @@ class PreviewConfig(RunConfig):
 
 
 def preview(config: PreviewConfig) -> None:
-    check_picture(config.out, flag="--out")
+    check_picture(config.out, flag="--out", inputs=split_names(config.custom_data))
+    check_data_kept(config.out, [config.dataset_dir], flag="--out")
     sources, rates = build_train_sources(DataOptions.of(config))
     encoder = build_encoder(config)
     mixture = Mixture(sources, rates, encoder, seed=config.seed)

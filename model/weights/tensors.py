@@ -91,6 +91,8 @@ def _read_file(file: Path, *, in_place: bool = False) -> dict[str, Tensor]:
         in_place: map the file into memory; old .bin files, which cannot be mapped, are read.
     """
     try:
+        if not is_file(file):
+            raise FileNotFoundError("it is not a file")
         if file.suffix == ".safetensors":
             return load_file(file)
         mapped = in_place and is_zipfile(file)

@@ -91,7 +91,7 @@ def test_a_refs_file_that_would_run_code(world, refuses):
         (("--preprocessor_config=/nowhere.json",), ("/nowhere.json does not exist",)),
         (("--preprocessor_config=configs/preprocessor_448.json",), ("448 px", "56 px", "--resize_vision_tower")),
         (("--batch_size=0",), ("--batch_size is 0; expected 1 or more",)),
-        (("--config=/nowhere.json",), ("--config /nowhere.json cannot be read",)),
+        (("--config=/nowhere.json",), ("--config /nowhere.json does not exist",)),
         (("--load_in_8bit",), ("--load_in_8bit", "--precision bf16")),
     ],
 )  # fmt: skip

@@ -155,3 +155,21 @@ def test_toy_world(home, capsys, folder, says):
     (home / "mine/dataset").mkdir()
     (home / "mine/dataset/1.txt").write_text("mine")
     keeps(home, make_toy_world.main, [f"--out={folder}", "--skip_base_weights"], capsys, "--out", says)
+
+
+@pytest.mark.parametrize(
+    ("main", "flag", "out"),
+    [
+        (verify.main, "--report", "records.jsonl"),
+        (verify.main, "--report", "data/1.json"),
+        (preview_data.main, "--out", "data/1.jpg"),
+        (lambda flags: benchmark.main(["data", *flags]), "--output_json", "data/1.json"),
+    ],
+)
+def test_data_that_is_read_is_kept(home, capsys, main, flag, out):
+    (home / "records.jsonl").write_text("{}")
+    (home / "data").mkdir()
+    for name in ("1.json", "1.jpg"):
+        (home / "data" / name).write_text("mine")
+    flags = ["--dataset=custom", "--custom_data=records.jsonl", "--dataset_dir=data"]
+    keeps(home, main, [*flags, f"{flag}={out}"], capsys, flag, "is read by this command and would be lost")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import time
@@ -17,6 +18,8 @@ _PATIENCE_SECONDS = 20
 
 def setup_logging() -> None:
     """Messages of rank 0 on standard error, time-stamped; warnings and above only from libraries."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a letter, or a file name that is not UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

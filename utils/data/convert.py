@@ -20,7 +20,8 @@ from model.files import is_folder, write_text
 from model.outputs import check_output_file
 
 from . import prompts
-from .annotation_formats import PHOTO_SUFFIXES, NamedShapes, Shape
+from .annotation_formats import NamedShapes, Shape
+from .paths import check_data_kept
 from .photos import photo_hw
 from .sources.custom import draw_target
 
@@ -52,11 +53,10 @@ def check_target(out: Path, *, flag: str, inputs: Sequence[Path], val_share: flo
     Raises:
         InputError: as ``check_output_file``.
     """
-    folders = [path.resolve() for path in inputs if is_folder(path)]
+    folders = [path for path in inputs if is_folder(path)]
     for file in (out, val_file(out)) if val_share else (out,):
-        target = file.resolve()
-        read = target.suffix.lower() in (".json", *PHOTO_SUFFIXES) and any(map(target.is_relative_to, folders))
-        check_output_file(file, flag=flag, inputs=[*inputs, file] if read and target.exists() else inputs)
+        check_output_file(file, flag=flag, inputs=inputs)
+        check_data_kept(file, folders, flag=flag)
 
 
 def val_file(out: Path) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.errors import InputError
+from model.errors import InputError, one_line
 from model.files import is_folder
 
 from .names import check_name, split_names
@@ -72,7 +72,7 @@ class UnusableSource(InputError):
 
     def __init__(self, message: str, problems: Sequence[str]) -> None:
         super().__init__(message)
-        self.problems = tuple(problems)
+        self.problems = tuple(map(one_line, problems))
 
 
 @dataclass(frozen=True)

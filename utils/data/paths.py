@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model.errors import InputError
 from model.files import is_file, is_folder
+from model.outputs import check_output_file
 
 # RefCOCO's name -> who split it, which is part of the name of its refs file.
 REFER_SPLIT_BY = {"refclef": "unc", "refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "grefcoco": "unc"}
 
+_DATA_SUFFIXES = (".json", ".jsonl", ".p", ".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _COCO_IMAGES = "refer_seg/images/mscoco/images"
 _VOC_IMAGES = "vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages"
 _GET_GOING = (
     "dataset/README.md says what to download, and `python scripts/make_toy_world.py` draws a small set without "
     "any download"
 )
+
+
+def check_data_kept(target: str | Path, folders: Iterable[str | Path], *, flag: str) -> None:
+    """Refuse to write over a file of a dataset. New files, and files of other kinds, may lie among them.
+
+    Args:
+        target: a file, known to be one that can be written.
+        folders: of datasets.
+        flag: names the target in messages.
+    Raises:
+        InputError: if it is a photo, a label map or an annotation file below one of the folders.
+    """
+    file = Path(target).resolve()
+    is_data = file.suffix.lower() in _DATA_SUFFIXES and file.exists()
+    if is_data and any(file.is_relative_to(Path(folder).resolve()) for folder in folders):
+        check_output_file(target, flag=flag, inputs=[file])
 
 
 class MissingData(InputError):

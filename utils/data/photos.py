@@ -13,7 +13,8 @@ from PIL import Image
 from model.errors import InputError
 from model.photo_file import open_photo
 
-_ORIENTATION, _LYING = 0x0112, 5  # EXIF's tag of the orientation; values from 5 on swap height and width
+_ORIENTATION = 0x0112  # EXIF's tag
+_LYING = range(5, 9)  # its values that swap height and width
 _WITH_ALPHA = ("LA", "RGBA")
 _MAX_VALUE = 65_535  # of a label, as 16 bits hold it
 
@@ -28,7 +29,7 @@ def photo_hw(path: Path, *, upright: bool = False) -> tuple[int, int]:
     """
     with open_photo(path, "image") as photo:
         # Asking a PNG for EXIF that it does not announce would decode it.
-        turned = upright and "exif" in photo.info and _orientation(photo) >= _LYING
+        turned = upright and "exif" in photo.info and _orientation(photo) in _LYING
         return (photo.width, photo.height) if turned else (photo.height, photo.width)
 
 
@@ -61,6 +62,12 @@ def read_label_map(path: Path) -> np.ndarray:
                 reason="label map of other numbers",
             )
         return values
+    if values.ndim != 3:
+        raise InputError(
+            f"label map {path} has one {values.dtype} per pixel (mode {image.mode}); expected whole numbers from 0 to "
+            f"{_MAX_VALUE}. Convert it with the dataset's own tool",
+            reason="label map of other numbers",
+        )
     alpha = values[:, :, -1] if image.mode in _WITH_ALPHA else None
     values = values if alpha is None else values[:, :, :-1]
     clear = alpha is not None and (alpha < 255).any()

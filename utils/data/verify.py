@@ -38,7 +38,7 @@ from .family import UnusableSource
 from .fetch import fetch_missing, make_root
 from .names import split_names
 from .options import DataOptions
-from .paths import MissingData
+from .paths import MissingData, check_data_kept
 from .records import NOTHING_TO_ASK
 from .registry import build_val_source, find_family
 from .sources import Source
@@ -79,7 +79,9 @@ def verify(config: VerifyConfig) -> None:
         InputError: if anything is missing or bad.
     """
     if config.report:
-        check_output_file(config.report, flag="--report")
+        custom = [*split_names(config.custom_data), *(name.partition("|")[2] for name in config.val_datasets)]
+        check_output_file(config.report, flag="--report", inputs=custom)
+        check_data_kept(config.report, [config.dataset_dir], flag="--report")
     if config.download:
         root = Path(config.dataset_dir)
         make_root(root)

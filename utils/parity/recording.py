@@ -201,7 +201,8 @@ class Case:
             tokenizer=self.tokenizer,
             pad=bool(whole.get("pad_train_clip_images", False)),
             conv_type=template_of(self.dialogues["conversations"][0]),
-            model_max_length=self.tokenizer.model_max_length,
+            # A tokenizer without a limit says 10**30.
+            model_max_length=min(self.tokenizer.model_max_length, whole["max_position_embeddings"]),
             source=str(self.folder),
         )
 

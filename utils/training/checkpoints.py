@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -32,7 +33,7 @@ def step_folder(folder: Path, update: int) -> Path:
 
 def is_step(folder: Path) -> bool:
     """Whether a folder is named as a step is."""
-    return re.fullmatch(rf"{_STEP}\d+", folder.name) is not None
+    return re.fullmatch(rf"{_STEP}[0-9]+", folder.name) is not None
 
 
 def latest_step(folder: Path) -> Path | None:
@@ -101,10 +102,13 @@ def load_checkpoint(engine: Engine, folder: Path) -> dict[str, Any]:
     base_rates = list(engine.lr_scheduler.base_lrs)
     try:
         path, state = engine.load_checkpoint(str(folder))
-    except (RuntimeError, KeyError, AssertionError, ValueError, FileNotFoundError) as err:
+    except (AssertionError, IndexError, EOFError, OSError, pickle.UnpicklingError) as err:
+        raise _damaged(folder, err) from err
+    except (RuntimeError, KeyError, ValueError) as err:
+        reason = next(iter(str(err).splitlines()), type(err).__name__)
         raise InputError(
-            f"checkpoint {folder} does not fit this run ({str(err).splitlines()[0]}); resume with the flags it was "
-            "started with, or choose another --exp_name"
+            f"checkpoint {folder} does not fit this run ({reason}); resume with the flags it was started with, or "
+            "choose another --exp_name"
         ) from err
     if path is None:
         raise InputError(f"checkpoint {folder} is incomplete; remove it or choose another --exp_name")
@@ -122,16 +126,31 @@ def _set_rates(engine: Engine, base_rates: list[float | Tensor]) -> None:
         group["lr"] = rate
 
 
+def _damaged(folder: Path, err: Exception) -> InputError:
+    return InputError(
+        f"checkpoint {folder} is incomplete or damaged ({type(err).__name__}: {err}); copy it again, or take another"
+    )
+
+
 def consolidate_zero(folder: Path) -> dict[str, Tensor]:
     """A ZeRO checkpoint folder, or one step of it -> float32 weights, as ``zero_to_fp32.py`` gives them.
 
     DeepSpeed unpickles these files; give only folders that your own runs wrote.
+
+    Raises:
+        InputError: if ``latest`` names no step, or the step is incomplete or damaged.
     """
+    step = folder if is_step(folder) else latest_step(folder)
+    if step is None:
+        found = ", ".join(step_names(folder)) or "no step at all"
+        raise InputError(f"{folder / LATEST} names no step of the folder, which holds {found}; give one of them")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    place, step = (folder.parent, folder.name) if is_step(folder) else (folder, None)
-    state = get_fp32_state_dict_from_zero_checkpoint(str(place), tag=step)
+    try:
+        state = get_fp32_state_dict_from_zero_checkpoint(str(step.parent), tag=step.name)
+    except Exception as err:  # unpickling what is damaged can raise nearly anything
+        raise _damaged(step, err) from err
     assert state is not None  # it has no value only for kinds of checkpoints that it has already refused
     return state

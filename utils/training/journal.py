@@ -27,6 +27,7 @@ class JsonLines:
     """A log of one JSON object per line, flushed at once so that it survives a crash."""
 
     def __init__(self, path: Path) -> None:
+        path.resolve().parent.mkdir(parents=True, exist_ok=True)  # of a link that leads to another disk
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:

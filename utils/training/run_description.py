@@ -80,10 +80,10 @@ class RunDescription:
         Args:
             source: the folder whose tokenizer files are copied.
         """
+        self.write_flags(run)  # first: a model folder without flags beside it is none of ours
         with atomic_folder(self.model_folder) as folder:
             config.save(folder)
             save_tokenizer(tokenizer, folder, source=source)
-        self.write_flags(run)
 
     def write_flags(self, run: RunConfig) -> None:
         """Record the flags of the run; the folder is made."""

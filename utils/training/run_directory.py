@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 from model.errors import InputError
+from model.outputs import check_output_file
 from utils.cli.config import RunConfig
 
 from .checkpoints import CHECKPOINTS, LATEST, latest_step, step_names
@@ -68,6 +70,7 @@ class RunDirectory:
             self._check_overwrite(run)
         else:
             self._refuse_used_name(run)
+            self._refuse_foreign()
         folder = None if run.overwrite_run and not run.resume else self.checkpoint_to_resume(run)
         if folder is not None:
             _check_resume(run, folder)
@@ -85,7 +88,7 @@ class RunDirectory:
         holds = f"{self.checkpoints} holds {', '.join(steps)} of an earlier run"
         go_on = f"go on with it (--resume {self.checkpoints}), " if latest else ""
         advice = f"{go_on}choose another --exp_name, or set it aside with --overwrite_run"
-        if run.resume and Path(run.resume).resolve() != self.checkpoints.resolve():
+        if run.resume and os.path.realpath(run.resume) != os.path.realpath(self.checkpoints):
             raise InputError(f"{holds}, but --resume goes on with {run.resume}; {advice}")
         if latest is None:
             raise InputError(
@@ -101,14 +104,26 @@ class RunDirectory:
         if run.init_from and run.init_from != begun:
             raise InputError(f"{holds}, which started from {begun or 'a LLaVA base'}, not {run.init_from}; {advice}")
 
+    def _refuse_foreign(self) -> None:
+        """What lies under the names that a run writes must be a run's."""
+        for file in (self.log_file, self.description.flags_file, self.checkpoints / LATEST):
+            check_output_file(file)
+        folder = self.description.model_folder
+        is_ours = folder.is_dir() and (self.description.exists or not any(folder.iterdir()))
+        if os.path.lexists(folder) and not is_ours:
+            raise InputError(
+                f"{folder} would be replaced, but no {self.description.flags_file.name} beside it says that a run "
+                "wrote it; move it, or choose another --exp_name"
+            )
+
     def _check_overwrite(self, run: RunConfig) -> None:
         if run.eval_only:
             raise InputError(
                 "--overwrite_run is for a run that starts anew, but --eval_only trains nothing; leave one out"
             )
         for name in ("resume", "init_from", "version", "vision_tower", "dataset_dir"):
-            value = Path(getattr(run, name))
-            if getattr(run, name) and value.resolve().is_relative_to(self.path.resolve()):
+            value = getattr(run, name)
+            if value and Path(os.path.realpath(value)).is_relative_to(os.path.realpath(self.path)):
                 raise InputError(
                     f"--{name} {value} lies in {self.path}, which --overwrite_run would rename; choose another "
                     "--exp_name, or copy it elsewhere first"

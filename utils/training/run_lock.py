@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -169,7 +170,14 @@ def _create(path: Path, owner: Owner) -> bool:
 
 
 def _read(path: Path) -> bytes | None:
+    """The content of a lock file; None if there is none.
+
+    Raises:
+        InputError: if it is a link, a folder or a pipe: no run wrote it, and reading it may never end.
+    """
     try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise InputError(f"{path} is not a file, so no run wrote it; remove it, or choose another --exp_name")
         return path.read_bytes()
     except FileNotFoundError:
         return None

@@ -162,3 +162,16 @@ def test_a_label_map_keeps_its_numbers(tmp_path):
     assert np.array_equal(read_label_map(save(tmp_path / "p.png", palette)), GRAY)
     wide = GRAY.astype(np.uint16) * 300
     assert np.array_equal(read_label_map(save(tmp_path / "w.png", Image.fromarray(wide))), wide)
+
+
+def test_an_orientation_that_exif_does_not_know_turns_nothing(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    path = save(tmp_path / "photo.jpg", Image.fromarray(GRAY), exif=exif)
+    assert photo_hw(path, upright=True) == read_image(path).shape[:2] == (20, 30)
+
+
+def test_a_label_map_of_fractions_is_refused(tmp_path):
+    path = save(tmp_path / "labels.tiff", Image.fromarray(np.full((4, 5), 0.5, dtype=np.float32)))
+    with pytest.raises(InputError, match=r"labels\.tiff has one float32 per pixel .*expected whole numbers"):
+        read_label_map(path)

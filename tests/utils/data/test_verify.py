@@ -208,3 +208,13 @@ def test_every_family_and_validation_set_says_what_it_needs(tmp_path, repository
     assert len(val_names()) > 40
     for name in (*val_names(), "custom|data.jsonl"):
         assert len(list(needs(options(tmp_path, "multi_reason_seg"), [name]))) > 2, name
+
+
+def test_what_no_terminal_can_show_is_escaped(tmp_path, capsys):
+    """File names in annotations may be no UTF-8, and hold line breaks."""
+    file = tmp_path / "mine.jsonl"
+    turn = {"question": "Where?", "answer": "{seg}", "targets": [{"box": [0, 0, 1, 1]}]}
+    file.write_text(json.dumps({"image": "a\n\ud800.jpg", "turns": [turn]}))
+    flags = ["--dataset=custom", f"--custom_data={file}", f"--dataset_dir={tmp_path}", "--deep"]
+    assert verify.main(flags) == 2
+    assert r"a\n\ud800.jpg does not exist" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from model.errors import InputError
 from tests.support.bad_input import refused
 from utils.cli.args import parse
 from utils.cli.config import RunConfig
-from utils.training.checkpoints import check_free_space, step_names
+from utils.training.checkpoints import check_free_space, consolidate_zero, latest_step, step_names
 from utils.training.run_description import RunDescription
 from utils.training.run_directory import RunDirectory
 from utils.training.run_lock import LOCK_FILE, RunLock
@@ -193,3 +193,38 @@ def test_a_full_disk_is_found_before_the_first_update(tmp_path):
         huge = torch.nn.Linear(2**24, 2**24)
     with pytest.raises(InputError, match=r"GiB free, but a checkpoint of this run takes about .* GiB; make room"):
         check_free_space(huge, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "run_config.json", "ckpt_model/latest"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/full", path)])
+def test_what_a_run_writes_must_be_files(refuses, runs, name, make):
+    path = runs / "z" / name
+    path.parent.mkdir(parents=True)
+    make(path)
+    refuses(f"{path} ", "Nothing was written", name="z")
+
+
+@pytest.mark.parametrize("name", ["model_config", "model_config/thesis.tex"])
+def test_a_folder_that_no_run_wrote_is_not_replaced(refuses, runs, name):
+    mine = runs / "z" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    refuses(f"{runs / 'z/model_config'} would be replaced", "move it", name="z")
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"../..", b"\0\xff", b"global_step2\0", b"global_step" + b"1" * 300, "global_step\u0662".encode(), b"a\nb"],
+)
+def test_a_file_latest_that_names_no_step_is_told(used, content):
+    (used.checkpoints / "latest").write_bytes(content)
+    assert latest_step(used.checkpoints) is None
+    with pytest.raises(InputError, match=r"latest names no step of the folder, which holds global_step2; give one"):
+        consolidate_zero(used.checkpoints)
+
+
+def test_a_step_that_cannot_be_consolidated_is_told(used):
+    for step in (used.checkpoints, used.checkpoints / "global_step2"):
+        with pytest.raises(InputError, match=r"global_step2 is incomplete or damaged"):
+            consolidate_zero(step)

@@ -158,3 +158,13 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(InputError, match=r"cannot be written .* give a --log_base_dir"):
         RunLock.take(tmp_path / "file/x")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("nowhere", path)])
+def test_a_lock_that_is_no_file_is_refused_at_once(folder, make):
+    """Reading a pipe waits for ever, and a link to nothing can be neither made nor read."""
+    folder.mkdir(parents=True)
+    make(folder / LOCK_FILE)
+    with pytest.raises(InputError, match=r"run\.lock is not a file, so no run wrote it; remove it"):
+        RunLock.take(folder)
+    assert os.path.lexists(folder / LOCK_FILE)
