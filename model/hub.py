@@ -6,6 +6,7 @@ version than ``main`` is meant. Only files that are read here are downloaded, an
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -88,6 +89,12 @@ def resolve_folder(name: str, *, flag: str = "") -> Path:
                 f"it lacks {', '.join(missing)}. Run the command again with a network, which fetches the rest"
             ) from err
         return cached
+
+
+def files_read(name: str) -> list[Path]:
+    """The files of a local model folder that a command reads; none for a name on the hub."""
+    folders = [os.path.join(os.path.expanduser(name), place) for place in _PLACES]
+    return [Path(folder, file) for folder in folders if os.path.isdir(folder) for file in _read(os.listdir(folder), "")]
 
 
 def parse_hub_name(name: str) -> HubName | None:

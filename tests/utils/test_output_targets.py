@@ -11,8 +11,12 @@ import chat
 import merge_lora_weights_and_save_hf_model as merge
 from scripts import benchmark, convert_to_custom, evaluate, make_custom_sample, make_toy_world, preview_data
 from tests.support.bad_input import Main, refused
+from tests.support.full_disk import no_file_above
 from tests.support.snapshot import snapshot
 from tests.support.tiny_data import draw_photo
+from utils.cli.args import Parsed
+from utils.cli.command import run_command
+from utils.cli.config import MergeConfig
 from utils.data import verify
 
 
@@ -77,6 +81,13 @@ def test_chat_json(home, capsys, file, says):
 def test_chat_does_not_replace_its_photo(home, capsys):
     flags = ["--version=/nowhere", "--image=photos/1.jpg", "--prompt=What?", "--output_json=photos/1.jpg"]
     keeps(home, chat.main, flags, capsys, "--output_json photos/1.jpg is read by this command")
+
+
+@pytest.mark.parametrize("version", ["llava", "."])
+def test_chat_does_not_replace_its_model(home, capsys, version):
+    (home / "hf_model").symlink_to("llava")
+    flags = [f"--version={version}", "--image=photos/1.jpg", "--prompt=What?", "--output_json=llava/config.json"]
+    keeps(home, chat.main, flags, capsys, "--output_json llava/config.json is read by this command")
 
 
 @pytest.mark.parametrize("folder", ["notes.txt", "notes.txt/below", "/dev/full", "/proc/x", "x" * 300])
@@ -155,3 +166,15 @@ def test_toy_world(home, capsys, folder, says):
     (home / "mine/dataset").mkdir()
     (home / "mine/dataset/1.txt").write_text("mine")
     keeps(home, make_toy_world.main, [f"--out={folder}", "--skip_base_weights"], capsys, "--out", says)
+
+
+def test_a_disk_that_becomes_full_is_one_line(capsys, tmp_path):
+    """Wherever it is met: here in a log that is written line by line."""
+
+    def write(parsed: Parsed[MergeConfig]) -> None:
+        with (tmp_path / "log").open("wb", buffering=0) as log:
+            for _ in range(2):
+                log.write(b"0" * 2**16)
+
+    with no_file_above(2**16):
+        refused(lambda argv: run_command(MergeConfig, write, "", argv), [], capsys, "no room to write", "make room")

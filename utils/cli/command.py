@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from model.errors import InputError
+from model.outputs import is_full
 from utils import dist
 
 from .args import Parsed, parse, parse_command
@@ -67,5 +68,9 @@ def _guard(run: Callable[[], int]) -> int:
         return run()
     except InputError as err:
         return report_input_error(err)
+    except OSError as err:
+        if not is_full(err):
+            raise
+        return report_input_error(dist.StoppedHere(f"there was no room to write ({err}); make room, and run it again"))
     finally:
         dist.leave()
