@@ -25,7 +25,9 @@ _WEIGHTS = tuple(
     re.compile(rf"{stem}\b.*\.{suffix}(\.index\.json)?")
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin"))
 )
-_HUB_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?P<folder>(/\w[\w.-]*)*)(@(?P<revision>\w[\w./-]*))?")
+_HUB_NAME = re.compile(
+    r"(?P<repository>\w([\w.-]*\w)?/\w([\w.-]{0,94}\w)?)(?P<folder>(/\w[\w.-]*)*)(@(?P<revision>\w[\w./-]*))?"
+)
 # What other pages and the release say, and what it is called where it can be had.
 _KNOWN_AS = {
     "LLaVA-Lightning-7B-v1-1": "mmaaz60/LLaVA-7B-Lightening-v1-1",
@@ -68,11 +70,11 @@ def resolve_folder(name: str, *, flag: str = "") -> Path:
     Raises:
         InputError: if it is neither a local folder nor to be had from the hub or its cache.
     """
-    path, place = Path(name).expanduser(), f"{flag} {name}".strip()
-    if path.is_dir():
+    path, place = Path(os.path.expanduser(name)), f"{flag} {name}".strip()
+    if os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         return _first_with_config(path, _PLACES) or path
     wanted = parse_hub_name(name)
-    if wanted is None or Path(wanted.repository).is_dir():
+    if wanted is None or os.path.isdir(wanted.repository):
         raise InputError(f"{place}: no such folder; give a folder or a hub id such as {_suggestion(name)}")
     try:
         return _download(wanted)

@@ -9,7 +9,16 @@ import pytest
 
 import chat
 import merge_lora_weights_and_save_hf_model as merge
-from scripts import benchmark, convert_to_custom, evaluate, make_custom_sample, make_toy_world, preview_data
+import train_ds
+from scripts import (
+    apply_delta,
+    benchmark,
+    convert_to_custom,
+    evaluate,
+    make_custom_sample,
+    make_toy_world,
+    preview_data,
+)
 from tests.support.bad_input import Main, refused
 from tests.support.full_disk import no_file_above
 from tests.support.snapshot import snapshot
@@ -166,6 +175,30 @@ def test_toy_world(home, capsys, folder, says):
     (home / "mine/dataset").mkdir()
     (home / "mine/dataset/1.txt").write_text("mine")
     keeps(home, make_toy_world.main, [f"--out={folder}", "--skip_base_weights"], capsys, "--out", says)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "/".join(["y" * 99] * 50), "owner/model-", "~nobody-of-this-name/x", "notes.txt", "\udcff"]
+)
+@pytest.mark.parametrize(
+    ("main", "flag", "others"),
+    [
+        (chat.main, "--version", ["--image=photos/1.jpg", "--prompt=What?"]),
+        (chat.main, "--image", ["--version=/nowhere", "--prompt=What?"]),
+        (evaluate.main, "--dataset_dir", ["--version=/nowhere"]),
+        (merge.main, "--weight", ["--version=llava"]),
+        (train_ds.main, "--dataset_dir", ["--log_base_dir=runs"]),
+        (train_ds.main, "--custom_data", ["--dataset=custom", "--log_base_dir=runs"]),
+        (train_ds.main, "--init_from", ["--log_base_dir=runs"]),
+        (train_ds.main, "--resume", ["--log_base_dir=runs"]),
+        (verify.main, "--dataset_dir", []),
+        (apply_delta.main, "--base", ["--delta=llava", "--out=base"]),
+    ],
+)
+def test_inputs_that_no_file_can_be(home, capsys, main, flag, others, name):
+    before = snapshot(home)
+    refused(main, [*others, f"{flag}={name}"], capsys)
+    assert snapshot(home) == before
 
 
 def test_a_disk_that_becomes_full_is_one_line(capsys, tmp_path):
