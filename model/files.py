@@ -47,14 +47,16 @@ def parse_json(content: str | bytes, *, where: str, remedy: str, reason: str = "
         raise InputError(f"{where} is not valid JSON ({err}); {remedy}", reason=reason) from err
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path, *, remedy: str = "the folder is not a model folder") -> dict[str, Any]:
     """The JSON object of a settings file, such as a model folder's config.json.
 
+    Args:
+        remedy: what it means, or what the user can do, if there is no such file.
     Raises:
         InputError: if it does not exist, is not JSON in UTF-8, or holds something else.
     """
     if not os.path.isfile(path):
-        raise InputError(f"{path} does not exist; the folder is not a model folder")
+        raise InputError(f"{path} does not exist; {remedy}")
     content = read_json(path, remedy="copy it again from its source")
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}; expected a JSON object")

@@ -28,7 +28,7 @@ def deepspeed_settings(run: RunConfig) -> dict[str, Any]:
     path = Path(run.deepspeed_config)
     if not path.is_file():
         path = Path(__file__).resolve().parents[2] / run.deepspeed_config
-    settings = read_object(path)
+    settings = read_object(path, remedy="give a file of DeepSpeed's settings with --deepspeed_config")
     for key, flags in _FROM_FLAGS.items():
         if key in settings:
             raise InputError(f"--deepspeed_config {path} sets {key!r}, which {flags} decide; remove it from the file")
