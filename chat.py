@@ -19,7 +19,12 @@ from utils.inference.answer import answer, check_outputs, describe
 def chat(parsed: Parsed[ChatConfig]) -> None:
     """Answer the one question of ``--prompt``, or those that are typed."""
     config = parsed.config
-    check_outputs(config.image or "photo.jpg", output_dir=Path(config.vis_save_path), output_json=config.output_json)
+    check_outputs(
+        config.version,
+        config.image or "photo.jpg",
+        output_dir=Path(config.vis_save_path),
+        output_json=config.output_json,
+    )
     predictor = PixelLMPredictor.from_pretrained(
         config.version,
         precision=config.precision,

@@ -26,7 +26,9 @@ _WEIGHTS = tuple(
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin"))
 )
 _LONGEST_NAME = 96  # of a repository, with its owner
-_HUB_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?P<folder>(/\w[\w.-]*)*)(@(?P<revision>\w[\w./-]*))?")
+_HUB_NAME = re.compile(
+    r"(?P<repository>\w([\w.-]*\w)?/\w([\w.-]*\w)?)(?P<folder>(/\w[\w.-]*)*)(@(?P<revision>\w[\w./-]*))?"
+)
 # What other pages and the release say, and what it is called where it can be had.
 _KNOWN_AS = {
     "LLaVA-Lightning-7B-v1-1": "mmaaz60/LLaVA-7B-Lightening-v1-1",
@@ -90,6 +92,12 @@ def resolve_folder(name: str, *, flag: str = "") -> Path:
                 f"it lacks {', '.join(missing)}. Run the command again with a network, which fetches the rest"
             ) from err
         return cached
+
+
+def files_read(name: str) -> list[Path]:
+    """The files of a local model folder that a command reads; none for a name on the hub."""
+    folders = [os.path.join(os.path.expanduser(name), place) for place in _PLACES]
+    return [Path(folder, file) for folder in folders if is_folder(folder) for file in _read(os.listdir(folder), "")]
 
 
 def parse_hub_name(name: str) -> HubName | None:

@@ -34,6 +34,8 @@ _HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40]
 _ASIDE = r"\.pixellm-(?P<host>\w+)-(?P<pid>\d+)\.(?P<what>partial|replaced)"
 _UNFINISHED_FOLDER = re.compile(rf"\..+{_ASIDE}")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# safetensors gives no number, torch.save only what its zip writer or the stream below it came upon.
+_FULL_IN_WORDS = re.compile(r"No space left|iostream error|PytorchStreamWriter failed|inline_container.*unexpected pos")
 
 
 def check_output_file(path: str | Path, *, flag: str = "", inputs: Iterable[str | Path] = (), size: int = 0) -> None:
@@ -159,7 +161,7 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
         _exchange(partial, target)
     except Exception as err:
         shutil.rmtree(partial, ignore_errors=True)
-        if _is_full(err):
+        if is_full(err):
             raise InputError(f"{folder} cannot be written ({err}); make room or give another folder") from err
         raise
     except BaseException:
@@ -185,6 +187,13 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def is_full(err: BaseException) -> bool:
+    """Whether something could not be written because there was no room for it."""
+    if isinstance(err, OSError) and err.errno in _NO_ROOM:
+        return True
+    return _FULL_IN_WORDS.search(str(err)) is not None
 
 
 def _refuse(place: str, problem: str) -> NoReturn:
@@ -342,8 +351,3 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def _is_full(err: BaseException) -> bool:
-    """safetensors tells a full disk in words alone."""
-    return (isinstance(err, OSError) and err.errno in _NO_ROOM) or "No space left" in str(err)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from typing_extensions import TypedDict
 
 from model.errors import InputError
-from model.files import parse_json, read_json, read_bytes
+from model.files import parse_json, read_bytes, read_json
 from model.values import Finite, NonNegativeInt, Schema, Share, shorten
 from utils.cli.args import flag, settings
 from utils.cli.command import run_commands

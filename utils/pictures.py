@@ -190,13 +190,13 @@ def check_picture(path: str | Path, *, flag: str = "", inputs: Iterable[str | Pa
     Raises:
         InputError: if the suffix names no format, or nothing can be written there.
     """
-    _check_format(Path(path))
+    _check_format(Path(path), place=f"{flag} {path}".strip())
     check_output_file(path, flag=flag, inputs=inputs)
 
 
-def _check_format(path: Path) -> None:
+def _check_format(path: Path, *, place: str) -> None:
     if not cv2.haveImageWriter(f"x{path.suffix}"):
-        raise InputError(f"cannot write {path}: {path.suffix!r} is no known picture format; use .png or .jpg")
+        raise InputError(f"{place} cannot be written: {path.suffix!r} is no known picture format; use .png or .jpg")
 
 
 def write_image(path: str | Path, image: np.ndarray, *, jpeg_quality: int = 95) -> None:
@@ -210,7 +210,7 @@ def write_image(path: str | Path, image: np.ndarray, *, jpeg_quality: int = 95) 
         InputError: if the suffix names no format, or nothing can be written there.
     """
     path = Path(path)
-    _check_format(path)
+    _check_format(path, place=str(path))
     pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix.lower() in (".jpg", ".jpeg") else []
     encoded, data = cv2.imencode(path.suffix, pixels, options)

@@ -9,10 +9,23 @@ import pytest
 
 import chat
 import merge_lora_weights_and_save_hf_model as merge
-from scripts import benchmark, convert_to_custom, evaluate, make_custom_sample, make_toy_world, preview_data
+import train_ds
+from scripts import (
+    apply_delta,
+    benchmark,
+    convert_to_custom,
+    evaluate,
+    make_custom_sample,
+    make_toy_world,
+    preview_data,
+)
 from tests.support.bad_input import Main, refused
+from tests.support.full_disk import no_file_above
 from tests.support.snapshot import snapshot
 from tests.support.tiny_data import draw_photo
+from utils.cli.args import Parsed
+from utils.cli.command import run_command
+from utils.cli.config import MergeConfig
 from utils.data import verify
 
 
@@ -77,6 +90,13 @@ def test_chat_json(home, capsys, file, says):
 def test_chat_does_not_replace_its_photo(home, capsys):
     flags = ["--version=/nowhere", "--image=photos/1.jpg", "--prompt=What?", "--output_json=photos/1.jpg"]
     keeps(home, chat.main, flags, capsys, "--output_json photos/1.jpg is read by this command")
+
+
+@pytest.mark.parametrize("version", ["llava", "."])
+def test_chat_does_not_replace_its_model(home, capsys, version):
+    (home / "hf_model").symlink_to("llava")
+    flags = [f"--version={version}", "--image=photos/1.jpg", "--prompt=What?", "--output_json=llava/config.json"]
+    keeps(home, chat.main, flags, capsys, "--output_json llava/config.json is read by this command")
 
 
 @pytest.mark.parametrize("folder", ["notes.txt", "notes.txt/below", "/dev/full", "/proc/x", "x" * 300])
@@ -173,3 +193,39 @@ def test_data_that_is_read_is_kept(home, capsys, main, flag, out):
         (home / "data" / name).write_text("mine")
     flags = ["--dataset=custom", "--custom_data=records.jsonl", "--dataset_dir=data"]
     keeps(home, main, [*flags, f"{flag}={out}"], capsys, flag, "is read by this command and would be lost")
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "/".join(["y" * 99] * 50), "owner/model-", "~nobody-of-this-name/x", "notes.txt", "\udcff"]
+)
+@pytest.mark.parametrize(
+    ("main", "flag", "others"),
+    [
+        (chat.main, "--version", ["--image=photos/1.jpg", "--prompt=What?"]),
+        (chat.main, "--image", ["--version=/nowhere", "--prompt=What?"]),
+        (evaluate.main, "--dataset_dir", ["--version=/nowhere"]),
+        (merge.main, "--weight", ["--version=llava"]),
+        (train_ds.main, "--dataset_dir", ["--log_base_dir=runs"]),
+        (train_ds.main, "--custom_data", ["--dataset=custom", "--log_base_dir=runs"]),
+        (train_ds.main, "--init_from", ["--log_base_dir=runs"]),
+        (train_ds.main, "--resume", ["--log_base_dir=runs"]),
+        (verify.main, "--dataset_dir", []),
+        (apply_delta.main, "--base", ["--delta=llava", "--out=base"]),
+    ],
+)
+def test_inputs_that_no_file_can_be(home, capsys, main, flag, others, name):
+    before = snapshot(home)
+    refused(main, [*others, f"{flag}={name}"], capsys)
+    assert snapshot(home) == before
+
+
+def test_a_disk_that_becomes_full_is_one_line(capsys, tmp_path):
+    """Wherever it is met: here in a log that is written line by line."""
+
+    def write(parsed: Parsed[MergeConfig]) -> None:
+        with (tmp_path / "log").open("wb", buffering=0) as log:
+            for _ in range(2):
+                log.write(b"0" * 2**16)
+
+    with no_file_above(2**16):
+        refused(lambda argv: run_command(MergeConfig, write, "", argv), [], capsys, "no room to write", "make room")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from model.errors import InputError
+from model.outputs import is_full
 from utils import dist
 
 from .args import Parsed, parse, parse_command
@@ -67,5 +68,20 @@ def _guard(run: Callable[[], int]) -> int:
         return run()
     except InputError as err:
         return report_input_error(err)
+    except OSError as err:
+        told = _system_error(err)
+        if told is None:
+            raise
+        # In a group, one process may meet it alone.
+        return report_input_error(dist.StoppedHere(told) if dist.is_initialized() else InputError(told))
     finally:
         dist.leave()
+
+
+def _system_error(err: OSError) -> str | None:
+    """What the system refused of a file that the user named; None for anything else."""
+    if is_full(err):
+        return f"there was no room to write ({err}); make room, and run it again"
+    if err.filename is None:
+        return None
+    return f"{err.filename} cannot be used ({err.strerror}); check the path, and what you may read there"

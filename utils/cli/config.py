@@ -25,6 +25,7 @@ from model.values import (
     Text,
     TokenGrid,
     TokensPerScale,
+    Workers,
 )
 
 from .args import flag, settings
@@ -201,7 +202,7 @@ class RunFlags:
     )
     batch_size: Count = flag(2, "images per process and forward pass")
     grad_accumulation_steps: Count = flag(10, "forward passes per update")
-    workers: NonNegativeInt = flag(4, "loader processes per training process")
+    workers: Workers = flag(4, "loader processes per training process")
     seed: Seed = flag(0, "seed of weights, data and dropout", fixed="samples")
     max_bad_share: Share = flag(
         0.01, "stop when more than this share of the samples (counted as 1000 at least) cannot be used"

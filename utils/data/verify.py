@@ -27,7 +27,7 @@ from tqdm import tqdm
 from model.errors import InputError
 from model.files import write_text
 from model.outputs import check_output_file
-from model.values import NonNegativeInt
+from model.values import Workers
 from utils.cli.args import flag, settings
 from utils.cli.command import run_command
 from utils.cli.config import TRAINING_ONLY, RunConfig
@@ -55,7 +55,7 @@ class VerifyConfig(RunConfig):
     dataset: str = flag("sem_seg||refer_seg||vqa||reason_seg||multi_reason_seg", "datasets, joined with ||")
     refer_seg_data: str = flag(f"{RunConfig.refer_seg_data}||grefcoco", "parts of refer_seg")
     val_dataset: str = flag("", "validation sets, joined with ||")
-    workers: NonNegativeInt = flag(2, "processes of --deep")
+    workers: Workers = flag(2, "processes of --deep")
     ignored: ClassVar = (TRAINING_ONLY, "nothing is trained")
     deep: bool = flag(False, "draw every mask and open every photo")
     download: bool = flag(False, "fetch missing files that are public, except large archives of photos")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from model.files import write_json
+from model.hub import files_read
 from model.image import read_image
 from model.outputs import NAME_BYTES, check_output_file, exclusive
 from model.predictor import PixelLMPredictor
@@ -20,16 +21,18 @@ from utils.pictures import PALETTE, check_picture, overlay, released_overlay, wr
 _STEM_BYTES = NAME_BYTES - len("_masked_img_10000.jpg")
 
 
-def check_outputs(image_path: str, *, output_dir: Path, output_json: str = "") -> None:
+def check_outputs(model: str, image_path: str, *, output_dir: Path, output_json: str = "") -> None:
     """Refuse places where an answer could not be written, before the model is loaded; the pictures' names first.
 
+    Args:
+        model: folder or hub id.
     Raises:
         InputError: as ``check_output_file``.
     """
     for path in _picture_paths(output_dir, picture_stem(image_path), num_targets=1):
         check_picture(path, flag="--vis_save_path", inputs=[image_path])
     if output_json:
-        check_output_file(output_json, flag="--output_json", inputs=[image_path])
+        check_output_file(output_json, flag="--output_json", inputs=[image_path, *files_read(model)])
 
 
 def answer(

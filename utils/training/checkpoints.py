@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model.errors import InputError
 from model.files import is_file, is_folder
+from model.outputs import is_full
 from utils import dist
 
 from .engine import Engine
@@ -57,11 +58,23 @@ def save_checkpoint(engine: Engine, folder: Path, *, update: int, state: dict[st
 
     Args:
         state: what ``load_checkpoint`` returns.
+    Raises:
+        InputError: if the disk is full. Nothing is dropped then.
     """
     step, before = step_folder(folder, update), latest_step(folder)
     names = step_names(folder)
     replaced = [] if before is None else names[: names.index(before.name) + 1]
-    engine.save_checkpoint(str(folder), tag=step.name, client_state=state)
+    try:
+        engine.save_checkpoint(str(folder), tag=step.name, client_state=state)
+    except (OSError, RuntimeError) as err:
+        if not is_full(err):
+            raise
+        free = shutil.disk_usage(folder).free / 2**30
+        kept = f"{before} is whole: the run goes on from there" if before else "nothing was saved before"
+        raise dist.StoppedHere(
+            f"{step} cannot be written: the disk is full, or a quota is ({free:.2f} GiB free); make room and start the "
+            f"run again ({kept})"
+        ) from err
     dist.barrier()
     if dist.is_main():
         for name in replaced:
@@ -70,11 +83,13 @@ def save_checkpoint(engine: Engine, folder: Path, *, update: int, state: dict[st
     dist.barrier()
 
 
-def check_free_space(network: nn.Module, folder: Path) -> None:
-    """Before the first update: the disk takes a checkpoint beside the one that it replaces.
+def check_free_space(network: nn.Module, folder: Path, *, num: int) -> None:
+    """Before the first update: the disk takes the checkpoints of this run that will exist side by side.
 
     Args:
         network: in training precision, with ``requires_grad`` set on what is trained.
+        num: of them, without those that are there: 2, because each is written before the one that it replaces is
+            removed; 1 if there will be but one, or one is there.
     Raises:
         InputError: if it does not.
     """
@@ -84,10 +99,10 @@ def check_free_space(network: nn.Module, folder: Path) -> None:
         parameter.numel() for parameter in parameters if parameter.requires_grad
     )
     free = shutil.disk_usage(folder).free
-    if free < needed:
+    if free < num * needed:
         raise InputError(
             f"{folder} has {free / 2**30:.1f} GiB free, but a checkpoint of this run takes about "
-            f"{needed / 2**30:.1f} GiB; make room, or give another --log_base_dir"
+            f"{needed / 2**30:.1f} GiB, and {num} of them must fit; make room, or give another --log_base_dir"
         )
 
 

@@ -216,9 +216,8 @@ def read_normalization(path: str, *, image_size: int) -> tuple[tuple[float, ...]
     if not path:
         return CLIP_MEAN, CLIP_STD
     content = read_object(Path(path), remedy="give a CLIP folder's preprocessor file")
-    settings = _PREPROCESSOR.check(
-        content, where=f"--preprocessor_config {path}", remedy="Give a CLIP folder's preprocessor file"
-    )
+    remedy = "Give a CLIP folder's preprocessor file"
+    settings = _PREPROCESSOR.check(content, where=f"--preprocessor_config {path}", remedy=remedy)
     size = settings.get("size", image_size)
     size = size if isinstance(size, int) else next(iter(size.values()), image_size)
     if size != image_size:

@@ -98,7 +98,8 @@ class Trainer:
         training = build_for_training(run)
         with dist.stop_together():
             if lock and sources:
-                check_free_space(training.wrapped, directory.path)
+                goes_on = directory.has_checkpoint and not run.overwrite_run
+                check_free_space(training.wrapped, directory.path, num=1 if goes_on or run.epochs == 1 else 2)
             if lock and run.overwrite_run:  # not before data and weights have been read
                 directory.set_aside(lock)
         run = dataclasses.replace(run, overwrite_run=False)  # done, and not to be repeated with the recorded flags

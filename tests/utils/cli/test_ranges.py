@@ -82,6 +82,7 @@ def test_no_flag_takes_any_number(hint):
         (RunConfig, "--image_token_grid -1", "image_token_grid is -1; expected 1 or more"),
         (RunConfig, f"--seed {HUGE}", "seed is 10000000000000000000000; expected less than 4294967296"),
         (RunConfig, "--resize_vision_tower_size 100000", "resize_vision_tower_size is 100000; expected 4096 or less"),
+        (RunConfig, "--workers 1000000000", "workers is 1000000000; expected 1024 or less"),
         (RunConfig, "--beta1 2", "beta1 is 2.0; expected less than 1"),
         (RunConfig, "--beta2 -1", "beta2 is -1.0; expected 0.0 or more"),
         (RunConfig, "--warmup_steps -5", "warmup_steps is -5; expected 0 or more"),

@@ -129,7 +129,7 @@ def test_another_part_of_the_stream(tiny_world, tmp_path):
         ("--num=0", "--num is 0; expected 1 or more"),
         ("--start=-1", "--start is -1"),
         ("--columns=0", "--columns is 0"),
-        ("--out=sheet.xyz", "'.xyz' is no known picture format"),
+        ("--out=sheet.xyz", "--out sheet.xyz cannot be written: '.xyz' is no known picture format"),
         ("--dataset_dir=nowhere", "nowhere is not a folder"),
     ],
 )

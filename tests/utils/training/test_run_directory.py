@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,16 @@ import torch
 import train_ds
 from model.errors import InputError
 from tests.support.bad_input import refused
+from tests.support.full_disk import no_file_above
 from utils.cli.args import parse
 from utils.cli.config import RunConfig
-from utils.training.checkpoints import check_free_space, consolidate_zero, latest_step, step_names
+from utils.training.checkpoints import (
+    check_free_space,
+    consolidate_zero,
+    latest_step,
+    save_checkpoint,
+    step_names,
+)
 from utils.training.run_description import RunDescription
 from utils.training.run_directory import RunDirectory
 from utils.training.run_lock import LOCK_FILE, RunLock
@@ -188,11 +196,34 @@ def test_steps_are_in_order_of_their_numbers(used):
 
 
 def test_a_full_disk_is_found_before_the_first_update(tmp_path):
-    check_free_space(torch.nn.Linear(8, 8), tmp_path)
+    check_free_space(torch.nn.Linear(8, 8), tmp_path, num=2)
     with torch.device("meta"):
         huge = torch.nn.Linear(2**24, 2**24)
-    with pytest.raises(InputError, match=r"GiB free, but a checkpoint of this run takes about .* GiB; make room"):
-        check_free_space(huge, tmp_path)
+    with pytest.raises(InputError, match=r"GiB free, but a checkpoint .* GiB, and 1 of them must fit; make room"):
+        check_free_space(huge, tmp_path, num=1)
+
+
+def test_a_checkpoint_must_fit_beside_the_one_that_it_replaces(tmp_path):
+    with torch.device("meta"):
+        network = torch.nn.Linear(1, shutil.disk_usage(tmp_path).free * 3 // 4 // 40)  # 2 * 20 bytes each
+    check_free_space(network, tmp_path, num=1)
+    with pytest.raises(InputError, match="and 2 of them must fit"):
+        check_free_space(network, tmp_path, num=2)
+
+
+def test_on_a_disk_that_becomes_full_the_last_checkpoint_stays(tmp_path):
+    class Engine:
+        def save_checkpoint(self, folder: str, *, tag: str, client_state: dict) -> None:
+            torch.save({**client_state, "weights": torch.zeros(2**18)}, f"{folder}/{tag}/model_states.pt")
+
+    for step in ("global_step1", "global_step2"):
+        (tmp_path / step).mkdir()
+    (tmp_path / "latest").write_text("global_step1")
+    with no_file_above(2**16), pytest.raises(InputError) as refused:
+        save_checkpoint(Engine(), tmp_path, update=2, state={})
+    assert str(refused.value).startswith(f"{tmp_path / 'global_step2'} cannot be written: the disk is full")
+    assert f"{tmp_path / 'global_step1'} is whole" in str(refused.value)
+    assert latest_step(tmp_path) == tmp_path / "global_step1"
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "run_config.json", "ckpt_model/latest"])
