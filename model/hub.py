@@ -6,13 +6,14 @@ version than ``main`` is meant. Only files that are read here are downloaded, an
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import InputError
-from .files import read_object
+from .files import is_file, read_object, read_shard_names
 
 # Repositories named alone are searched in this order: the release keeps its models one level down.
 _PLACES = ("", "hf_model")
@@ -68,10 +69,10 @@ def resolve_folder(name: str, *, flag: str = "") -> Path:
         InputError: if it is neither a local folder nor to be had from the hub or its cache.
     """
     path, place = Path(name).expanduser(), f"{flag} {name}".strip()
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         return _first_with_config(path, _PLACES) or path
     wanted = parse_hub_name(name)
-    if wanted is None or Path(wanted.repository).is_dir():
+    if wanted is None or os.path.isdir(wanted.repository):
         raise InputError(f"{place}: no such folder; give a folder or a hub id such as {_suggestion(name)}")
     try:
         return _download(wanted)
@@ -134,7 +135,10 @@ def _cached_folder(wanted: HubName) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for place in wanted.places:
-        config = try_to_load_from_cache(wanted.repository, _join(place, "config.json"), revision=wanted.revision)
+        try:
+            config = try_to_load_from_cache(wanted.repository, _join(place, "config.json"), revision=wanted.revision)
+        except (OSError, ValueError):  # the file that names the revision is damaged
+            return None
         if isinstance(config, str):
             return Path(config).parent
     return None
@@ -145,8 +149,7 @@ def _missing_files(folder: Path) -> list[str]:
     indexes = [folder / f"{stem}.index.json" for stem in ("model.safetensors", "pytorch_model.bin")]
     index = next((path for path in indexes if path.is_file()), None)
     if index is not None:
-        shards = sorted(set(read_object(index).get("weight_map", {}).values()))
-        missing = [name for name in shards if not (folder / name).is_file()]
+        missing = [name for name in read_shard_names(index) if not is_file(folder / name)]
     else:
         missing = _none_of(folder, "model.safetensors", "pytorch_model.bin")
     if "clip" not in str(read_object(folder / "config.json").get("model_type")):  # a tower reads no text

@@ -106,9 +106,10 @@ def load_checkpoint(engine: Engine, folder: Path) -> dict[str, Any]:
     except (AssertionError, IndexError, EOFError, OSError, pickle.UnpicklingError) as err:
         raise _damaged(folder, err) from err
     except (RuntimeError, KeyError, ValueError) as err:
+        reason = next(iter(str(err).splitlines()), type(err).__name__)
         raise InputError(
-            f"checkpoint {folder} does not fit this run ({next(iter(str(err).splitlines()), type(err).__name__)}); resume with the flags it was "
-            "started with, or choose another --exp_name"
+            f"checkpoint {folder} does not fit this run ({reason}); resume with the flags it was started with, or "
+            "choose another --exp_name"
         ) from err
     if path is None:
         raise InputError(f"checkpoint {folder} is incomplete; remove it or choose another --exp_name")
