@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -67,5 +68,10 @@ def _guard(run: Callable[[], int]) -> int:
         return run()
     except InputError as err:
         return report_input_error(err)
+    except OSError as err:
+        if err.errno != errno.ENAMETOOLONG:
+            raise
+        # Asking whether there is such a file raises it, wherever a name comes from.
+        return report_input_error(InputError(f"{err.filename} is longer than a path can be; correct it"))
     finally:
         dist.leave()
