@@ -7,8 +7,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from .errors import InputError
 from .outputs import output_file
+from .values import Schema
+
+
+class ShardIndex(TypedDict):
+    """What is read of an ``*.index.json``."""
+
+    weight_map: dict[str, str]
+
+
+_INDEX = Schema(ShardIndex)
 
 
 def is_file(path: str | Path) -> bool:
@@ -82,6 +94,16 @@ def read_object(path: Path, *, remedy: str = "give a whole model folder, or copy
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}; expected a JSON object; {remedy}")
     return content
+
+
+def read_shard_names(index: Path) -> list[str]:
+    """The files that an ``*.index.json`` of weights names, sorted.
+
+    Raises:
+        InputError: if it is no such index.
+    """
+    found = _INDEX.check(read_object(index), where=str(index), remedy="Copy it again from its source")
+    return sorted(set(found["weight_map"].values()))
 
 
 def write_json(path: Path, content: Any, *, compact: bool = False) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import InputError
-from .files import is_file, is_folder, read_object
+from .files import is_file, is_folder, read_object, read_shard_names
 
 # Repositories named alone are searched in this order: the release keeps its models one level down.
 _PLACES = ("", "hf_model")
@@ -144,7 +144,10 @@ def _cached_folder(wanted: HubName) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for place in wanted.places:
-        config = try_to_load_from_cache(wanted.repository, _join(place, "config.json"), revision=wanted.revision)
+        try:
+            config = try_to_load_from_cache(wanted.repository, _join(place, "config.json"), revision=wanted.revision)
+        except (OSError, ValueError):  # the file that names the revision is damaged
+            return None
         if isinstance(config, str):
             return Path(config).parent
     return None
@@ -155,8 +158,7 @@ def _missing_files(folder: Path) -> list[str]:
     indexes = [folder / f"{stem}.index.json" for stem in ("model.safetensors", "pytorch_model.bin")]
     index = next((path for path in indexes if is_file(path)), None)
     if index is not None:
-        shards = sorted(set(read_object(index).get("weight_map", {}).values()))
-        missing = [name for name in shards if not is_file(folder / name)]
+        missing = [name for name in read_shard_names(index) if not is_file(folder / name)]
     else:
         missing = _none_of(folder, "model.safetensors", "pytorch_model.bin")
     if "clip" not in str(read_object(folder / "config.json").get("model_type")):  # a tower reads no text

@@ -30,6 +30,7 @@ from .tensors import StoredTensors
 VOCABULARY_TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 _LLAMA_PREFIXES = ("model.layers.", FINAL_NORM, *VOCABULARY_TABLES)
 _KIND = "LLaVA base"
+_SUMMED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _NOT_COPIED = (MARK, ".safetensors", ".bin", ".index.json", ".md")
 
 
@@ -88,6 +89,7 @@ def _check_weights(base: StoredTensors, delta: StoredTensors) -> _Sum:
     for flag, side in (("--base", base), ("--delta", delta)):
         if FINAL_NORM not in side:
             raise InputError(f"{flag} {side.folder} has no {FINAL_NORM}; expected the weights of a language model")
+        _check_numbers(side, flag)
     unused = sorted(base_names - set(names))
     absent = [name for name in names if name.startswith(_LLAMA_PREFIXES) and name not in base_names]
     if unused or absent:
@@ -103,6 +105,18 @@ def _check_weights(base: StoredTensors, delta: StoredTensors) -> _Sum:
     if not is_difference(delta.read(FINAL_NORM)):
         raise InputError(f"--delta {delta.folder} holds a whole model, no delta; it can be used as it is")
     return _Sum(base, delta, tuple(names))
+
+
+def _check_numbers(side: StoredTensors, flag: str) -> None:
+    """Sums of whole numbers, of one byte or of complex numbers would be cut without a word."""
+    for name in side:
+        shape, dtype = side.shape(name), side.dtype(name)
+        is_flat = name in VOCABULARY_TABLES and len(shape) != 2
+        if not name.endswith(IGNORED_SUFFIXES) and (dtype not in _SUMMED or not shape or 0 in shape or is_flat):
+            raise InputError(
+                f"{flag} {side.folder}: {name} is {dtype} of shape {shape}; expected floating-point numbers of 16 bits "
+                "or more, and rows of them in a vocabulary table. Copy it again from its source"
+            )
 
 
 def _write_shards(sides: _Sum, folder: Path, shard_bytes: int) -> None:

@@ -11,20 +11,10 @@ from zipfile import is_zipfile
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from typing_extensions import TypedDict
 
 from model.errors import InputError
-from model.files import is_file, read_object
-from model.values import Schema, shorten
-
-
-class ShardIndex(TypedDict):
-    """What is read of an ``*.index.json``."""
-
-    weight_map: dict[str, str]
-
-
-_INDEX = Schema(ShardIndex)
+from model.files import is_file, read_shard_names
+from model.values import shorten
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -127,8 +117,7 @@ def _weight_files(folder: Path) -> list[Path]:
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
         index = folder / f"{stem}.{suffix}.index.json"
         if is_file(index):
-            found = _INDEX.check(read_object(index), where=str(index), remedy="Copy it again from its source")
-            names = sorted(set(found["weight_map"].values()))
+            names = read_shard_names(index)
             beside = os.listdir(folder)  # a name with a path in it is none of them
             missing = [name for name in names if name not in beside]
             if missing:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model.errors import InputError, one_line
-from model.files import is_file, read_json, read_object, read_text
+from model.files import is_file, read_bytes, read_json, read_object
 from model.image import read_image
 from model.outputs import MARK, check_output_folder
 from model.weights.tensors import read_weights
@@ -31,7 +31,7 @@ def test_only_regular_files_are_read(tmp_path, make):
     path = tmp_path / "input"
     make(path)
     assert not is_file(path)
-    for read in (read_json, read_object, read_image, lambda path: read_text(path, remedy="give a file")):
+    for read in (read_json, read_object, read_image, lambda path: read_bytes(path, remedy="give a file")):
         with pytest.raises(InputError, match=rf"{path} (is not a file|does not exist)"):
             read(path)
 
@@ -56,7 +56,7 @@ def test_a_mark_is_a_regular_file(tmp_path, make):
 @pytest.mark.parametrize("name", ["a\0b", "x" * 300])
 def test_names_that_no_file_can_have(tmp_path, name):
     with pytest.raises(InputError, match=r"does not exist; check the path"):
-        read_text(tmp_path / name, remedy="check the path")
+        read_bytes(tmp_path / name, remedy="check the path")
 
 
 def test_a_message_shows_what_would_turn_or_break_its_line():

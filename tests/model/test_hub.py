@@ -68,7 +68,7 @@ def hub(cache, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["/nowhere/at/all", "./nowhere", "nowhere", "~/nowhere", "a/../c", "a//b", "a/b@", "a--b/c"]
+    "name", ["/nowhere/at/all", "./nowhere", "nowhere", "~/nowhere", "a/../c", "a//b", "a/b@", "a--b/c", "x" * 300]
 )
 def test_a_folder_that_is_not_there(name):
     with pytest.raises(InputError, match=rf"--version {name}: no such folder; give a folder or a hub id"):
@@ -210,3 +210,16 @@ def test_configurations_name_what_exists(repository):
     known = {"mmaaz60/LLaVA-7B-Lightening-v1-1", "liuhaotian/llava-llama-2-13b-chat-lightning-preview"}
     names = [json.loads((repository / f"configs/pixellm_{size}.json").read_text())["version"] for size in ("7b", "13b")]
     assert set(names) == known
+
+
+@pytest.mark.parametrize("content", ["[]", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}', '{"weight_map": "a"}'])
+def test_a_damaged_index_in_the_cache_is_named(offline_hub, content):
+    (offline_hub / "hf_model/pytorch_model.bin.index.json").write_text(content)
+    with pytest.raises(InputError, match=r"pytorch_model\.bin\.index\.json"):
+        resolve_folder(PIXELLM, flag="--version")
+
+
+def test_a_cache_whose_revision_is_damaged_is_none(offline_hub):
+    (offline_hub.parents[1] / "refs/main").write_bytes(b"\xff\0")
+    with pytest.raises(InputError, match=r"neither a folder here nor in the hub's cache"):
+        resolve_folder(PIXELLM, flag="--version")

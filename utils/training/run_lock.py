@@ -93,7 +93,7 @@ class RunLock:
             InputError: if another process owns it, or nothing can be written there.
         """
         owner = Owner.this_process()
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _acquire(folder / LOCK_FILE, owner)

@@ -143,3 +143,29 @@ def test_a_folder_in_use_is_left_alone(parts, capsys):
 def test_every_flag_is_needed(parts, capsys, flag):
     given = [word for word in parts.arguments if not word.startswith(flag)]
     refused(command.main, given, capsys, f"{flag} is missing")
+
+
+@pytest.mark.parametrize("flag", ["--base", "--delta"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.to(torch.int8),
+        lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: tensor.to(torch.float8_e4m3fn),
+        lambda tensor: tensor.flatten(),
+        lambda tensor: tensor[:0],
+        lambda tensor: tensor[0, 0],
+    ],
+)
+def test_only_floating_point_numbers_are_added(parts, capsys, flag, change):
+    folder = parts.base if flag == "--base" else parts.delta
+    state = read_weights(folder)
+    state[TABLES[0]] = change(state[TABLES[0]]).clone()
+    for file in folder.glob("*model*"):
+        if file.name != "tokenizer.model":
+            file.unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    refused(
+        command.main, parts.arguments, capsys, f"{flag} {folder}: {TABLES[0]} is", "expected floating-point numbers"
+    )
+    assert not parts.out.exists()

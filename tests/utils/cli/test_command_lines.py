@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+import train_ds
 from model.errors import InputError
 from scripts.preview_data import PreviewConfig
+from tests.support.bad_input import refused
 from tests.support.released_flags import CHAT_LINE, CHOICES, DEFAULTS, MERGE_LINE, TRAIN_LINE
 from utils.cli.args import Parsed, build_parser, parse
 from utils.cli.command import run_command, run_commands
@@ -262,3 +264,10 @@ def test_commands_have_flags_of_their_own(capsys):
 def test_a_negative_switch_has_a_positive_one(config_file):
     """A preset may say no_eval; the command line says --eval, not --no_no_eval."""
     assert parse(RunConfig, [config_file({"no_eval": True}), "--eval"], "").config.no_eval is False
+
+
+@pytest.mark.parametrize("flag", ["resume", "log_base_dir", "dataset_dir", "init_from"])
+def test_a_path_that_is_too_long_is_one_line(capsys, tmp_path, flag):
+    flags = {"log_base_dir": str(tmp_path), flag: "x" * 5000}
+    refused(train_ds.main, [f"--{name}={value}" for name, value in flags.items()], capsys, "xxx")
+    assert not list(tmp_path.iterdir())

@@ -169,7 +169,7 @@ def test_labelme_shapes_with_an_area_are_used(sample, capsys):
         ("labelme", ["--annotations=tests"], "tests holds no .json file"),
         ("labelme", [f"--annotations={'x' * 300}"], "is not a folder"),
         ("coco", ["--annotations=none.json"], "none.json does not exist; check the path"),
-        ("coco", [f"--annotations={'x' * 300}"], "is not a file"),
+        ("coco", [f"--annotations={'x' * 300}"], "does not exist"),
         ("labels", ["--classes=none.json"], "none.json does not exist; check the path"),
         ("labels", ["--classes=1="], "value 1: the class name '' is empty"),
         ("labels", ["--classes=1=a{seg}"], "value 1: the class name 'a{seg}' contains {seg}"),

@@ -213,7 +213,7 @@ def test_every_family_and_validation_set_says_what_it_needs(tmp_path, repository
 def test_what_no_terminal_can_show_is_escaped(tmp_path, capsys):
     """File names in annotations may be no UTF-8, and hold line breaks."""
     file = tmp_path / "mine.jsonl"
-    turn = {"question": "Where?", "answer": "{seg}", "targets": [{"box": [0, 0, 1, 1]}]}
+    turn = {"question": "Where?", "answer": "{seg}", "targets": [{"polygon": [0, 0, 9, 0, 9, 9]}]}
     file.write_text(json.dumps({"image": "a\n\ud800.jpg", "turns": [turn]}))
     flags = ["--dataset=custom", f"--custom_data={file}", f"--dataset_dir={tmp_path}", "--deep"]
     assert verify.main(flags) == 2
