@@ -178,7 +178,7 @@ def test_a_switch_of_the_file_can_be_turned_off(config_file):
         ({"batch_size": 2.5}, r"batch_size is 2\.5"),
         ({"no_eval": 1}, r"no_eval is 1; expected true or false"),
         ({"precision": "fp8"}, r"precision is 'fp8'; expected 'fp32'"),
-        ("{", r"flags\.json cannot be read"),
+        ("{", r"flags\.json is not valid JSON"),
         ("[1]", r"flags\.json holds a list"),
     ],
 )
