@@ -188,7 +188,7 @@ def test_bad_files_name_the_file_and_the_key(config_file, content, message):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere\.json cannot be read"):
+    with pytest.raises(InputError, match=r"nowhere\.json does not exist"):
         parse(RunConfig, [f"--config={tmp_path / 'nowhere.json'}"], "")
 
 
