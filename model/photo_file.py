@@ -15,6 +15,10 @@ from .values import shorten
 MAX_SIDE = 65_535  # of a JPEG
 # What Pillow opens. A header of a few bytes can claim any size; a photo of this one takes half a GiB.
 MAX_PIXELS = 178_956_970
+# A few kB that claim more than _QUICK pixels, which take a second, are damaged: even white paper of one bit per pixel is
+# no denser than this in a PNG.
+_QUICK = 2**24
+_PIXELS_PER_BYTE = 10_000
 
 
 def check_size(height: Any, width: Any, *, where: str) -> None:
@@ -38,7 +42,8 @@ def open_photo(path: Path, what: str = "image") -> Image.Image:
     Args:
         what: names the kind of file in messages, and in the reason.
     Raises:
-        InputError: if there is no such file, it is no picture, or it claims more than ``MAX_PIXELS`` pixels.
+        InputError: if there is no such file, it is no picture, or it claims more than ``MAX_PIXELS`` pixels, or more
+            than its bytes can hold.
     """
     if not is_file(path):
         raise InputError(f"{what} {path} does not exist; check the path", reason=f"{what} missing")
@@ -54,6 +59,11 @@ def open_photo(path: Path, what: str = "image") -> Image.Image:
         raise _unreadable(path, what, f"its header claims more than {limits}") from err
     except Exception as err:  # Pillow's readers of the formats raise nearly anything for a damaged header
         raise _unreadable(path, what, f"{type(err).__name__}: {err}") from err
+    pixels, size = photo.height * photo.width, path.stat().st_size
+    if pixels > max(_QUICK, _PIXELS_PER_BYTE * size):
+        claims = f"its header claims {photo.height} x {photo.width} pixels, but it has {size} bytes"
+        photo.close()
+        raise _unreadable(path, what, claims)
     return photo
 
 

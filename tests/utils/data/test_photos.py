@@ -127,11 +127,25 @@ def test_a_header_that_claims_a_huge_size_is_refused_at_once(tmp_path, claim):
             read(path)
 
 
+@pytest.mark.parametrize("claim", [claim_png, claim_jpeg])
+def test_a_header_that_claims_more_than_its_bytes_can_hold_is_refused_at_once(tmp_path, claim):
+    path = tmp_path / "photo.png"
+    path.write_bytes(claim(10_000, 9_000))
+    for read in (read_image, photo_hw, read_label_map):
+        with pytest.raises(InputError, match=r"its header claims 9000 x 10000 pixels, but it has \d+ bytes"):
+            read(path)
+
+
+def test_the_densest_sound_photo_is_read(tmp_path):
+    Image.new("1", (5_000, 5_000)).save(tmp_path / "white.png")
+    assert photo_hw(tmp_path / "white.png") == (5_000, 5_000)
+
+
 def test_a_photo_of_another_size_is_refused_without_decoding_it(tmp_path, encoder):
-    """Its few bytes would be decoded to 10,000 x 10,000 pixels, mostly gray."""
-    (tmp_path / "photo.jpg").write_bytes(claim_jpeg(10_000, 10_000))
+    """Its few bytes would be decoded to 4,000 x 4,000 pixels, mostly gray."""
+    (tmp_path / "photo.jpg").write_bytes(claim_jpeg(4_000, 4_000))
     started = time.process_time()
-    with pytest.raises(InputError, match=r"its masks are \(20, 30\), its photo .* is \(10000, 10000\)"):
+    with pytest.raises(InputError, match=r"its masks are \(20, 30\), its photo .* is \(4000, 4000\)"):
         encoder(one_turn(tmp_path / "photo.jpg", (20, 30)))
     assert time.process_time() - started < 0.2
 
