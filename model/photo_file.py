@@ -15,8 +15,8 @@ from .values import shorten
 MAX_SIDE = 65_535  # of a JPEG
 # What Pillow opens. A header of a few bytes can claim any size; a photo of this one takes half a GiB.
 MAX_PIXELS = 178_956_970
-# A few kB that claim more than _QUICK pixels, which take a second, are damaged: even white paper of one bit per pixel is
-# no denser than this in a PNG.
+# Up to _QUICK pixels are decoded in a second. A file of a few kB that claims more is damaged: not even a PNG of one bit
+# per pixel, all of one color, is this dense.
 _QUICK = 2**24
 _PIXELS_PER_BYTE = 10_000
 
