@@ -26,6 +26,8 @@ from .text.tokens import encode_conversation
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_TOKEN = 100  # characters; tokens of real vocabularies are far shorter
+
 
 class PixelLMPredictor:
     """Answers questions about one image at a time, with masks.
@@ -88,8 +90,12 @@ class PixelLMPredictor:
         if self._seen is None:
             raise ValueError("call set_image before ask")
         image, features = self._seen
-        prompt = self.prompt_ids(question)
         longest = self.model.model.config.max_position_embeddings
+        if len(question) > _LONGEST_TOKEN * longest:  # pasted by mistake: a megabyte takes seconds to tokenize
+            raise InputError(
+                f"the question has {len(question)} characters, but the model reads at most {longest} tokens; shorten it"
+            )
+        prompt = self.prompt_ids(question)
         if len(prompt) >= longest:
             raise InputError(
                 f"the question has {len(prompt)} tokens with the image, but the model reads at most {longest}; "

@@ -137,6 +137,8 @@ def test_too_long_a_question(tiny_tokenizer_dir):
         predictor.ask("thing " * 300)
     room = 256 - len(predictor.prompt_ids("What?"))
     assert len(predictor.ask("What?", max_new_tokens=10_000).output_ids) == room
+    with pytest.raises(InputError, match=r"the question has 10000000 characters, .* at most 256 tokens; shorten it"):
+        predictor.ask("thing " * (10**7 // 6) + "1234")
 
 
 @pytest.mark.parametrize("mark", ["<image>", "[SEG0]", "</s> <im_start>"])

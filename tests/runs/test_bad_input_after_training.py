@@ -199,6 +199,7 @@ def refuses_to_evaluate(parrot, world, tmp_path, capsys, monkeypatch):
     ("changes", "says"),
     [
         ({"version": ""}, "--version is missing"),
+        ({"output_dir": ""}, "--output_dir is empty"),
         ({"version": "/nowhere/hf"}, "/nowhere/hf: no such folder"),
         ({"dataset_dir": "/nowhere"}, "--dataset_dir /nowhere is not a folder"),
         ({"val_dataset": "refcoco"}, "--val_dataset: 'refcoco' is unknown"),

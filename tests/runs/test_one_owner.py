@@ -182,7 +182,14 @@ def test_two_processes_are_refused_with_one_line(runs):
     """Only the main process looks at the lock; the launcher stops the other one."""
     folder = runs.folder / "elsewhere"
     folder.mkdir()
-    owner = {"pid": 7, "process_started": 1.5, "host": "elsewhere", "job": "", "since": "2026-01-02 03:04:05 +0000"}
+    owner = {
+        "pid": 7,
+        "process_started": 1.5,
+        "host": "elsewhere",
+        "job": "",
+        "restarts": 0,
+        "since": "2026-01-02 03:04:05 +0000",
+    }
     (folder / "run.lock").write_text(json.dumps(owner))
     before = contents(folder)
     finished = deepspeed("train_ds.py", *runs.flags, "--exp_name=elsewhere", cwd=runs.repository)

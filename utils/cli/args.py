@@ -27,7 +27,7 @@ from typing import (
 
 from model.errors import InputError
 from model.files import read_json
-from model.values import checked_dataclass
+from model.values import checked_dataclass, shorten
 
 ConfigType = TypeVar("ConfigType")
 
@@ -205,6 +205,9 @@ def _merge(config_type: type[ConfigType], given: dict[str, Any]) -> Parsed[Confi
     values = _read_config_file(config_type, Path(config_file)) if config_file else {}
     values |= given
     values |= _implied(config_type, values)
+    for name, value in values.items():
+        if isinstance(value, str) and "\0" in value:
+            raise BadValue(f"--{name} is {shorten(value)}; expected text without a zero byte")
     return Parsed(config_type(**values), frozenset(values), frozenset(given))
 
 

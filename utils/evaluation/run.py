@@ -43,6 +43,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if not self.version:
             raise InputError("--version is missing; give the folder of a merged model")
+        if not self.output_dir:
+            raise InputError("--output_dir is empty; give the folder for results.json and pictures.png")
         if not split_names(self.val_dataset):
             raise InputError("--val_dataset names no set; expected names joined with ||, such as MultiReasonSeg|val")
 

@@ -182,6 +182,10 @@ def test_a_switch_of_the_file_can_be_turned_off(config_file):
         ({"precision": "fp8"}, r"precision is 'fp8'; expected 'fp32'"),
         ("{", r"flags\.json is not valid JSON"),
         ("[1]", r"flags\.json holds a list"),
+        (
+            '{"exp_name": "x", "dataset_dir": "a\\u0000b"}',
+            r"--dataset_dir is 'a\\x00b'; expected text without a zero byte",
+        ),
     ],
 )
 def test_bad_files_name_the_file_and_the_key(config_file, content, message):
