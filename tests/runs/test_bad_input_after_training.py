@@ -127,7 +127,7 @@ def refuses_to_chat(folder, tmp_path, capsys):
             "output_json": tmp_path / "a.json",
         }
         flags = {**own, "vis_save_path": tmp_path / "vis", **changes}
-        refused(chat.main, [f"--{name}={value}" for name, value in flags.items() if value != ""], capsys, *says)
+        refused(chat.main, [f"--{name}={value}" for name, value in flags.items()], capsys, *says)
         assert not (tmp_path / "a.json").exists()
         assert not (tmp_path / "vis").exists()
 
@@ -189,7 +189,7 @@ def refuses_to_evaluate(parrot, world, tmp_path, capsys, monkeypatch):
     def check(*says: str | Path, **changes: str | Path) -> None:
         own = {"version": parrot, "dataset_dir": world.dataset, "val_dataset": "MultiReasonSeg|val"}
         flags = {**own, "output_dir": tmp_path / "eval", "max_new_tokens": 9, **changes}
-        refused(evaluate.main, [f"--{name}={value}" for name, value in flags.items() if value != ""], capsys, *says)
+        refused(evaluate.main, [f"--{name}={value}" for name, value in flags.items()], capsys, *says)
         assert not (tmp_path / "eval").exists()
 
     return check
