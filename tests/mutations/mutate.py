@@ -139,7 +139,7 @@ class Mutator:
             [
                 rest,
                 old * 2,
-                old * (2000 // len(old) + 1),
+                old * (600 // len(old) + 1),  # long, but not so long that sound photos take their time
                 shuffled,
                 old[::-1],
                 longer,

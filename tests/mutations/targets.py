@@ -383,7 +383,7 @@ def talk(case: Case) -> None:
 def evaluate_model(case: Case) -> None:
     accepted = command(
         evaluate.main, f"--version={case.root / MODEL}", f"--dataset_dir={case.root / TREE}", "--precision=fp32",
-        "--val_dataset=MultiReasonSeg|val", "--max_new_tokens=3", "--limit=20",  # 2000 sound photos are work, no damage
+        "--val_dataset=MultiReasonSeg|val", "--max_new_tokens=3", "--limit=20",  # 600 sound photos are work, no damage
         f"--output_dir={case.scratch / 'out'}",
     )  # fmt: skip
     if not accepted:
