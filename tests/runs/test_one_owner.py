@@ -18,6 +18,7 @@ import merge_lora_weights_and_save_hf_model as merge
 from model.weights.tensors import read_weights
 from tests.support.bad_input import edit_json
 from tests.support.launch import TRAIN_FLAGS, Finished, deepspeed, python, start
+from tests.support.other_host import OTHER_HOST
 from utils.training.checkpoints import consolidate_zero
 
 # The same main(), which does something once update 3 stands in the log, after the checkpoint of update 2.
@@ -182,15 +183,7 @@ def test_two_processes_are_refused_with_one_line(runs):
     """Only the main process looks at the lock; the launcher stops the other one."""
     folder = runs.folder / "elsewhere"
     folder.mkdir()
-    owner = {
-        "pid": 7,
-        "process_started": 1.5,
-        "host": "elsewhere",
-        "job": "",
-        "restarts": 0,
-        "since": "2026-01-02 03:04:05 +0000",
-    }
-    (folder / "run.lock").write_text(json.dumps(owner))
+    (folder / "run.lock").write_text(json.dumps(OTHER_HOST))
     before = contents(folder)
     finished = deepspeed("train_ds.py", *runs.flags, "--exp_name=elsewhere", cwd=runs.repository)
     assert finished.code != 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from .local_server import serve
 
 
 @dataclass
@@ -33,14 +34,8 @@ def serve_files() -> Iterator[FileServer]:
     class Handler(_Handler):
         server_of_files = files
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    files.address = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with serve(Handler) as files.address:
         yield files
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from .local_server import serve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -59,14 +60,8 @@ def serve_hub(repositories: dict[str, dict[str, bytes]]) -> Iterator[Hub]:
     class Handler(_HubHandler):
         served_hub = hub
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with serve(Handler) as hub.address:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 class _HubHandler(BaseHTTPRequestHandler):

@@ -13,17 +13,10 @@ from typing import Any
 import pytest
 
 from model.errors import InputError
+from tests.support.other_host import OTHER_HOST
 from utils.training import run_lock
 from utils.training.run_lock import LOCK_FILE, Owner, RunLock
 
-OTHER_HOST = {
-    "pid": 7,
-    "process_started": 1.5,
-    "host": "elsewhere",
-    "job": "",
-    "restarts": 0,
-    "since": "2026-01-02 03:04:05 +0000",
-}
 GONE = {**OTHER_HOST, "pid": os.getpid(), "host": socket.gethostname()}  # an earlier process of this one's number
 
 
