@@ -1,67 +1,123 @@
-"""Greedy generation with a key-value cache.
+"""Answers with masks: transformers' ``generate``, and the masks of the token groups that it wrote.
 
-Shapes: T generated tokens, L prompt tokens, D language-model width.
+Shapes: Q conversations, B images, L prompt tokens, T new tokens, D language-model width, N masks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import GenerationMixin
+from transformers.utils.generic import ModelOutput
 
-from .PixelLM import PixelLMForCausalLM
-from .structures import VisionFeatures
+from .structures import PixelLMGenerateOutput, SegQueries, VisionFeatures
+
+if TYPE_CHECKING:
+    from .PixelLM import PixelLMForCausalLM
+
+MAX_NEW_TOKENS = 512  # where neither the caller nor generation_config.json says it
 
 
-@dataclass(frozen=True)
-class Generated:
-    """A greedy answer.
+class AnswersWithMasks(GenerationMixin):
+    """The generating half of PixelLMForCausalLM."""
 
-    Attributes:
-        ids: T token ids, the end mark included when there is one.
-        states: (T, D), the last hidden state that predicted each of them; masks are decoded from these.
-        finished: the model ended the answer itself.
+    @torch.no_grad()
+    def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self: PixelLMForCausalLM,
+        input_ids: Tensor,
+        *,
+        pixel_values: Tensor | None = None,
+        valid_hw: Tensor | None = None,
+        image_index: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        vision_features: VisionFeatures | None = None,
+        **options: Any,
+    ) -> PixelLMGenerateOutput:
+        """Answer conversations, greedily unless the options say otherwise, and decode a mask for every token group.
+
+        Args:
+            input_ids: (Q, L), image placeholders expanded, padded on the left; what ``PixelLMProcessor`` gives.
+            pixel_values: (B, 3, R, R); valid_hw: (B, 2); image_index: (Q,), the image of each conversation.
+            attention_mask: (Q, L), zero on padding.
+            vision_features: of ``encode_images``, in place of the images, to ask again without encoding again.
+            options: as of transformers' ``generate``, such as ``max_new_tokens`` or ``streamer``.
+        Raises:
+            ValueError: if the placeholders do not fit the images, or a decoding strategy was asked for that keeps no
+                state of each token (assisted generation).
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if image_index is None:
+            image_index = torch.arange(len(input_ids), device=input_ids.device)
+        if vision_features is None and pixel_values is not None:
+            vision_features = self.encode_images(pixel_values, cast(Tensor, valid_hw))
+        embeds, visible = self.embed(input_ids, attention_mask.bool(), vision_features, image_index)
+        states: list[Tensor] = []
+        output = super().generate(
+            input_ids=input_ids,
+            inputs_embeds=embeds,
+            attention_mask=visible.long(),
+            position_ids=positions(attention_mask),
+            new_states=states,
+            **{**options, "return_dict_in_generate": True},
+        )
+        return self._with_masks(cast(ModelOutput, output), states, input_ids, image_index, vision_features)
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, new_states: Any = None, **inputs: Any) -> Any:
+        """transformers' own; ``new_states`` is for ``_update_model_kwargs_for_generation`` alone."""
+        del new_states
+        return super().prepare_inputs_for_generation(input_ids, *args, **inputs)
+
+    def _update_model_kwargs_for_generation(self, outputs: ModelOutput, model_kwargs: Any, **options: Any) -> Any:
+        """Once for each new token: keep the one state that masks are decoded from, not those of every layer."""
+        model_kwargs["new_states"].append(outputs["last_hidden_state"][:, -1])
+        return super()._update_model_kwargs_for_generation(outputs, model_kwargs, **options)
+
+    def _with_masks(
+        self: PixelLMForCausalLM,
+        output: ModelOutput,
+        new_states: list[Tensor],
+        input_ids: Tensor,
+        image_index: Tensor,
+        features: VisionFeatures | None,
+    ) -> PixelLMGenerateOutput:
+        sequences: Tensor = output.pop("sequences")
+        new_ids = sequences[:, input_ids.shape[1] :]
+        states = _states_of_sequences(new_states, new_ids, output.get("beam_indices"))
+        masks = None
+        if features is not None:
+            rows, starts = self.codebook.find_groups(new_ids)  # (N,)
+            position = starts[:, None] + torch.arange(self.codebook.size, device=starts.device)
+            # states[i] predicted ids[i]
+            grouped = states[rows[:, None], position].unflatten(1, (self.codebook.scales, self.codebook.tokens))
+            copies = len(sequences) // len(input_ids)
+            images = image_index.repeat_interleave(copies)[rows]
+            low_res = self.decode_masks(features, SegQueries(self.fuse(grouped), rows, images))
+            masks = [low_res[rows == row] for row in range(len(sequences))]
+        return PixelLMGenerateOutput(sequences=sequences, mask_logits=masks, states=states, others=dict(output))
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """(Q, L) mask of real tokens -> (Q, L) positions, counted from the first real one.
+
+    Image tokens in the padding of a photo count like any other, as in the release.
     """
-
-    ids: list[int]
-    states: Tensor
-    finished: bool
+    padding = (attention_mask.cumsum(1) == 0).sum(1, keepdim=True)
+    return (torch.arange(attention_mask.shape[1], device=attention_mask.device) - padding).clamp(min=0)
 
 
-@torch.inference_mode()
-def generate(
-    network: PixelLMForCausalLM, prompt: Sequence[int], features: VisionFeatures, *, end_id: int, max_new_tokens: int
-) -> Generated:
-    """Continue a prompt about the one image of ``features``.
-
-    Args:
-        prompt: L ids, image placeholders expanded.
-        end_id: the token that ends an answer.
-        max_new_tokens: 1 or more.
-    Raises:
-        ValueError: if the prompt's placeholders do not fit the image.
-    """
-    device = network.device
-    input_ids = torch.tensor([list(prompt)], device=device)
-    attention = torch.ones_like(input_ids, dtype=torch.bool)
-    step, attention = network.embed(input_ids, attention, features, torch.zeros(1, dtype=torch.long, device=device))
-    cache = DynamicCache()
-    start = 0
-    ids: list[int] = []
-    states: list[Tensor] = []
-    while len(ids) < max_new_tokens:
-        positions = torch.arange(start, start + step.shape[1], device=device)[None]
-        hidden = network.model(
-            inputs_embeds=step, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state[:, -1]  # (1, D)
-        ids.append(int(network.lm_head(hidden).argmax(-1)))
-        states.append(hidden[0])
-        if ids[-1] == end_id:
-            break
-        start += step.shape[1]
-        step = network.model.embed_tokens(torch.tensor([[ids[-1]]], device=device))
-        attention = torch.cat([attention, attention.new_ones(1, 1)], dim=1)
-    return Generated(ids, torch.stack(states), ids[-1] == end_id)
+def _states_of_sequences(new_states: list[Tensor], new_ids: Tensor, beam_indices: Tensor | None) -> Tensor:
+    """T tensors (rows, D) -> (Q, T, D): the states that predicted each token of each sequence."""
+    count = new_ids.shape[1]
+    if len(new_states) < count:
+        raise ValueError(
+            f"{len(new_states)} states for {count} new tokens: this decoding strategy keeps no state of each token; "
+            "use greedy search, sampling or beam search"
+        )
+    states = torch.stack(new_states[:count])  # (T, rows, D)
+    if beam_indices is None:
+        return states.transpose(0, 1)
+    beams = beam_indices[:, :count].clamp(min=0)  # the beam that each token came from; -1 behind the end
+    return states[torch.arange(count, device=beams.device), beams]

@@ -141,6 +141,16 @@ def _language_keys(schema: Schema[Any], flat: Mapping[str, Any], *, where: str) 
     return keys
 
 
+def llama_config(flat: Mapping[str, Any], *, where: str = "config.json") -> LlamaConfig:
+    """The same as transformers reads it."""
+    return transformers_config(LlamaConfig, llama_keys(flat, where=where), where=where)
+
+
+def clip_config(config: Mapping[str, Any], *, where: str = "config.json") -> CLIPVisionConfig:
+    """What ``vision_keys`` finds, as transformers reads it."""
+    return transformers_config(CLIPVisionConfig, vision_keys(config, where=where), where=where)
+
+
 def vision_keys(config: Mapping[str, Any], *, where: str = "config.json") -> dict[str, Any]:
     """The tower part of a CLIP config.json, which may hold it under ``vision_config``.
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaTokenizer
 
-from .generation import Generated
-from .text.tokenizer import decode_released
+from .text.tokenizer import answer_text
 from .text.tokens import SegCodebook, name_groups
 
 
@@ -59,35 +58,33 @@ class Reply:
         return name_groups(self.text, self.group, [f"[{number}]" for number in range(len(self.targets))])
 
 
-def make_reply(generated: Generated, logits: Tensor, *, codebook: SegCodebook, tokenizer: LlamaTokenizer) -> Reply:
+def make_reply(ids: list[int], logits: Tensor, codebook: SegCodebook, tokenizer: LlamaTokenizer) -> Reply:
     """Put words and masks together.
 
     Args:
+        ids: the answer, with its end mark if the model ended it itself.
         logits: (N, H, W), one mask per complete token group, in reading order.
     """
-    ids = torch.tensor([generated.ids])
-    starts = codebook.find_groups(ids)[1].tolist()
-    spans = [(start, start + codebook.size) for start in starts]
-    phrases = _phrases(tokenizer, generated.ids, spans)
+    row = torch.tensor([ids])
+    spans = [(start, start + codebook.size) for start in codebook.find_groups(row)[1].tolist()]
+    phrases = _phrases(tokenizer, ids, spans)
     targets = [
         Target(phrase, span, of_target > 0, _foreground_score(of_target), of_target)
         for phrase, span, of_target in zip(phrases, spans, logits, strict=True)
     ]
-    reason = _reason(generated, num_targets=len(targets), num_stray=codebook.count_stray(ids))
-    return Reply(_answer_text(tokenizer, generated.ids), generated.ids, targets, codebook.group_text, reason)
-
-
-def _answer_text(tokenizer: LlamaTokenizer, ids: Sequence[int]) -> str:
-    """Words without the end mark, single-spaced."""
-    kept = [token_id for token_id in ids if token_id != tokenizer.eos_token_id]
-    return " ".join(decode_released(tokenizer, kept).split())
+    reason = _reason(
+        num_targets=len(targets),
+        num_stray=codebook.count_stray(row),
+        cut_after=0 if ids[-1:] == [tokenizer.eos_token_id] else len(ids),
+    )
+    return Reply(answer_text(tokenizer, ids), ids, targets, codebook.group_text, reason)
 
 
 def _phrases(tokenizer: LlamaTokenizer, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> list[str]:
     """The words before each group, back to the group before."""
     phrases, previous = [], 0
     for start, end in spans:
-        words = _answer_text(tokenizer, ids[previous:start])
+        words = answer_text(tokenizer, ids[previous:start])
         phrases.append(words.strip(" ,.;:").removeprefix("and ").strip())
         previous = end
     return phrases
@@ -99,12 +96,13 @@ def _foreground_score(logits: Tensor) -> float:
     return float((logits.sigmoid() * inside).sum() / inside.sum().clamp(min=1))
 
 
-def _reason(generated: Generated, *, num_targets: int, num_stray: int) -> str | None:
+def _reason(*, num_targets: int, num_stray: int, cut_after: int) -> str | None:
+    """What a user should know; ``cut_after`` is 0 for an answer that the model ended."""
     reasons = []
     if num_stray:
         reasons.append(f"{num_stray} segmentation tokens stood outside a complete group and were dropped")
-    if not generated.finished:
-        reasons.append(f"the answer was cut after {len(generated.ids)} tokens")
+    if cut_after:
+        reasons.append(f"the answer was cut after {cut_after} tokens")
     if num_targets == 0 and not num_stray:
         reasons.append("the model answered without a segmentation token")
     return "; ".join(reasons) or None

@@ -5,6 +5,7 @@ Shapes: B images, R input side, g patches per side, T = g*g + 1 tokens, V tower 
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
 import torch
@@ -51,8 +52,9 @@ class VisionTower(nn.Module):
 
     def __init__(self, config: PixelLMConfig) -> None:
         super().__init__()
-        clip = config.vision_config()
-        clip._attn_implementation = "sdpa"
+        clip = copy.deepcopy(config.vision_config)
+        # Its mask hides padded patches as a bias, which the flash and flex kernels do not take.
+        clip._attn_implementation = "eager" if config._attn_implementation == "eager" else "sdpa"
         self.covered_size = config.covered_size
         self.grid = config.patch_grid
         depth = clip.num_hidden_layers

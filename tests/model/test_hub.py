@@ -112,7 +112,7 @@ def test_chat_answers_from_the_cache(offline_hub, monkeypatch, name, is_offline)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_offline)
     assert resolve_folder(name) == offline_hub / "hf_model"
     predictor = PixelLMPredictor.from_pretrained(name, vision_tower=TOWER, device="cpu")
-    assert predictor.model.pixellm_config.seg_token_num == 3
+    assert predictor.model.config.seg_token_num == 3
 
 
 def test_a_run_starts_from_the_cache(offline_hub):

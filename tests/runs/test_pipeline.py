@@ -157,7 +157,7 @@ def test_merged_weights_are_rounded_on_request(merged, trained, tiny_world, tmp_
     assert {tensor.dtype for tensor in half.values()} == {torch.bfloat16}
     for name, tensor in read_weights(merged).items():
         assert torch.equal(tensor.bfloat16(), half[name]), name
-    assert network.pixellm_config.image_feature_scale_num == 2
+    assert network.config.image_feature_scale_num == 2
 
 
 def test_a_merged_folder_may_be_replaced(merged, trained, tmp_path):

@@ -67,7 +67,7 @@ def test_run_and_merged_model_record_the_choices(first, second):
 
 
 def test_a_merged_model_behaves_by_the_recorded_choices(first):
-    config = PixelLMPredictor.from_pretrained(first.merged, device="cpu").model.pixellm_config
+    config = PixelLMPredictor.from_pretrained(first.merged, device="cpu").model.config
     assert (config.image_size, config.vision_position_resize) == (84, "released")
     assert config.preprocessor.mean == pytest.approx((0.485, 0.456, 0.406))
 

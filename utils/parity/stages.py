@@ -264,18 +264,18 @@ def compare_training_step(case: Case) -> Iterator[Measure]:
     for name in norms:
         case.parameter(name).requires_grad = True
     with sdpa_kernel(SDPBackend.MATH):
-        output = case.network(case.batch)
-    yield Measure("hidden states", relative(case.thin("hidden", output.hidden), case.arrays["hidden"]), FEATURES)
+        output = case.network(**case.batch.inputs())
+    yield Measure("hidden states", relative(case.thin("hidden", output.last_hidden_state), case.arrays["hidden"]), FEATURES)
     with torch.no_grad():
-        logits = case.thin("logits", case.network.lm_head(output.hidden))
+        logits = case.thin("logits", case.network.lm_head(output.last_hidden_state))
     yield Measure("logits", relative(logits, case.arrays["logits"]), FEATURES)
-    for image, low_res in enumerate(output.low_res_logits):
+    for image, low_res in enumerate(output.mask_logits):
         name = f"low_res_masks_{image}"
         if name in case.arrays or len(low_res):
             expected = case.arrays.get(name, np.zeros(0))
             yield Measure(f"masks of image {image}", relative(case.thin(name, low_res[:, None]), expected), FEATURES)
     terms = pixellm_loss(
-        output.lm_loss, output.mask_logits, case.batch.masks, output.query_index, LossWeights(refine_alpha=1.0)
+        output.lm_loss, output.photo_logits, case.batch.masks, output.query_index, LossWeights(refine_alpha=1.0)
     )
     ours = {"loss": terms.total, "ce_loss": terms.ce, "mask_bce_loss": terms.bce, "mask_dice_loss": terms.dice}
     for name, value in ours.items():

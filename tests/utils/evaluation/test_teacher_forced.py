@@ -32,7 +32,7 @@ class Painter(torch.nn.Module):
             (masks if ignore is None else masks | ignore).float() - 0.5
             for masks, ignore in zip(batch.masks, batch.ignore or [None] * len(batch.masks), strict=True)
         ]
-        return PixelLMOutput(mask_logits=logits)
+        return PixelLMOutput(photo_logits=logits)
 
 
 def score(source: Source, encoder: Encoder, *, painter: Painter | None = None, batch_size: int = 2) -> IoUMeter:

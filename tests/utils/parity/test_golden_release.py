@@ -30,7 +30,7 @@ def cases(golden) -> list[Case]:
 def test_the_folder_is_understood(golden):
     """It names its tower and does not hold it; it lies one folder up."""
     model, tokenizer, report = PixelLMForCausalLM.from_folder(golden / "pixellm-tiny/hf_model")
-    config = model.pixellm_config
+    config = model.config
     assert (config.image_feature_scale_num, config.seg_token_num, config.image_size) == (2, 3, 448)
     assert config.seg_token_ids == tuple(range(1200, 1206))
     assert tokenizer.convert_tokens_to_ids("[SEG5]") == 1205

@@ -37,7 +37,7 @@ def assert_nothing_is_new(run: RunConfig, folder: Path, **options) -> None:
     assert ups
     assert not any(tensor.any() for tensor in ups)
     assert training.tokenizer.get_vocab() == tokenizer.get_vocab()
-    assert training.config.seg_token_ids == expected.pixellm_config.seg_token_ids
+    assert training.config.seg_token_ids == expected.config.seg_token_ids
 
 
 def test_our_own_folder(parrot):
