@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 from transformers import Cache, GenerationConfig, LlamaModel
 
@@ -250,4 +249,3 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel):
         """(N, h, w) logits of one image -> (N, *out_hw), padding cut off."""
         rows, columns = valid_hw.tolist()
         return resize_logits(logits, size=self.config.covered_size, valid_hw=(rows, columns), out_hw=out_hw)
-

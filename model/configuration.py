@@ -6,6 +6,7 @@ transformers. Nothing is filled in when a file is read: a key that is missing is
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import field, fields
@@ -111,10 +112,10 @@ class PixelLMConfig(PreTrainedConfig):
     recipe: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self, **others: Any) -> None:
-        if isinstance(self.text_config, dict):
-            self.text_config = llama_config(self.text_config, where="text_config")
-        if isinstance(self.vision_config, dict):
-            self.vision_config = clip_config(self.vision_config, where="vision_config")
+        # A part belongs to one configuration: transformers writes into it.
+        text, vision = copy.deepcopy(self.text_config), copy.deepcopy(self.vision_config)
+        self.text_config = llama_config(text, where="text_config") if isinstance(text, dict) else text
+        self.vision_config = clip_config(vision, where="vision_config") if isinstance(vision, dict) else vision
         for name in CHOICES:
             setattr(self, name, _immutable(getattr(self, name)))
         super().__post_init__(**others)
@@ -208,6 +209,13 @@ class PixelLMConfig(PreTrainedConfig):
     def codebook(self) -> SegCodebook:
         """The S x K segmentation tokens."""
         return SegCodebook(self.image_feature_scale_num, self.seg_token_num, self.seg_token_ids)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both describe the same network, whatever version of transformers wrote them."""
+        return isinstance(other, PixelLMConfig) and self._architecture() == other._architecture()
+
+    def _architecture(self) -> dict[str, Any]:
+        return {name: value for name, value in self.to_diff_dict().items() if name not in _OF_TRANSFORMERS}
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What config.json holds: every choice, defaults too, so that a later default changes no saved model."""

@@ -5,7 +5,8 @@ Shapes: Q conversations, B images, L prompt tokens, T new tokens, D language-mod
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,19 +14,23 @@ from transformers import GenerationMixin
 from transformers.utils.generic import ModelOutput
 
 from .structures import PixelLMGenerateOutput, SegQueries, VisionFeatures
-
-if TYPE_CHECKING:
-    from .PixelLM import PixelLMForCausalLM
+from .text.tokens import SegCodebook
 
 MAX_NEW_TOKENS = 512  # where neither the caller nor generation_config.json says it
 
 
 class AnswersWithMasks(GenerationMixin):
-    """The generating half of PixelLMForCausalLM."""
+    """The generating half of PixelLMForCausalLM, which has what is declared here."""
+
+    codebook: SegCodebook
+    encode_images: Callable[[Tensor, Tensor], VisionFeatures]
+    embed: Callable[[Tensor, Tensor, VisionFeatures | None, Tensor], tuple[Tensor, Tensor]]
+    fuse: Callable[[Tensor], Tensor]
+    decode_masks: Callable[[VisionFeatures, SegQueries], Tensor]
 
     @torch.no_grad()
     def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self: PixelLMForCausalLM,
+        self,
         input_ids: Tensor,
         *,
         pixel_values: Tensor | None = None,
@@ -65,10 +70,12 @@ class AnswersWithMasks(GenerationMixin):
         )
         return self._with_masks(cast(ModelOutput, output), states, input_ids, image_index, vision_features)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, new_states: Any = None, **inputs: Any) -> Any:
-        """transformers' own; ``new_states`` is for ``_update_model_kwargs_for_generation`` alone."""
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, new_states: Any = None, **kwargs: Any
+    ) -> Any:
+        """transformers' own, which looks at the names above; ``new_states`` goes to the next method alone."""
         del new_states
-        return super().prepare_inputs_for_generation(input_ids, *args, **inputs)
+        return super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
 
     def _update_model_kwargs_for_generation(self, outputs: ModelOutput, model_kwargs: Any, **options: Any) -> Any:
         """Once for each new token: keep the one state that masks are decoded from, not those of every layer."""
@@ -76,16 +83,17 @@ class AnswersWithMasks(GenerationMixin):
         return super()._update_model_kwargs_for_generation(outputs, model_kwargs, **options)
 
     def _with_masks(
-        self: PixelLMForCausalLM,
+        self,
         output: ModelOutput,
         new_states: list[Tensor],
         input_ids: Tensor,
         image_index: Tensor,
         features: VisionFeatures | None,
     ) -> PixelLMGenerateOutput:
-        sequences: Tensor = output.pop("sequences")
+        others = dict(output)
+        sequences: Tensor = others.pop("sequences")
         new_ids = sequences[:, input_ids.shape[1] :]
-        states = _states_of_sequences(new_states, new_ids, output.get("beam_indices"))
+        states = _states_of_sequences(new_states, new_ids, others.get("beam_indices"))
         masks = None
         if features is not None:
             rows, starts = self.codebook.find_groups(new_ids)  # (N,)
@@ -96,7 +104,7 @@ class AnswersWithMasks(GenerationMixin):
             images = image_index.repeat_interleave(copies)[rows]
             low_res = self.decode_masks(features, SegQueries(self.fuse(grouped), rows, images))
             masks = [low_res[rows == row] for row in range(len(sequences))]
-        return PixelLMGenerateOutput(sequences=sequences, mask_logits=masks, states=states, others=dict(output))
+        return PixelLMGenerateOutput(sequences=sequences, mask_logits=masks, states=states, others=others)
 
 
 def positions(attention_mask: Tensor) -> Tensor:

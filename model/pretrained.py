@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -166,7 +166,8 @@ class PixelLMPreTrainedModel(OwnRules):
             if save_vision_tower or not name.startswith(TOWER_PREFIX)
         }
         folder = Path(save_directory)
-        super().save_pretrained(folder, state_dict=kept, **options)
+        with _own_words():
+            super().save_pretrained(folder, state_dict=kept, **options)
         for weights in folder.glob("*.safetensors"):
             weights.chmod(0o644)  # written readable by their owner alone
         if self.processor is not None:
@@ -193,7 +194,7 @@ def _generation_config(folder: Path) -> GenerationConfig:
 
 @contextmanager
 def _own_words() -> Iterator[None]:
-    """Our load report says what happened; transformers' table and progress bar would say it again."""
+    """Our report says what happened; transformers' table and progress bars would say it again."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

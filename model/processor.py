@@ -1,4 +1,4 @@
-"""PixelLMProcessor: photos and questions -> what the network reads, and what it wrote -> answers with masks of the photo.
+"""PixelLMProcessor: photos and questions -> what the network reads; what it wrote -> answers with masks of the photo.
 
 Shapes: Q conversations, B images, L tokens, N masks, R input side; H, W size of a photo.
 """

@@ -137,7 +137,7 @@ def test_a_merge_finds_base_and_tower_in_the_cache(shared, cache, tmp_path):
     weight = golden / "pixellm-tiny/pytorch_model.bin"
     flags = [f"--weight={weight}", f"--vision-tower={TOWER}", f"--save_path={tmp_path / 'out'}", "--precision=fp32"]
     assert merge.main([*flags, "--pad_train_clip_images"]) == 0
-    assert json.loads((tmp_path / "out/config.json").read_text())["mm_vision_tower"] == TOWER
+    assert json.loads((tmp_path / "out/config.json").read_text())["vision_tower"] == TOWER
 
 
 def test_an_interrupted_download_names_what_it_lacks(offline_hub):

@@ -159,7 +159,7 @@ def test_images_without_targets_reach_every_trained_parameter(tiny_tokenizer_dir
     with_targets, _ = make_network(tiny_tokenizer_dir, scales=scales)
     set_trained(with_targets)
     other = make_batch(with_targets, tokenizer, TALKS)
-    losses(with_targets(other), other).total.backward()
+    losses(with_targets(**other.inputs()), other).total.backward()
     gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     assert set(gradients) == {name for name, p in with_targets.named_parameters() if p.grad is not None}
     assert all(gradient.abs().max() == 0 for name, gradient in gradients.items() if ".mask_decoder." in name)
@@ -197,7 +197,7 @@ def test_each_conversation_reads_its_own_image(network, tokenizer):
         orig_hw=batch.orig_hw[::-1],
         masks=batch.masks[::-1],
     )
-    found, again = network(**batch.inputs()), network(swapped)
+    found, again = network(**batch.inputs()), network(**swapped.inputs())
     assert torch.allclose(found.last_hidden_state, again.last_hidden_state, atol=1e-5)
     assert torch.allclose(found.photo_logits[0], again.photo_logits[1], atol=1e-4)
     assert not torch.allclose(found.last_hidden_state[0], found.last_hidden_state[1], atol=1e-3)

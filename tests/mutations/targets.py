@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
-from transformers import LlamaTokenizer
 
 import chat
 import merge_lora_weights_and_save_hf_model
@@ -26,7 +25,6 @@ from model.image import ImagePreprocessor, read_image
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
 from model.text.tokenizer import add_codebook, load_tokenizer, save_tokenizer
-from model.weights.checkpoint import save_pretrained
 from scripts import convert_to_custom, evaluate, make_custom_sample
 from tests.support.launch import TRAIN_FLAGS
 from tests.support.parrot import write_parrot
@@ -90,7 +88,7 @@ def write_inputs(root: Path) -> None:
     network, tokenizer = make_network(world.llava, scales=1, tokens=2)
     write_parrot(root / MODEL, network, tokenizer, SENTENCE, source=world.llava)
     write_published(root / PUBLISHED, world, scales=2, tokens=3)
-    write_sharded(root / "sharded", network, tokenizer, world)
+    write_sharded(root / "sharded", network)
     write_run(root / RUN, world)
     (root / "configs").mkdir()
     for name in ("pixellm_7b", "tiny_cpu", "ds_zero2", "preprocessor_448"):
@@ -118,11 +116,11 @@ def write_photos(folder: Path) -> None:
     Image.fromarray(rng.integers(0, 2000, (40, 60), dtype=np.uint16)).save(folder / "deep.png")
 
 
-def write_sharded(folder: Path, network: PixelLMForCausalLM, tokenizer: LlamaTokenizer, world: TinyWorld) -> None:
+def write_sharded(folder: Path, network: PixelLMForCausalLM) -> None:
     """A folder of ours whose weights are two safetensors files with an index."""
     from huggingface_hub import save_torch_state_dict
 
-    save_pretrained(network, tokenizer, folder, tokenizer_source=world.llava, save_vision_tower=True)
+    network.save_pretrained(folder)
     (folder / "model.safetensors").unlink()
     save_torch_state_dict(network.state_dict(), folder, max_shard_size=300_000)
 

@@ -151,8 +151,8 @@ def test_merging_adds_lora_to_the_base(trained, merged, consolidated):
 def test_merged_weights_are_rounded_on_request(merged, trained, tiny_world, tmp_path):
     flags = [f"--weight={trained.folder / 'ckpt_model'}", f"--save_path={tmp_path / 'hf'}", "--save_vision_tower"]
     assert merge.main(flags) == 0
-    network, _, report = PixelLMForCausalLM.from_folder(tmp_path / "hf", vision_tower="/nowhere")
-    assert report.initialized == []
+    network = PixelLMForCausalLM.from_pretrained(tmp_path / "hf", vision_tower="/nowhere")
+    assert network.load_report.initialized == []
     half = read_weights(tmp_path / "hf")
     assert {tensor.dtype for tensor in half.values()} == {torch.bfloat16}
     for name, tensor in read_weights(merged).items():

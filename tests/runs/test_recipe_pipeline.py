@@ -85,9 +85,9 @@ def test_the_second_run_goes_on_where_the_first_ended(first, second):
 
 
 def test_the_second_run_keeps_the_tokens(first, second):
-    (_, tokens, _), (_, again, report) = (PixelLMForCausalLM.from_folder(stage.merged) for stage in (first, second))
-    assert tokens.get_vocab() == again.get_vocab()
-    assert report.initialized == report.constant == []
+    before, after = (PixelLMForCausalLM.from_pretrained(stage.merged) for stage in (first, second))
+    assert before.processor.tokenizer.get_vocab() == after.processor.tokenizer.get_vocab()
+    assert after.load_report.initialized == after.load_report.constant == []
 
 
 def test_a_merged_model_is_validated_as_it_is(first, tiny_world, repository, tmp_path):

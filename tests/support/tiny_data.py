@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 
 from model.configuration import PixelLMConfig
-from model.part_configs import clip_config, llama_config
 from model.text.tokens import SegCodebook
 
 H, W = 40, 60
@@ -130,12 +129,16 @@ def write_dataset(root: Path) -> Path:
     return root
 
 
+_SIDES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+LLAMA = {**_SIDES, "vocab_size": 400, "rms_norm_eps": 1e-6}
+TOWER = {**_SIDES, "image_size": 56, "patch_size": 14}
+
+
 def tiny_config(codebook: SegCodebook, **changes: Any) -> PixelLMConfig:
     """56 px input, 16 image tokens."""
-    sides = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
     values = {
-        "text_config": llama_config({**sides, "vocab_size": 400, "rms_norm_eps": 1e-6}),
-        "vision_config": clip_config({**sides, "image_size": 56, "patch_size": 14}),
+        "text_config": LLAMA,
+        "vision_config": TOWER,
         "vision_tower": "none",
         "seg_token_num": codebook.tokens,
         "image_feature_scale_num": codebook.scales,

@@ -265,7 +265,9 @@ def compare_training_step(case: Case) -> Iterator[Measure]:
         case.parameter(name).requires_grad = True
     with sdpa_kernel(SDPBackend.MATH):
         output = case.network(**case.batch.inputs())
-    yield Measure("hidden states", relative(case.thin("hidden", output.last_hidden_state), case.arrays["hidden"]), FEATURES)
+    yield Measure(
+        "hidden states", relative(case.thin("hidden", output.last_hidden_state), case.arrays["hidden"]), FEATURES
+    )
     with torch.no_grad():
         logits = case.thin("logits", case.network.lm_head(output.last_hidden_state))
     yield Measure("logits", relative(logits, case.arrays["logits"]), FEATURES)
@@ -342,10 +344,12 @@ def compare_chat(case: Case) -> Iterator[Measure]:
         predictor = predictors[conv_type]
         predictor.set_image(read_image(case.photo(chat["image"])))
         reply = predictor.ask(chat["question"])
-        ids = released_ids([*predictor.prompt_ids(chat["question"]), *reply.output_ids])
+        ids = released_ids([*predictor.processor.prompt_ids(chat["question"]), *reply.output_ids])
         yield Measure(f"ids of answer {number}", same(ids, chat["output_ids"]), 0)
         shown = [token for token in ids if token != IMAGE_TOKEN_ID]
-        text = decode_released(predictor.tokenizer, shown).replace("\n", "")  # the release prints no line breaks
+        text = decode_released(predictor.processor.tokenizer, shown).replace(
+            "\n", ""
+        )  # the release prints no line breaks
         yield Measure(f"text of answer {number}", same(text, chat["text"]), 0)
         yield Measure(f"number of masks of answer {number}", same(len(reply.targets), chat["num_masks"]), 0)
         for index, target in enumerate(reply.targets[: chat["num_masks"]]):

@@ -79,7 +79,7 @@ def test_from_pretrained(saved):
 
 def test_slices_of_a_larger_storage_are_saved(tiny, tmp_path):
     """zero_to_fp32.py writes every trained weight as a slice of one flat tensor."""
-    network, tokenizer = make_network(Path(tiny[1].name_or_path))
+    network, _ = make_network(Path(tiny[1].name_or_path))
     for parameter in network.parameters():
         flat = torch.cat([parameter.detach().flatten(), torch.zeros(7)])
         parameter.data = flat[: parameter.numel()].view(parameter.shape)
@@ -252,7 +252,5 @@ def test_a_vocabulary_smaller_than_the_tokenizer(copied):
     tokenizer = load_tokenizer(copied)
     tokenizer.add_tokens([f"[more{number}]" for number in range(rows)])
     save_tokenizer(tokenizer, copied)
-    with pytest.raises(
-        InputError, match=rf"tokenizer {copied}: .* has id \d+ but config\.json says vocab_size {rows}"
-    ):
+    with pytest.raises(InputError, match=rf"tokenizer {copied}: .* has id \d+ but config\.json says vocab_size {rows}"):
         PixelLMForCausalLM.from_pretrained(copied)

@@ -17,7 +17,6 @@ from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
 from model.text.tokenizer import decode_released
 from model.text.tokens import IMAGE_TOKEN_ID
-from model.weights.checkpoint import save_pretrained
 from tests.support.published import CONSTANTS, write_published
 
 
@@ -36,7 +35,8 @@ def published(world, tmp_path) -> Path:
 def test_every_weight_and_every_choice(world, scales, tokens, pad, separate):
     folder = world.llava.parent / "hf_model"
     expected = write_published(folder, world, scales=scales, tokens=tokens, pad=pad, separate=separate)
-    model, tokenizer, report = PixelLMForCausalLM.from_folder(folder)
+    model = PixelLMForCausalLM.from_pretrained(folder)
+    tokenizer, report = model.processor.tokenizer, model.load_report
     state = expected.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert set(report.constant) == set(CONSTANTS)
@@ -69,8 +69,8 @@ def test_the_template_is_for_the_user_to_say(published, parrot):
     for conv_type, answer in ((None, "llava_v1"), ("llava_v1", "llava_v1"), ("llava_llama_2", "llava_llama_2")):
         predictor = PixelLMPredictor.from_pretrained(published, device="cpu", conv_type=conv_type)
         assert predictor.model.config.conv_type == answer
-        ids = [token for token in predictor.prompt_ids("What?") if token != IMAGE_TOKEN_ID]
-        words = decode_released(predictor.tokenizer, ids)
+        ids = [token for token in predictor.processor.prompt_ids("What?") if token != IMAGE_TOKEN_ID]
+        words = decode_released(predictor.processor.tokenizer, ids)
         assert words.startswith("<s>[INST]") == (answer == "llava_llama_2")
     ours = PixelLMPredictor.from_pretrained(parrot, device="cpu", conv_type="llava_llama_2")
     assert ours.model.config.conv_type == "llava_v1"
@@ -79,16 +79,17 @@ def test_the_template_is_for_the_user_to_say(published, parrot):
 @pytest.mark.parametrize("with_tower", [False, True])
 def test_saved_again_it_is_one_of_ours(published, tmp_path, with_tower):
     """Bit for bit, and with everything recorded that a published folder leaves to the reader."""
-    model, tokenizer, _ = PixelLMForCausalLM.from_folder(published)
+    model = PixelLMForCausalLM.from_pretrained(published)
     if not with_tower:
-        model.config = replace(model.config, vision_tower=str(published.parent / "clip-tiny"))
+        model.config.vision_tower = str(published.parent / "clip-tiny")
     folder = tmp_path / "ours"
-    save_pretrained(model, tokenizer, folder, tokenizer_source=published, save_vision_tower=with_tower)
-    again, words, report = PixelLMForCausalLM.from_folder(folder)
+    model.save_pretrained(folder, save_vision_tower=with_tower)
+    again = PixelLMForCausalLM.from_pretrained(folder)
+    words, report = again.processor.tokenizer, again.load_report
     assert report.initialized == report.constant == report.ignored == []
     assert again.config == model.config == PixelLMConfig.from_dict(read_object(folder / "config.json"))
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
-    assert words.get_vocab() == tokenizer.get_vocab()
+    assert words.get_vocab() == model.processor.tokenizer.get_vocab()
 
 
 def edit_added(folder: Path, change) -> None:
@@ -113,10 +114,10 @@ def edit_added(folder: Path, change) -> None:
 def test_a_tokenizer_that_does_not_belong_is_refused(published, change, message):
     edit_added(published, change)
     with pytest.raises(InputError, match=rf"{published}.*{message}"):
-        PixelLMForCausalLM.from_folder(published)
+        PixelLMForCausalLM.from_pretrained(published)
 
 
 def test_a_shard_that_is_lost(published):
     (published / "pytorch_model-00002-of-00002.bin").unlink()
     with pytest.raises(InputError, match=r"lacks 1 of 2 shards, first pytorch_model-00002-of-00002\.bin"):
-        PixelLMForCausalLM.from_folder(published)
+        PixelLMForCausalLM.from_pretrained(published)

@@ -139,7 +139,7 @@ def test_first_queries(paper, released):
 def test_the_saved_config_records_each_choice(paper, released, tmp_path):
     records = []
     for training in (paper, released):
-        training.config.save(tmp_path)
+        training.config.save_pretrained(tmp_path)
         flat = read_object(tmp_path / "config.json")
         assert PixelLMConfig.from_dict(flat) == training.config
         records.append(flat)
