@@ -16,7 +16,7 @@ EXIT_BAD_INPUT = 2
 # A launcher stops all processes when the first one exits, so the one that speaks must be first.
 _PATIENCE_SECONDS = 20
 # Errors alone. These libraries are imported later, and set the levels of their loggers by these variables then.
-_QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error", "TORCH_LOGS": "-torch.distributed"}
+_QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error", "TORCH_LOGS": "-distributed"}
 
 
 def setup_logging() -> None:
