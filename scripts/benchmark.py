@@ -10,23 +10,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import ClassVar
 
-from model.files import write_json
-from model.outputs import check_output_file
 from model.values import Count, InputSide, Scales, TokensPerScale
-from utils.benchmark.data import table, time_samples
-from utils.cli.args import flag, settings
+from utils.cli.args import Parsed, flag, settings
 from utils.cli.command import run_commands
 from utils.cli.config import TRAINING_ONLY, RunConfig
-from utils.data.downloads import require_data
-from utils.data.names import split_names
-from utils.data.paths import check_data_kept
-from utils.data.registry import DataOptions, build_train_sources
-from utils.data.workers import init_worker
-from utils.training.preview import build_encoder
 
 
 @settings
@@ -48,27 +37,15 @@ class DataConfig(RunConfig):
     output_json: str = flag("", "file for the numbers")
 
 
-def benchmark_data(config: DataConfig) -> None:
-    """Every source for itself, then their mixture."""
-    if config.output_json:
-        check_output_file(config.output_json, flag="--output_json", inputs=split_names(config.custom_data))
-        check_data_kept(config.output_json, [config.dataset_dir], flag="--output_json")
-    init_worker()
-    options = DataOptions.of(config)
-    require_data(options, [])
-    sources, rates = build_train_sources(options)
-    encoder = build_encoder(config)
-    how = {"num": config.num, "rounds": config.rounds, "seed": config.seed}
-    timings = [time_samples(source.name, [source], [1.0], encoder, **how) for source in sources]
-    timings.append(time_samples("mixture", sources, rates, encoder, **how))
-    size = encoder.config.image_size
-    print(f"one process, one thread, {size} px, --dataset {config.dataset} --sample_rates {config.sample_rates}")
-    print(table(timings))
-    if config.output_json:
-        write_json(Path(config.output_json), {"image_size": size, "timings": [asdict(timing) for timing in timings]})
+def benchmark_data(parsed: Parsed[DataConfig]) -> None:
+    """Time every source for itself, then their mixture."""
+    from utils.benchmark.data import benchmark
+
+    config = parsed.config
+    benchmark(config, num=config.num, rounds=config.rounds, output_json=config.output_json)
 
 
-COMMANDS = {"data": (DataConfig, lambda parsed: benchmark_data(parsed.config))}
+COMMANDS = {"data": (DataConfig, benchmark_data)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

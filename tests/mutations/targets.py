@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-import chat
 import merge_lora_weights_and_save_hf_model
 from model.errors import InputError
 from model.files import write_json
@@ -37,14 +36,16 @@ from utils.cli.args import parse
 from utils.cli.config import ChatConfig, MergeConfig, RunConfig
 from utils.data import verify
 from utils.data.encode import Encoder
+from utils.data.flags import VerifyConfig
 from utils.data.options import DataOptions
 from utils.data.photos import photo_hw, read_label_map
 from utils.data.registry import build_train_sources, build_val_source
 from utils.data.small_tokenizer import write_tokenizer
 from utils.data.sources import Source
 from utils.data.sources.custom import CustomSource
-from utils.evaluation.run import EvaluateConfig
+from utils.evaluation.flags import EvaluateConfig
 from utils.inference.answer import answer, describe, to_json
+from utils.inference.terminal import converse
 from utils.training.deepspeed_config import deepspeed_settings
 from utils.training.merge import read_training_weights
 from utils.training.run_description import RunDescription
@@ -330,7 +331,7 @@ def read_preprocessor(case: Case) -> None:
 
 
 CONFIGS = {"run": RunConfig, "chat": ChatConfig, "merge": MergeConfig, "evaluate": EvaluateConfig,
-           "verify": verify.VerifyConfig}  # fmt: skip
+           "verify": VerifyConfig}  # fmt: skip
 
 
 def give_flags(case: Case) -> None:
@@ -375,7 +376,7 @@ def talk(case: Case) -> None:
     stdin = io.TextIOWrapper(io.BytesIO(case.mutator.file("stdin", typed)), encoding="utf-8")
     settings = ChatConfig(vis_save_path=str(case.scratch), max_new_tokens=2)
     with mock.patch("sys.stdin", stdin), contextlib.redirect_stdout(io.StringIO()):
-        chat.converse(case.tools.predictor, settings)
+        converse(case.tools.predictor, settings)
 
 
 def evaluate_model(case: Case) -> None:
