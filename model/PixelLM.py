@@ -160,21 +160,21 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel):
             logits_to_keep: only so many positions, from the end, or these; 0 keeps all.
         """
         features = None
+        if pixel_values is not None:
+            assert valid_hw is not None, "give valid_hw with pixel_values"
+            features = self.encode_images(pixel_values, valid_hw)
         if inputs_embeds is None:
             assert input_ids is not None, "give input_ids or inputs_embeds"
-            if past_key_values is not None and pixel_values is None:  # a step of generation
-                inputs_embeds = self.model.embed_tokens(input_ids)
-            else:
+            if image_index is None:
+                image_index = torch.arange(len(input_ids), device=input_ids.device)
+            if past_key_values is None:
                 if attention_mask is None:
                     attention_mask = torch.ones_like(input_ids)
-                if image_index is None:
-                    image_index = torch.arange(len(input_ids), device=input_ids.device)
-                if pixel_values is not None:
-                    assert valid_hw is not None, "give valid_hw with pixel_values"
-                    features = self.encode_images(pixel_values, valid_hw)
                 if position_ids is None:
                     position_ids = positions(attention_mask)
                 inputs_embeds, attention_mask = self.embed(input_ids, attention_mask.bool(), features, image_index)
+            else:  # a step of generation, which shows no image
+                inputs_embeds = self.model.embed_tokens(input_ids)
         options.pop("return_dict", None)
         output = self.model(
             inputs_embeds=inputs_embeds,
@@ -196,7 +196,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel):
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             found["logits"] = self.lm_head(hidden[:, kept])
-        if features is not None:
+        if features is not None and input_ids is not None and image_index is not None:
             queries = self.seg_queries(hidden, input_ids, image_index)
             low_res = self.decode_masks(features, queries)
             found["mask_logits"] = [low_res[queries.image_index == b] for b in range(len(features.valid_hw))]
@@ -204,7 +204,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel):
             if orig_hw is not None:
                 found["photo_logits"] = [
                     self.resize_masks(logits, valid_hw=features.valid_hw[b], out_hw=orig_hw[b])
-                    for b, logits in enumerate(found["mask_logits"])
+                    for b, logits in enumerate(found.mask_logits)
                 ]
         return found
 

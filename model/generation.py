@@ -60,7 +60,7 @@ class AnswersWithMasks(GenerationMixin):
             vision_features = self.encode_images(pixel_values, cast(Tensor, valid_hw))
         embeds, visible = self.embed(input_ids, attention_mask.bool(), vision_features, image_index)
         states: list[Tensor] = []
-        output = super().generate(
+        output = super().generate(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids=input_ids,
             inputs_embeds=embeds,
             attention_mask=visible.long(),
@@ -75,7 +75,8 @@ class AnswersWithMasks(GenerationMixin):
     ) -> Any:
         """transformers' own, which looks at the names above; ``new_states`` goes to the next method alone."""
         del new_states
-        return super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
+        prepare = super().prepare_inputs_for_generation  # pyright: ignore[reportAttributeAccessIssue]
+        return prepare(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
 
     def _update_model_kwargs_for_generation(self, outputs: ModelOutput, model_kwargs: Any, **options: Any) -> Any:
         """Once for each new token: keep the one state that masks are decoded from, not those of every layer."""
