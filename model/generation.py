@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from transformers import GenerationMixin
 from transformers.utils.generic import ModelOutput
@@ -100,7 +101,7 @@ class AnswersWithMasks(GenerationMixin):
             rows, starts = self.codebook.find_groups(new_ids)  # (N,)
             position = starts[:, None] + torch.arange(self.codebook.size, device=starts.device)
             # states[i] predicted ids[i]
-            grouped = states[rows[:, None], position].unflatten(1, (self.codebook.scales, self.codebook.tokens))
+            grouped = rearrange(states[rows[:, None], position], "n (s k) d -> n s k d", k=self.codebook.tokens)
             copies = len(sequences) // len(input_ids)
             images = image_index.repeat_interleave(copies)[rows]
             low_res = self.decode_masks(features, SegQueries(self.fuse(grouped), rows, images))
@@ -127,6 +128,6 @@ def _states_of_sequences(new_states: list[Tensor], new_ids: Tensor, beam_indices
         )
     states = torch.stack(new_states[:count])  # (T, rows, D)
     if beam_indices is None:
-        return states.transpose(0, 1)
+        return rearrange(states, "t q d -> q t d")
     beams = beam_indices[:, :count].clamp(min=0)  # the beam that each token came from; -1 behind the end
     return states[torch.arange(count, device=beams.device), beams]
