@@ -140,7 +140,7 @@ def write_run(folder: Path, world: TinyWorld) -> None:
     run = parse(RunConfig, run_flags(root), "").config
     training = build_for_training(run)
     (folder / "model_config").mkdir(parents=True)
-    training.config.save(folder / "model_config")
+    training.config.save_pretrained(folder / "model_config")
     save_tokenizer(training.tokenizer, folder / "model_config", source=training.base_folder)
     write_json(folder / "run_config.json", asdict(run))
     state = {name: tensor.contiguous() for name, tensor in training.wrapped.state_dict().items()}
