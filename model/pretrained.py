@@ -172,7 +172,7 @@ class PixelLMPreTrainedModel(OwnRules):
             weights.chmod(0o644)  # written readable by their owner alone
         if self.processor is not None:
             self.processor.save_pretrained(folder)
-        write_card(folder, self.config)
+        write_card(folder, self.config, has_tower=save_vision_tower)
         if push_to_hub:
             self.push_to_hub(upload.pop("repo_id", folder.name), **upload)
 

@@ -28,7 +28,7 @@ from model.weights.released import config_of_weights
 from model.weights.tensors import read_weights
 from utils.cli.config import MergeConfig
 
-from .checkpoints import LATEST, consolidate_zero, is_step
+from .checkpoints import LATEST, consolidate_zero, is_step, updates_of
 from .lora import load_lora, lora_module_names, lora_rank, merge_lora, split_training_state, wrap_lora
 from .run_description import RunDescription
 from .start import portable_path
@@ -84,6 +84,8 @@ def _write_merged(flags: MergeConfig, folder: Path) -> dict[str, Tensor]:
     weight = Path(flags.weight)
     base, lora = split_training_state(read_training_weights(weight))
     run = _describe(base, flags)
+    if updates := updates_of(weight):
+        run.config.recipe = {**run.config.recipe, "updates": updates}
     if not flags.save_vision_tower:
         base = _with_tower_of_folder(base, run.config)
     network = PixelLMForCausalLM.from_state(run.config, base, dtype=torch.float32, source=str(weight))
