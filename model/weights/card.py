@@ -19,7 +19,7 @@ from huggingface_hub import ModelCardData
 
 from model.configuration import PixelLMConfig
 from model.errors import one_line
-from model.files import is_file, write_text
+from model.files import is_file, write_bytes, write_text
 from model.hub import parse_hub_name
 from model.recipe import TERMS_OF_BASES, DataTerms, Stage
 
@@ -59,6 +59,13 @@ def write_card(folder: Path, config: PixelLMConfig, *, has_tower: bool = True) -
         return
     text = render_card(config, has_tower=has_tower)
     write_text(file, f"{text}{_SEAL}{_checksum(text.encode())} -->\n")
+
+
+def keep_own_card(before: Path, folder: Path) -> None:
+    """Take a README.md that somebody wrote or edited over into the folder that will replace its own."""
+    file = before / CARD
+    if is_file(file) and not is_ours(content := file.read_bytes()):
+        write_bytes(folder / CARD, content)
 
 
 def is_ours(content: bytes) -> bool:
@@ -137,7 +144,7 @@ def _how_to_use(config: PixelLMConfig, has_tower: bool) -> str:
         argument, flag = f", vision_tower={tower!r}", f" --vision-tower {shlex.quote(tower)}"
     return (
         "## How to use it\n\n"
-        f"{needs}In a checkout of PixelLM's code, which `import model.hf` is of:\n\n"
+        f"{needs}Run it in a checkout of PixelLM's code, which has `model.hf`:\n\n"
         "```python\n"
         "from PIL import Image\n"
         "from transformers import AutoModelForImageTextToText, AutoProcessor\n\n"
@@ -176,7 +183,7 @@ def _architecture(config: PixelLMConfig, has_tower: bool) -> str:
 
 
 def _training(stages: Sequence[Stage]) -> str:
-    """Every run that made the weights, latest first."""
+    """Every run that made the weights with its mixture of data, latest first."""
     parts = ["## Training"]
     if not stages:
         return f"{parts[0]}\n\nNot known: nothing is recorded."
@@ -187,13 +194,16 @@ def _training(stages: Sequence[Stage]) -> str:
             parts.append(
                 "The release does not record base, data, length and learning rate. Its code makes these choices:"
             )
-        parts.append(_table(("", ""), list(_run_rows(stage))))
+        parts.append(_table(("", ""), _run_rows(stage)))
+        if "data" in stage:
+            rows = [(_inline(part["name"]), _share(part["share"])) for part in stage["data"]]
+            parts.append(_table(("Trained on", "Share of the samples"), rows))
     return "\n\n".join(parts)
 
 
 def _run_rows(stage: Stage) -> Iterator[tuple[str, str]]:
     if "release_recipe" in stage:
-        yield "recipe", "of the release" if stage["release_recipe"] else "of the paper, but for what follows"
+        yield "recipe", f"of the {'release' if stage['release_recipe'] else 'paper'}, with the choices below"
     if "updates" in stage or not _is_published(stage):
         yield "updates", _length(stage)
     if "lora" in stage:
@@ -214,10 +224,6 @@ def _length(stage: Stage) -> str:
 def _data(stages: Sequence[Stage]) -> str:
     terms = _data_terms(stages)
     parts = ["## Data"]
-    for stage in stages:
-        if "data" in stage:
-            rows = [(_inline(part["name"]), _share(part["share"])) for part in stage["data"]]
-            parts.append(_table(("Trained on", "Share of the samples"), rows))
     if not terms:
         parts.append("Not known: nothing is recorded.")
     elif any("data" not in stage for stage in stages):

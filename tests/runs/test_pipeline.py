@@ -163,8 +163,12 @@ def test_merged_weights_are_rounded_on_request(merged, trained, tiny_world, tmp_
 def test_a_merged_folder_may_be_replaced(merged, trained, tmp_path):
     folder = Path(shutil.copytree(merged, tmp_path / "hf"))
     (folder / "model.safetensors").write_bytes(b"old")
+    (folder / "README.md").write_text("mine")
+    ours = {"README.md", "processor_config.json", "chat_template.jinja", "generation_config.json", "config.json"}
+    assert set(read_object(folder / ".pixellm.json")["files"]) >= ours
     assert merge.main([f"--weight={trained.folder / 'ckpt_model'}", f"--save_path={folder}", "--precision=fp32"]) == 0
     assert set(read_weights(folder)) == set(read_weights(merged))
+    assert (folder / "README.md").read_text() == "mine", "a card that somebody edited comes along"
     assert [path.name for path in tmp_path.iterdir()] == ["hf"], "no scratch folder is left"
 
 

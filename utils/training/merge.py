@@ -23,6 +23,7 @@ from model.text.conversation import IMAGE, SEG_MARK, get_conversation
 from model.text.tokenizer import load_tokenizer
 from model.text.tokens import IGNORE_INDEX, encode_conversation, seg_strings
 from model.weights.bases import read_tower
+from model.weights.card import keep_own_card
 from model.weights.checkpoint import MERGED_MODEL
 from model.weights.released import config_of_weights
 from model.weights.tensors import read_weights
@@ -67,6 +68,7 @@ def merge(flags: MergeConfig) -> None:
         size=_size_on_disk(weight) // 2,  # weights of four bytes may become weights of two
     )
     with output_folder(folder, kind=MERGED_MODEL) as unchecked:
+        keep_own_card(folder, unchecked)
         expected = _write_merged(flags, unchecked)
         verify(unchecked, expected, precision=flags.precision)
     logger.info("saved %s", folder)

@@ -17,7 +17,7 @@ from model.configuration import PixelLMConfig
 from model.PixelLM import PixelLMForCausalLM
 from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS, TERMS_OF_BASES
 from model.text.tokens import SegCodebook
-from model.weights.card import render_card, write_card
+from model.weights.card import keep_own_card, render_card, write_card
 from tests.support.published import write_published
 from tests.support.tiny_data import tiny_config
 from utils.cli.config import RunConfig
@@ -150,7 +150,7 @@ def test_the_code_of_a_card_runs(parrot, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "the thing is [SEG0] [SEG1] torch.Size([1, 40, 60])\n"
 
 
-def test_the_code_of_a_card_without_a_tower_names_it(tiny_world, parrot, tmp_path, monkeypatch, capsys):
+def test_the_code_of_a_card_without_a_tower_names_it(parrot, tmp_path):
     network = PixelLMForCausalLM.from_pretrained(parrot)
     network.config.vision_tower = str(tmp_path / "clip-tiny")
     network.save_pretrained(tmp_path / "model", save_vision_tower=False)
@@ -185,6 +185,18 @@ def test_a_card_is_written_anew_until_somebody_edits_it(tmp_path):
     file.write_text(edited)
     write_card(tmp_path, CARDS["bare"])
     assert file.read_text() == edited
+
+
+def test_an_edited_card_moves_to_the_folder_that_replaces_its_own(tmp_path):
+    for name in ("before", "now"):
+        (tmp_path / name).mkdir()
+    write_card(tmp_path / "before", CARDS["bare"])
+    keep_own_card(tmp_path / "before", tmp_path / "now")
+    assert not list((tmp_path / "now").iterdir())
+    (tmp_path / "before/README.md").write_text("mine")
+    keep_own_card(tmp_path / "before", tmp_path / "now")
+    write_card(tmp_path / "now", CARDS["own"])
+    assert (tmp_path / "now/README.md").read_text() == "mine"
 
 
 def test_cards_are_spelled_right(tmp_path, repository, capsys):
