@@ -33,6 +33,7 @@ from .part_configs import (
     llama_config,
     vision_keys,
 )
+from .recipe import Recipe
 from .text.conversation import get_conversation
 from .text.tokens import IMAGE_TOKEN_ID, SegCodebook
 from .values import (
@@ -120,7 +121,7 @@ class PixelLMConfig(PreTrainedConfig):
     decoder_mlp_ratio: Annotated[int, Field(ge=1, le=64)] = 8
     conv_type: Text = "llava_v1"
     model_max_length: Count = 512
-    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self, **others: Any) -> None:
         # A part belongs to one configuration: transformers writes into it.
