@@ -138,7 +138,12 @@ def _from_base(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path
     if unused:
         logger.info("not used of --version %s: %d weights (e.g. %s)", run.version, len(unused), unused[0])
     network = PixelLMForCausalLM.from_state(
-        config, state, dtype=PRECISIONS[run.precision], source=f"--version {run.version}", may_initialize=FRESH_MODULES
+        config,
+        state,
+        source=f"--version {run.version}",
+        may_initialize=FRESH_MODULES,
+        dtype=PRECISIONS[run.precision],
+        attn_implementation=run.attn_implementation,
     )
     if run.query_init == "unit":
         projection = network.model.text_hidden_fcs[0]
@@ -151,7 +156,11 @@ def _from_merged_model(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokeniz
     """Everything as it was trained, tokens included; only LoRA will be new. See ``resolve_run_flags``."""
     folder = resolve_folder(run.init_from, flag="--init_from")
     network = PixelLMForCausalLM.from_pretrained(
-        folder, dtype=PRECISIONS[run.precision], vision_tower=run.vision_tower, conv_type=run.conv_type
+        folder,
+        vision_tower=run.vision_tower,
+        conv_type=run.conv_type,
+        dtype=PRECISIONS[run.precision],
+        attn_implementation=run.attn_implementation,
     )
     if network.processor is None:
         raise InputError(f"--init_from {run.init_from} has no tokenizer; copy the tokenizer files of the model there")
