@@ -90,26 +90,24 @@ def test_what_a_user_skips_stays_in_16_bits_too(folder):
     assert quantized(network) == {f"model.layers.{index}.{layer}" for index in range(count) for layer in layers}
 
 
-@pytest.mark.parametrize(("bits", "limit"), [(8, 0.02), (4, 0.2)])
+@pytest.mark.parametrize(("bits", "limit"), [(8, 0.02), (4, 0.15)])
 def test_states_stay_close_to_those_of_16_bits(networks, bits, limit):
-    """Their difference in relation to their size: 0.006 was measured with 8 bits, 0.09 with 4."""
+    """Their difference in relation to their size: 0.005 was measured with 8 bits, 0.06 with 4."""
     ids = torch.arange(3, 60)[None]
     with torch.no_grad():
         exact, found = (networks[width](ids).last_hidden_state.float() for width in (16, bits))
-    print((found - exact).norm() / exact.norm())
     assert 0 < (found - exact).norm() / exact.norm() < limit
 
 
-@pytest.mark.parametrize(("bits", "limit"), [(8, 0.02), (4, 0.1)])
+@pytest.mark.parametrize(("bits", "limit"), [(8, 0.02), (4, 0.04)])
 def test_masks_stay_close_to_those_of_16_bits(networks, bits, limit):
-    """Logits of masks, likewise: X was measured with 8 bits, X with 4."""
+    """Logits of masks, likewise: 0.008 was measured with either, and 0.1% and 0.3% of the pixels changed sides."""
     tokenizer = networks[16].processor.tokenizer
     batch = make_batch(networks[16], tokenizer, [(0, "Which thing?", "{seg} and {seg}."), (1, "What?", "{seg}.")])
     inputs = {**batch.inputs(), "pixel_values": batch.pixel_values.bfloat16()}
     with torch.no_grad():
         exact, found = (torch.cat(networks[width](**inputs).mask_logits).float() for width in (16, bits))
     assert len(exact) == 3
-    print((found - exact).norm() / exact.norm(), ((found > 0) == (exact > 0)).float().mean())
     assert 0 < (found - exact).norm() / exact.norm() < limit
     assert ((found > 0) == (exact > 0)).float().mean() > 1 - limit
 
