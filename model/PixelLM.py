@@ -175,7 +175,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel):
                 if position_ids is None:
                     position_ids = positions(attention_mask)
                 inputs_embeds, attention_mask = self.embed(input_ids, attention_mask.bool(), features, image_index)
-        if attention_mask is None and past_key_values is None:
+        elif attention_mask is None and past_key_values is None:
             # Without a mask, transformers takes positions that start anew for a packed row, and cuts attention there.
             attention_mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
         options.pop("return_dict", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import torch
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from .errors import InputError
 from .values import Attention

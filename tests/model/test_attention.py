@@ -22,7 +22,10 @@ from model.pretrained import PixelLMPreTrainedModel
 from scripts import evaluate
 from tests.support.bad_input import refused
 from tests.support.tiny_network import make_batch, make_network
+from utils.cli.args import parse
+from utils.cli.config import RunConfig
 from utils.training.lora import set_trained
+from utils.training.start import build_for_training
 
 # Photos that are padded below and at the right: hidden image tokens stand between visible ones.
 TALKS = [(0, "Which thing?", "The thing is {seg} and {seg}."), (1, "What?", "{seg}."), (0, "Is it human?", "{seg}.")]
@@ -207,3 +210,9 @@ def test_chat_computes_as_it_is_told(parrot, monkeypatch, tiny_world, tmp_path):
     flags = [f"--version={parrot}", f"--image={photo}", "--prompt=What?", "--attn_implementation=eager"]
     assert chat.main([*flags, f"--vis_save_path={tmp_path}"]) == 0
     assert [network.model.config._attn_implementation for network in seen] == ["eager"]
+
+
+def test_training_computes_as_it_is_told(tiny_world):
+    flags = [*tiny_world.arguments, "--precision=fp32", "--attn_implementation=eager"]
+    network = build_for_training(parse(RunConfig, flags, "").config).network
+    assert network.model.config._attn_implementation == "eager"
