@@ -27,6 +27,8 @@ def chat(parsed: Parsed[ChatConfig]) -> None:
     predictor = PixelLMPredictor.from_pretrained(
         config.version,
         precision=config.precision,
+        bits=config.bits,
+        attn_implementation=config.attn_implementation,
         vision_tower=config.vision_tower if "vision_tower" in parsed.given else None,
         conv_type=config.conv_type,
     )

@@ -175,6 +175,9 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
                 inputs_embeds, attention_mask = self.embed(input_ids, attention_mask.bool(), features, image_index)
             else:  # a step of generation, which shows no image
                 inputs_embeds = self.model.embed_tokens(input_ids)
+        elif attention_mask is None and past_key_values is None:
+            # Without a mask, transformers takes positions that start anew for a packed row, and cuts attention there.
+            attention_mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
         options.pop("return_dict", None)
         output = self.model(
             inputs_embeds=inputs_embeds,

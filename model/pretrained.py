@@ -26,7 +26,11 @@ from .processor import PixelLMProcessor
 from .weights.bases import TOWER_PREFIX
 from .weights.card import write_card
 from .weights.checkpoint import LoadReport, check_fit, read_model, read_weights_of_folder
-from .weights.quantization import language_model_only
+from .weights.quantization import (
+    check_quantization,
+    language_model_only,
+    use_kernels_that_fit,
+)
 from .weights.tensors import own_storage
 
 logger = logging.getLogger(__name__)
@@ -40,6 +44,10 @@ class OwnRules(PreTrainedModel):
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **options: Any) -> str:
         check_attention(attn_implementation)
         return super()._check_and_adjust_attn_implementation(attn_implementation, *args, **options)
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, Any], *args: Any, **options: Any) -> None:
+        check_attention(attn_implementation, dtype=self.dtype)
+        super().set_attn_implementation(attn_implementation, *args, **options)
 
 
 class PixelLMPreTrainedModel(OwnRules):
@@ -92,6 +100,8 @@ class PixelLMPreTrainedModel(OwnRules):
         Raises:
             InputError: if a file is missing or damaged, files do not belong together, or an option cannot be met here.
         """
+        check_attention(options.get("attn_implementation"), dtype=options.get("dtype"))
+        options["quantization_config"] = check_quantization(options.get("quantization_config"))
         folder = resolve_folder(str(name), **take_hub_options(options))
         found = read_model(folder, vision_tower=vision_tower, conv_type=conv_type)
         config = config or found.config
@@ -125,14 +135,20 @@ class PixelLMPreTrainedModel(OwnRules):
         Raises:
             InputError: for any other missing, left-over or wrongly shaped weight.
         """
+        wanted = options.get("attn_implementation", config._attn_implementation)
+        check_attention(wanted, dtype=options.get("dtype") or config.dtype)
         with torch.device("meta"):
             plan = cls(config)
         report = check_fit(plan.state_dict(), state, source=source, may_initialize=may_initialize)
         used = {name: tensor for name, tensor in state.items() if name not in report.ignored}
-        if "quantization_config" in options:
-            options["quantization_config"] = language_model_only(options["quantization_config"], plan)
+        quantized = language_model_only(options.pop("quantization_config", None), plan)
         with _own_words():
-            network = cast(Self, super().from_pretrained(None, config=config, state_dict=used, **options))
+            network = cast(
+                Self,
+                super().from_pretrained(None, config=config, state_dict=used, quantization_config=quantized, **options),
+            )
+        if quantized is not None:
+            use_kernels_that_fit(network)
         network.load_report = report
         logger.info("%s", report.describe())
         return network

@@ -1,21 +1,24 @@
 """Measure on this machine.
 
     python scripts/benchmark.py data --dataset_dir ./dataset
+    python scripts/benchmark.py quantization --version FOLDER --dataset_dir ./dataset
 
 ``data`` says how many samples per second one process makes, of every source and of their mixture, and what the time
-goes into; ``data --help`` lists its flags. Other load on the machine is in all numbers: compare those of one run.
+goes into. ``quantization`` says what an 8-bit and a 4-bit language model save and change. ``data --help`` and the like
+list the flags. Other load on the machine is in all numbers: compare those of one run.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from model.values import Count, InputSide, Scales, TokensPerScale
+from model.errors import InputError
+from model.values import Count, InputSide, NonNegativeInt, Scales, TokensPerScale
 from utils.cli.args import Parsed, flag, settings
 from utils.cli.command import run_commands
-from utils.cli.config import TRAINING_ONLY, RunConfig
+from utils.cli.config import TRAINING_ONLY, RunConfig, Template
 
 
 @settings
@@ -45,7 +48,36 @@ def benchmark_data(parsed: Parsed[DataConfig]) -> None:
     benchmark(config, num=config.num, rounds=config.rounds, output_json=config.output_json)
 
 
-COMMANDS = {"data": (DataConfig, benchmark_data)}
+@settings
+class QuantizationConfig:
+    """Memory and masks of a model whose language model has 16, 8 and 4 bits."""
+
+    version: str = flag("", "merged model: folder or hub id")
+    vision_tower: str = flag("", "CLIP tower, when the model folder has none", aliases=("--vision-tower",))
+    conv_type: Template = flag("llava_v1", "template of a published model; a folder of ours records its own")
+    precision: Literal["bf16", "fp16"] = flag("bf16", "of what is not quantized")
+    dataset_dir: str = flag("./dataset", "dataset tree")
+    val_dataset: str = flag("MultiReasonSeg|val", "validation sets, joined with ||")
+    limit: NonNegativeInt = flag(0, "images per set, from its start; 0 takes all")
+    max_new_tokens: Count = flag(512, "longest answer, in tokens")
+    output_md: str = flag("", "Markdown file for the tables")
+
+    def __post_init__(self) -> None:
+        if not self.version:
+            raise InputError("--version is missing; give the folder of a merged model")
+
+
+def benchmark_quantization(parsed: Parsed[QuantizationConfig]) -> None:
+    """Ask a validation set three times, and compare."""
+    from utils.benchmark.quantization import benchmark
+
+    benchmark(**vars(parsed.config))
+
+
+COMMANDS = {
+    "data": (DataConfig, benchmark_data),
+    "quantization": (QuantizationConfig, benchmark_quantization),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,7 +27,7 @@ OWNERS = {
     "peft": "utils/training/",
     "pycocotools": "utils/masks/",
     "gradio": None,
-    "bitsandbytes": None,
+    "bitsandbytes": "model/weights/",
     "flash_attn": None,
 }
 NO_TORCH = (
@@ -279,7 +279,7 @@ def test_libraries_are_imported_by_one_room(repository, library, room):
     assert all(user.startswith(room or "") for user in users), users
 
 
-@pytest.mark.parametrize("library", ["deepspeed", "peft"])
+@pytest.mark.parametrize("library", ["deepspeed", "peft", "bitsandbytes"])
 def test_heavy_libraries_are_imported_inside_functions(repository, library):
     """At the top of a module they would be needed by everything that imports the module."""
     for file in sources(repository):

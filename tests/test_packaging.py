@@ -63,6 +63,14 @@ def test_the_oldest_constraints_pin_the_lower_bounds(repository):
         assert oldest.release[: len(bound.release)] == bound.release, f"{asked} against {oldest}"
 
 
+def test_tests_ask_for_the_bitsandbytes_of_users(repository):
+    asked = [
+        {one.name: one.specifier for one in requirements(repository / file)}["bitsandbytes"]
+        for file in ("requirements-gpu.txt", "tests/requirements.txt")
+    ]
+    assert asked[0] == asked[1]
+
+
 def test_the_range_of_python_versions_is_stated_once(project, repository):
     """What has to repeat it agrees with it."""
     allowed = SpecifierSet(project["project"]["requires-python"])

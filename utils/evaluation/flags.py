@@ -5,18 +5,17 @@ from __future__ import annotations
 from model.errors import InputError
 from model.values import Count, NonNegativeInt
 from utils.cli.args import flag, settings
-from utils.cli.config import Precision, Template
+from utils.cli.config import InferenceFlags, Template
 from utils.data.names import split_names
 
 
 @settings
-class EvaluateConfig:
+class EvaluateConfig(InferenceFlags):
     """Flags of scripts/evaluate.py."""
 
     version: str = flag("", "merged model: folder or hub id")
     vision_tower: str = flag("", "CLIP tower, when the model folder has none", aliases=("--vision-tower",))
     conv_type: Template = flag("llava_v1", "template of a published model; a folder of ours records its own")
-    precision: Precision = flag("bf16", "inference precision")
     dataset_dir: str = flag("./dataset", "dataset tree")
     val_dataset: str = flag("MultiReasonSeg|val", "validation sets, joined with ||")
     limit: NonNegativeInt = flag(0, "images per set, from its start; 0 takes all")
@@ -25,6 +24,7 @@ class EvaluateConfig:
     pictures: NonNegativeInt = flag(8, "questions per set in pictures.png; 0 writes none")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.version:
             raise InputError("--version is missing; give the folder of a merged model")
         if not self.output_dir:

@@ -34,6 +34,8 @@ def evaluate(config: EvaluateConfig) -> None:
     predictor = PixelLMPredictor.from_pretrained(
         config.version,
         precision=config.precision,
+        bits=config.bits,
+        attn_implementation=config.attn_implementation,
         device=device,
         vision_tower=config.vision_tower or None,
         conv_type=config.conv_type,

@@ -13,6 +13,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from model.errors import InputError
+from model.weights.quantization import import_bitsandbytes
 
 PEFT_PREFIX = "base_model.model."
 
@@ -54,6 +55,7 @@ def wrap_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, names:
     Raises:
         InputError: if one of ``names`` is the name of no layer, or ``rank`` is larger than a layer.
     """
+    import_bitsandbytes()  # which peft would import otherwise
     from peft import LoraConfig, get_peft_model
 
     targets = lora_targets(model, names)

@@ -149,6 +149,7 @@ def _from_base(run: RunConfig, device: torch.device) -> tuple[PixelLMForCausalLM
         may_initialize=FRESH_MODULES,
         dtype=PRECISIONS[run.precision],
         device_map={"": device},
+        attn_implementation=run.attn_implementation,
     )
     if run.query_init == "unit":
         projection = network.model.text_hidden_fcs[0]
@@ -166,6 +167,7 @@ def _from_merged_model(run: RunConfig, device: torch.device) -> tuple[PixelLMFor
         conv_type=run.conv_type,
         dtype=PRECISIONS[run.precision],
         device_map={"": device},
+        attn_implementation=run.attn_implementation,
     )
     if network.processor is None:
         raise InputError(f"--init_from {run.init_from} has no tokenizer; copy the tokenizer files of the model there")

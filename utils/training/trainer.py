@@ -12,6 +12,7 @@ from typing import cast
 
 import torch
 
+from model.attention import check_attention
 from model.configuration import PRECISIONS
 from model.errors import InputError
 from model.losses import LossWeights, pixellm_loss
@@ -73,6 +74,7 @@ class Trainer:
         Raises:
             InputError: if flags, data, weights or checkpoint cannot be used; before the first update.
         """
+        check_attention(run.attn_implementation, dtype=PRECISIONS[run.precision])
         directory = RunDirectory.of(run)
         with ExitStack() as on_error:
             lock = RunLock.take(directory.path) if dist.is_main() else None
