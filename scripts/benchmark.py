@@ -1,10 +1,12 @@
 """Measure on this machine.
 
     python scripts/benchmark.py data --dataset_dir ./dataset
+    python scripts/benchmark.py loading --version FOLDER --processes 8
     python scripts/benchmark.py quantization --version FOLDER --dataset_dir ./dataset
 
 ``data`` says how many samples per second one process makes, of every source and of their mixture, and what the time
-goes into. ``quantization`` says what an 8-bit and a 4-bit language model save and change. ``data --help`` and the like
+goes into. ``loading`` says how long it takes to read a model, and what memory one process and several at once need for
+it. ``quantization`` says what an 8-bit and a 4-bit language model save and change. ``data --help`` and the like
 list the flags. Other load on the machine is in all numbers: compare those of one run.
 """
 
@@ -12,13 +14,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from model.errors import InputError
 from model.values import Count, InputSide, NonNegativeInt, Scales, TokensPerScale
 from utils.cli.args import Parsed, flag, settings
 from utils.cli.command import run_commands
-from utils.cli.config import TRAINING_ONLY, RunConfig, Template
+from utils.cli.config import TRAINING_ONLY, Precision, RunConfig, Template
 
 
 @settings
@@ -49,6 +53,27 @@ def benchmark_data(parsed: Parsed[DataConfig]) -> None:
 
 
 @settings
+class LoadingConfig:
+    """Reading a model, in one process and in several at once."""
+
+    version: str = flag("", "merged model: folder or hub id")
+    precision: Precision = flag("bf16", "of the weights in memory")
+    processes: Annotated[int, Field(ge=1, le=64)] = flag(2, "processes that read it at once")
+
+    def __post_init__(self) -> None:
+        if not self.version:
+            raise InputError("--version is missing; give the folder of a merged model")
+
+
+def benchmark_loading(parsed: Parsed[LoadingConfig]) -> None:
+    """Read a model in fresh processes, and watch them."""
+    from utils.benchmark.loading import benchmark
+
+    config = parsed.config
+    benchmark(config.version, config.precision, processes=config.processes)
+
+
+@settings
 class QuantizationConfig:
     """Memory and masks of a model whose language model has 16, 8 and 4 bits."""
 
@@ -76,6 +101,7 @@ def benchmark_quantization(parsed: Parsed[QuantizationConfig]) -> None:
 
 COMMANDS = {
     "data": (DataConfig, benchmark_data),
+    "loading": (LoadingConfig, benchmark_loading),
     "quantization": (QuantizationConfig, benchmark_quantization),
 }
 

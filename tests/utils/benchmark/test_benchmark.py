@@ -58,7 +58,7 @@ def test_a_dialogue_without_photo_decodes_and_resizes_nothing():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "the following arguments are required: data|quantization"),
+        ([], "the following arguments are required: data|loading|quantization"),
         (["model"], "invalid choice: 'model' (choose from"),
         (["quantization"], "--version is missing"),
         (["quantization", "--version=x", "--precision=fp32"], "--precision"),
