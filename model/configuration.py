@@ -98,6 +98,7 @@ class PixelLMConfig(PreTrainedConfig):
 
     model_type = "pixellm"
     sub_configs: ClassVar[dict[str, Any]] = {"text_config": LlamaConfig, "vision_config": CLIPVisionConfig}
+    has_no_defaults_at_init: ClassVar[bool] = True  # transformers 5.17 would make one without arguments
     image_token_id: ClassVar[int] = IMAGE_TOKEN_ID
 
     text_config: LlamaConfig
