@@ -58,21 +58,25 @@ class Reply:
         return name_groups(self.text, self.group, [f"[{number}]" for number in range(len(self.targets))])
 
 
-def make_reply(ids: list[int], logits: Tensor, codebook: SegCodebook, tokenizer: LlamaTokenizer) -> Reply:
+def make_reply(ids: list[int], logits: Tensor | None, codebook: SegCodebook, tokenizer: LlamaTokenizer) -> Reply:
     """Put words and masks together.
 
     Args:
         ids: the answer, with its end mark if the model ended it itself.
-        logits: (N, H, W), one mask per complete token group, in reading order.
+        logits: (N, H, W), one mask per complete token group, in reading order; None if the conversation was about no
+            image.
     """
     row = torch.tensor([ids])
     spans = [(start, start + codebook.size) for start in codebook.find_groups(row)[1].tolist()]
-    phrases = _phrases(tokenizer, ids, spans)
+    about_image = logits is not None
+    if logits is None:
+        logits, spans = torch.empty(0, 0, 0), []
     targets = [
         Target(phrase, span, of_target > 0, _foreground_score(of_target), of_target)
-        for phrase, span, of_target in zip(phrases, spans, logits, strict=True)
+        for phrase, span, of_target in zip(_phrases(tokenizer, ids, spans), spans, logits, strict=True)
     ]
     reason = _reason(
+        about_image=about_image,
         num_targets=len(targets),
         num_stray=codebook.count_stray(row),
         cut_after=0 if ids[-1:] == [tokenizer.eos_token_id] else len(ids),
@@ -96,13 +100,15 @@ def _foreground_score(logits: Tensor) -> float:
     return float((logits.sigmoid() * inside).sum() / inside.sum().clamp(min=1))
 
 
-def _reason(*, num_targets: int, num_stray: int, cut_after: int) -> str | None:
+def _reason(*, about_image: bool, num_targets: int, num_stray: int, cut_after: int) -> str | None:
     """What a user should know; ``cut_after`` is 0 for an answer that the model ended."""
     reasons = []
     if num_stray:
         reasons.append(f"{num_stray} segmentation tokens stood outside a complete group and were dropped")
     if cut_after:
         reasons.append(f"the answer was cut after {cut_after} tokens")
-    if num_targets == 0 and not num_stray:
+    if not about_image:
+        reasons.append("the question was about no image, so there are no masks")
+    elif num_targets == 0 and not num_stray:
         reasons.append("the model answered without a segmentation token")
     return "; ".join(reasons) or None
