@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
-from transformers import Cache, GenerationConfig, LlamaModel
+from transformers import Cache, GenerationConfig, GenerationMixin, LlamaModel
 
 from .codebook import TokenFusion, build_text_projection, gather_seg_states
 from .configuration import PixelLMConfig
@@ -59,7 +60,7 @@ class PixelLMModel(OwnRules, LlamaModel):
             super()._init_weights(module)
 
 
-class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel):
+class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMixin):  # named, as transformers asks
     """The composition: tower -> projectors -> LLaMA -> codebook -> pixel decoder."""
 
     def __init__(self, config: PixelLMConfig) -> None:
@@ -85,17 +86,16 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel):
         """
         config = self.config
         scales = self.model.vision_tower(pixel_values, valid_hw)  # (S, B, g*g, V)
-        grid = (config.patch_grid, config.patch_grid)
-        deepest = scales[0].transpose(1, 2).unflatten(2, grid)  # (B, V, g, g)
+        deepest = rearrange(scales[0], "b (h w) v -> b v h w", h=config.patch_grid)
         if config.llm_grid != config.patch_grid:
             pooled_hw = (config.llm_grid, config.llm_grid)
             deepest = F.interpolate(deepest.float(), pooled_hw, mode="bilinear", align_corners=False).to(scales.dtype)
         decoder_projector = self.model.out_mm_projector if config.separate_mm_projector else self.model.mm_projector
         pyramid = decoder_projector(scales)  # (S, B, g*g, D)
         return VisionFeatures(
-            llm=self.model.mm_projector(deepest.flatten(2).transpose(1, 2)),
+            llm=self.model.mm_projector(rearrange(deepest, "b v h w -> b (h w) v")),
             patch_mask=patch_valid_mask(valid_hw, size=config.covered_size, grid=config.llm_grid).flatten(1),
-            pyramid=pyramid.transpose(2, 3).unflatten(3, grid),
+            pyramid=rearrange(pyramid, "s b (h w) d -> s b d h w", h=config.patch_grid),
             valid_hw=valid_hw,
         )
 
@@ -124,7 +124,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel):
             raise ValueError(f"image placeholders per conversation {counts.tolist()} != {expected} image features")
         embeds = self.model.embed_tokens(input_ids.masked_fill(is_image, 0))
         sees_image = image_index[counts > 0]
-        rows = features.llm[sees_image].to(embeds).flatten(0, 1)
+        rows = rearrange(features.llm[sees_image].to(embeds), "q p d -> (q p) d")
         embeds = embeds.masked_scatter(is_image[..., None], rows)
         visible = features.patch_mask[sees_image].flatten()
         return embeds, attention_mask.masked_scatter(is_image, visible)
@@ -160,21 +160,21 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel):
             logits_to_keep: only so many positions, from the end, or these; 0 keeps all.
         """
         features = None
+        if pixel_values is not None:
+            assert valid_hw is not None, "give valid_hw with pixel_values"
+            features = self.encode_images(pixel_values, valid_hw)
         if inputs_embeds is None:
             assert input_ids is not None, "give input_ids or inputs_embeds"
-            if past_key_values is not None and pixel_values is None:  # a step of generation
-                inputs_embeds = self.model.embed_tokens(input_ids)
-            else:
+            if image_index is None:
+                image_index = torch.arange(len(input_ids), device=input_ids.device)
+            if past_key_values is None:
                 if attention_mask is None:
                     attention_mask = torch.ones_like(input_ids)
-                if image_index is None:
-                    image_index = torch.arange(len(input_ids), device=input_ids.device)
-                if pixel_values is not None:
-                    assert valid_hw is not None, "give valid_hw with pixel_values"
-                    features = self.encode_images(pixel_values, valid_hw)
                 if position_ids is None:
                     position_ids = positions(attention_mask)
                 inputs_embeds, attention_mask = self.embed(input_ids, attention_mask.bool(), features, image_index)
+            else:  # a step of generation, which shows no image
+                inputs_embeds = self.model.embed_tokens(input_ids)
         options.pop("return_dict", None)
         output = self.model(
             inputs_embeds=inputs_embeds,
@@ -196,7 +196,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel):
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             found["logits"] = self.lm_head(hidden[:, kept])
-        if features is not None:
+        if features is not None and input_ids is not None and image_index is not None:
             queries = self.seg_queries(hidden, input_ids, image_index)
             low_res = self.decode_masks(features, queries)
             found["mask_logits"] = [low_res[queries.image_index == b] for b in range(len(features.valid_hw))]
@@ -204,7 +204,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel):
             if orig_hw is not None:
                 found["photo_logits"] = [
                     self.resize_masks(logits, valid_hw=features.valid_hw[b], out_hw=orig_hw[b])
-                    for b, logits in enumerate(found["mask_logits"])
+                    for b, logits in enumerate(found.mask_logits)
                 ]
         return found
 
@@ -235,8 +235,8 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel):
         Returns:
             (N, h, w) low-resolution logits of the padded input.
         """
-        flat = self.model.image_feature_neck(features.pyramid.flatten(0, 1))
-        pyramid = flat.unflatten(0, features.pyramid.shape[:2])  # (S, B, C, g, g)
+        flat = self.model.image_feature_neck(rearrange(features.pyramid, "s b d h w -> (s b) d h w"))
+        pyramid = rearrange(flat, "(s b) c h w -> s b c h w", s=len(features.pyramid))
         embeds, image_index = queries.embeds, queries.image_index
         count = len(embeds)
         if count == 0:

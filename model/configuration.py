@@ -17,7 +17,6 @@ import pydantic
 import torch
 from pydantic import Field
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
-from typing_extensions import TypedDict
 
 from .errors import InputError
 from .files import read_object
@@ -127,10 +126,12 @@ class PixelLMConfig(PreTrainedConfig):
         Raises:
             InputError: for the first that does not fit.
         """
-        try:
-            _CHECKED.validate_python({name: getattr(self, name) for name in CHOICES}, strict=True)
-        except pydantic.ValidationError as err:
-            raise InputError(" ".join(first_problem(err))) from err
+        for name, expected in _CHECKS.items():
+            try:
+                expected.validate_python(getattr(self, name), strict=True)
+            except pydantic.ValidationError as err:
+                place, problem = first_problem(err)
+                raise InputError(f"{name}{place} {problem}") from err
         get_conversation(self.conv_type)
         self._check_codebook()
         self._check_input()
@@ -342,4 +343,4 @@ CHOICES = tuple(
     if member.name in PixelLMConfig.__annotations__ and member.name not in PixelLMConfig.sub_configs
 )
 _HINTS = inspect.get_annotations(PixelLMConfig, eval_str=True)
-_CHECKED = pydantic.TypeAdapter(TypedDict("PixelLMChoices", {name: _HINTS[name] for name in CHOICES}))
+_CHECKS: dict[str, pydantic.TypeAdapter[Any]] = {name: pydantic.TypeAdapter(_HINTS[name]) for name in CHOICES}

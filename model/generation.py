@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
@@ -30,8 +31,6 @@ _STRATEGIES = (
     GenerationMode.BEAM_SEARCH,
     GenerationMode.BEAM_SAMPLE,
 )
-
-
 _REMEDY = "Copy it again from its source, or remove it: then answers are greedy"
 
 
@@ -94,7 +93,7 @@ class AnswersWithMasks(GenerationMixin):
             vision_features = self.encode_images(pixel_values, cast(Tensor, valid_hw))
         embeds, visible = self.embed(input_ids, attention_mask.bool(), vision_features, image_index)
         states: list[Tensor] = []
-        output = super().generate(
+        output = super().generate(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids=input_ids.masked_fill(input_ids == IMAGE_TOKEN_ID, 0),  # penalties look ids up in a table
             inputs_embeds=embeds,
             attention_mask=visible.long(),
@@ -114,14 +113,17 @@ class AnswersWithMasks(GenerationMixin):
             )
         if generation_config.prefill_chunk_size is not None:
             raise InputError("prefill_chunk_size: a prompt with an image in it is read at once; leave it out")
-        super()._validate_generation_mode(generation_mode, generation_config, *args, **options)
+        super()._validate_generation_mode(  # pyright: ignore[reportAttributeAccessIssue]
+            generation_mode, generation_config, *args, **options
+        )
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, new_states: Any = None, **kwargs: Any
     ) -> Any:
         """transformers' own, which looks at the names above; ``new_states`` goes to the next method alone."""
         del new_states
-        return super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
+        prepare = super().prepare_inputs_for_generation  # pyright: ignore[reportAttributeAccessIssue]
+        return prepare(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
 
     def _update_model_kwargs_for_generation(self, outputs: ModelOutput, model_kwargs: Any, **options: Any) -> Any:
         """Once for each new token: keep the one state that masks are decoded from, not those of every layer."""
@@ -149,7 +151,7 @@ class AnswersWithMasks(GenerationMixin):
             rows, starts = rows[sees_image], starts[sees_image]
             position = starts[:, None] + torch.arange(self.codebook.size, device=starts.device)
             # states[i] predicted ids[i]
-            grouped = states[rows[:, None], position].unflatten(1, (self.codebook.scales, self.codebook.tokens))
+            grouped = rearrange(states[rows[:, None], position], "n (s k) d -> n s k d", k=self.codebook.tokens)
             images = image_index.repeat_interleave(len(sequences) // len(input_ids))[rows]
             low_res = self.decode_masks(features, SegQueries(self.fuse(grouped), rows, images))
             masks = [low_res[rows == row] for row in range(len(sequences))]
@@ -186,6 +188,6 @@ def _states_of_sequences(new_states: list[Tensor], new_ids: Tensor, beam_indices
     count = new_ids.shape[1]
     states = torch.stack(new_states[:count])  # (T, rows, D)
     if beam_indices is None:
-        return states.transpose(0, 1)
+        return rearrange(states, "t q d -> q t d")
     beams = beam_indices[:, :count].clamp(min=0)  # the beam that each token came from; -1 behind the end
     return states[torch.arange(count, device=beams.device), beams]

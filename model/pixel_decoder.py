@@ -14,6 +14,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .configuration import PixelLMConfig
@@ -47,7 +48,7 @@ class PositionEncoding(nn.Module):
         y, x = torch.meshgrid(centers, centers, indexing="ij")
         coordinates = (2 * torch.stack([x, y], dim=-1) - 1).to(matrix.dtype)
         angles = 2 * math.pi * (coordinates @ matrix)
-        return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)
+        return rearrange(torch.cat([angles.sin(), angles.cos()], dim=-1), "h w c -> c h w")
 
 
 class PromptEncoder(nn.Module):
@@ -95,11 +96,11 @@ class Attention(nn.Module):
             (N, T, C).
         """
         q, k, v = (
-            projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            rearrange(projection(x), "n t (heads c) -> n heads t c", heads=self.heads)
             for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
-        out = F.scaled_dot_product_attention(q, k, v)  # (N, heads, T, C / heads)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.out_proj(rearrange(out, "n heads t c -> n t (heads c)"))
 
 
 class TwoLayerMLP(nn.Module):
@@ -255,9 +256,9 @@ class MaskDecoder(nn.Module):
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # (1 + 4, C)
         tokens = torch.cat([output_tokens.expand(len(query), -1, -1), query[:, None]], dim=1)
         tokens = tokens + self.level_embed.weight[scale]
-        image, position = source.flatten(2).transpose(1, 2), position.flatten(1).T
+        image, position = rearrange(source, "n c h w -> n (h w) c"), rearrange(position, "c h w -> (h w) c")
         tokens, image = self.transformer[scale](image, position, tokens)
-        upscaled = self.output_upscaling(image.transpose(1, 2).unflatten(2, source.shape[-2:]))
+        upscaled = self.output_upscaling(rearrange(image, "n (h w) c -> n c h w", h=source.shape[-2]))
         kernel = self.output_hypernetworks_mlps[0](tokens[:, 1])
         return torch.einsum("nc,nchw->nhw", kernel, upscaled)
 

@@ -54,7 +54,7 @@ class PixelLMPreTrainedModel(OwnRules):
     config: PixelLMConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -102,7 +102,7 @@ class PixelLMPreTrainedModel(OwnRules):
         if found.tokenizer is not None:
             network.processor = PixelLMProcessor.of(config, found.tokenizer)
         network.name_or_path = network.config.name_or_path = str(name)
-        return (network, network.load_report.loading_info()) if output_loading_info else network
+        return (network, cast(LoadReport, network.load_report).loading_info()) if output_loading_info else network
 
     @classmethod
     def from_state(

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import Cache
 from transformers.utils.generic import ModelOutput
 
-# ModelOutput wants None as default of every field.
-_ALWAYS_SET = cast(Any, None)
+# ModelOutput wants None as default of every field; the docstrings say when a field is set.
+_SET_WHERE_PROMISED = cast(Any, None)
 
 
 @dataclass
@@ -123,12 +123,12 @@ class PixelLMOutput(ModelOutput):
         hidden_states, attentions: of every layer, where transformers' options ask for them.
     """
 
-    lm_loss: Tensor | None = None
-    logits: Tensor | None = None
-    mask_logits: list[Tensor] | None = None
-    photo_logits: list[Tensor] | None = None
-    query_index: Tensor | None = None
-    last_hidden_state: Tensor | None = None
+    lm_loss: Tensor = _SET_WHERE_PROMISED
+    logits: Tensor = _SET_WHERE_PROMISED
+    mask_logits: list[Tensor] = _SET_WHERE_PROMISED
+    photo_logits: list[Tensor] = _SET_WHERE_PROMISED
+    query_index: Tensor = _SET_WHERE_PROMISED
+    last_hidden_state: Tensor = _SET_WHERE_PROMISED
     past_key_values: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -146,9 +146,9 @@ class PixelLMGenerateOutput(ModelOutput):
         others: what transformers' ``generate`` returns beside the sequences, such as scores.
     """
 
-    sequences: Tensor = _ALWAYS_SET
+    sequences: Tensor = _SET_WHERE_PROMISED
     mask_logits: list[Tensor] | None = None
-    states: Tensor = _ALWAYS_SET
+    states: Tensor = _SET_WHERE_PROMISED
     others: dict[str, Any] | None = None
 
 

@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
@@ -30,7 +31,7 @@ class VisionEmbeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, R, R), normalized and of the weights' dtype -> (B, T, V), class token first."""
-        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (B, g*g, V)
+        patches = rearrange(self.patch_embedding(pixel_values), "b v h w -> b (h w) v")
         cls = self.class_embedding.expand(len(patches), 1, -1)
         return torch.cat([cls, patches], dim=1) + self.position_embedding.weight
 
@@ -107,7 +108,7 @@ def resize_position_table(table: Tensor, *, grid: int, rule: str) -> Tensor:
     if native == grid:
         return table
     cls, patches = (table[:1], table[1:]) if rule == "correct" else (table[-1:], table[:-1])
-    image = patches.float().T.unflatten(1, (native, native))[None]  # (1, V, n, n)
-    resized = F.interpolate(image, (grid, grid), mode="bilinear", align_corners=False)[0]
-    rows = resized.flatten(1).T.to(table.dtype)
+    image = rearrange(patches.float(), "(h w) v -> 1 v h w", h=native)
+    resized = F.interpolate(image, (grid, grid), mode="bilinear", align_corners=False)
+    rows = rearrange(resized, "1 v h w -> (h w) v").to(table.dtype)
     return torch.cat([cls, rows] if rule == "correct" else [rows, cls])

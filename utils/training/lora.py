@@ -6,6 +6,7 @@ peft is imported only where a model is wrapped.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import cast
 
@@ -66,7 +67,10 @@ def wrap_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, names:
         target_modules=targets,
         bias="none",
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # peft asks transformers under a name that transformers has given up.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        return get_peft_model(model, config)
 
 
 def is_trained(name: str, *, train_mask_decoder: bool = True, released_set: bool = False) -> bool:

@@ -100,7 +100,8 @@ def _write_merged(flags: MergeConfig, folder: Path) -> dict[str, Tensor]:
     else:
         logger.info("the weights hold no LoRA; they are saved as they are")
         expected = probe(network, run.tokenizer)
-    network.to(PRECISIONS[flags.precision]).save_pretrained(folder, save_vision_tower=flags.save_vision_tower)
+    network.to(dtype=PRECISIONS[flags.precision])  # pyright: ignore[reportCallIssue]
+    network.save_pretrained(folder, save_vision_tower=flags.save_vision_tower)
     return expected
 
 

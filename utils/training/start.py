@@ -104,14 +104,19 @@ def resolve_run_flags(parsed: Parsed[RunConfig]) -> RunConfig:
     return replace(run, resize_vision_tower=True, **recorded)
 
 
-def build_for_training(run: RunConfig) -> TrainingModel:
+def build_for_training(run: RunConfig, *, device: torch.device | None = None) -> TrainingModel:
     """Read what the run starts from and wrap it with LoRA; the same on every process.
 
+    Args:
+        device: where the weights go one by one, so that the processes of a machine never hold a model each in its
+            memory; default is the CPU, where they lie in the files that all of them share.
     Raises:
         InputError: if a folder is missing, or its weights do not fit the flags.
     """
     torch.manual_seed(run.seed)
-    network, tokenizer, folder = _from_merged_model(run) if run.init_from else _from_base(run)
+    network, tokenizer, folder = (_from_merged_model if run.init_from else _from_base)(
+        run, device or torch.device("cpu")
+    )
     if run.gradient_checkpointing:
         _enable_checkpointing(network.model)
     wrapped = wrap_lora(
@@ -126,7 +131,7 @@ def build_for_training(run: RunConfig) -> TrainingModel:
     return TrainingModel(wrapped, network, tokenizer, network.config, folder)
 
 
-def _from_base(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path]:
+def _from_base(run: RunConfig, device: torch.device) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path]:
     """A LLaVA base and a CLIP tower; the codebook is added and everything about masks is new."""
     folder = resolve_folder(run.version, flag="--version")
     tower_folder = resolve_folder(run.vision_tower, flag="--vision-tower")
@@ -138,7 +143,12 @@ def _from_base(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path
     if unused:
         logger.info("not used of --version %s: %d weights (e.g. %s)", run.version, len(unused), unused[0])
     network = PixelLMForCausalLM.from_state(
-        config, state, dtype=PRECISIONS[run.precision], source=f"--version {run.version}", may_initialize=FRESH_MODULES
+        config,
+        state,
+        source=f"--version {run.version}",
+        may_initialize=FRESH_MODULES,
+        dtype=PRECISIONS[run.precision],
+        device_map={"": device},
     )
     if run.query_init == "unit":
         projection = network.model.text_hidden_fcs[0]
@@ -147,11 +157,15 @@ def _from_base(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path
     return network, tokenizer, folder
 
 
-def _from_merged_model(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path]:
+def _from_merged_model(run: RunConfig, device: torch.device) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path]:
     """Everything as it was trained, tokens included; only LoRA will be new. See ``resolve_run_flags``."""
     folder = resolve_folder(run.init_from, flag="--init_from")
     network = PixelLMForCausalLM.from_pretrained(
-        folder, dtype=PRECISIONS[run.precision], vision_tower=run.vision_tower, conv_type=run.conv_type
+        folder,
+        vision_tower=run.vision_tower,
+        conv_type=run.conv_type,
+        dtype=PRECISIONS[run.precision],
+        device_map={"": device},
     )
     if network.processor is None:
         raise InputError(f"--init_from {run.init_from} has no tokenizer; copy the tokenizer files of the model there")

@@ -25,6 +25,7 @@ from utils.data.sources import Source
 from utils.evaluation.teacher_forced import validate_teacher_forced
 
 from .checkpoints import check_free_space, load_checkpoint, save_checkpoint, step_folder
+from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
 from .journal import Journal, UpdateReport
 from .run_data import open_train_sources, open_val_sources, warn_of_little_data
@@ -95,7 +96,9 @@ class Trainer:
         val_sources: list[Source],
     ) -> Trainer:
         device = init_distributed()
-        training = build_for_training(run)
+        # A model that ZeRO-3 divides need not fit on one device.
+        whole = not shards_parameters(deepspeed_settings(run))
+        training = build_for_training(run, device=device if whole else None)
         with dist.stop_together():
             if lock and sources:
                 goes_on = directory.has_checkpoint and not run.overwrite_run
