@@ -7,6 +7,7 @@ accounted for, nothing is silently random, and no file runs code.
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from .files import is_file
 from .generation import read_generation_config
 from .hub import resolve_folder, take_hub_options
 from .processor import PixelLMProcessor
+from .publish import take_upload_options, upload_folder
 from .weights.bases import TOWER_PREFIX
 from .weights.card import write_card
 from .weights.checkpoint import LoadReport, check_fit, read_model, read_weights_of_folder
@@ -159,7 +161,7 @@ class PixelLMPreTrainedModel(OwnRules):
                 "this model's language model is quantized; save the model that it was read from, and quantize it again "
                 "when it is read"
             )
-        upload = {key: options.pop(key) for key in ("repo_id", "commit_message", "private") if key in options}
+        upload = take_upload_options(options)
         state = options.pop("state_dict", None) or self.state_dict()
         kept = {
             name: own_storage(tensor)
@@ -175,7 +177,21 @@ class PixelLMPreTrainedModel(OwnRules):
             self.processor.save_pretrained(folder)
         write_card(folder, self.config)
         if push_to_hub:
-            self.push_to_hub(upload.pop("repo_id", folder.name), **upload)
+            upload_folder(folder, **upload)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Upload a whole folder, as ``save_pretrained`` writes it.
+
+        Args:
+            options: of ``save_pretrained``, and transformers' own: ``commit_message``, ``private``, ``token``,
+                ``revision``, ``create_pr``.
+        Returns:
+            address of the commit.
+        """
+        upload = {**take_upload_options(options), "repo_id": repo_id}
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **options)
+            return upload_folder(Path(folder), **upload)
 
     def init_weights(self) -> None:
         """Nothing is left to draw: PyTorch's constructors have done it, but for what only a loaded buffer fills."""

@@ -6,6 +6,7 @@ Shapes: Q conversations, B images, L tokens, N masks, R input side; H, W size of
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +14,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from jinja2 import TemplateError
-from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, LlamaTokenizer, ProcessorMixin
 from transformers.image_processing_base import ImageProcessingMixin
@@ -23,8 +23,9 @@ from .configuration import PixelLMConfig
 from .errors import InputError
 from .files import is_file, read_object, write_json, write_text
 from .hub import resolve_folder, take_hub_options
-from .image import ImagePreprocessor, read_image, resize_logits
+from .image import ImagePreprocessor, Photo, photo_pixels, resize_logits
 from .part_configs import REMEDY
+from .publish import upload_folder
 from .replies import Reply, make_reply
 from .structures import PixelLMGenerateOutput
 from .text.conversation import IMAGE, IMAGE_MARK, OURS, SEG_MARK, Conversation, Rendered, get_conversation
@@ -36,7 +37,6 @@ from .weights.checkpoint import read_model
 PROCESSOR_FILE = "processor_config.json"
 _PREPROCESSOR_FILE = "preprocessor_config.json"
 _TEMPLATE_FILE = "chat_template.jinja"
-Photo = np.ndarray | Image.Image | str | Path
 
 
 class ProcessorKeys(TypedDict):
@@ -101,7 +101,7 @@ class PixelLMImageProcessor(ImageProcessingMixin):
         """
         _refuse(options)
         photos = [images] if isinstance(images, Photo) else images
-        prepared = [self.preprocess(_pixels(photo)) for photo in photos]
+        prepared = [self.preprocess(photo_pixels(photo)) for photo in photos]
         return BatchFeature(
             {
                 "pixel_values": torch.stack([photo.pixel_values for photo in prepared]),
@@ -228,7 +228,13 @@ class PixelLMProcessor(ProcessorMixin):
         write_json(folder / _PREPROCESSOR_FILE, self.image_processor.to_dict())
         write_text(folder / _TEMPLATE_FILE, chat_template(self.conversation, self.codebook))
         if push_to_hub:
-            self.push_to_hub(options.pop("repo_id", folder.name), **options)
+            upload_folder(folder, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Upload what ``save_pretrained`` writes; options and result as of the model's ``push_to_hub``."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload_folder(Path(folder), repo_id=repo_id, **options)
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -439,15 +445,6 @@ def _image_index(shows_image: Sequence[bool], num_photos: int) -> Tensor:
     if num_photos != needed:
         raise InputError(f"{num_photos} images for {needed} texts about one; give one for each of them, or one for all")
     return (torch.tensor(shows_image).cumsum(0) - 1).clamp(min=0)
-
-
-def _pixels(photo: Photo) -> np.ndarray:
-    if isinstance(photo, str | Path):
-        return read_image(photo)
-    pixels = np.asarray(photo.convert("RGB")) if isinstance(photo, Image.Image) else photo
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
-        raise InputError(f"a photo is {pixels.dtype} of shape {pixels.shape}; expected uint8 of shape (H, W, 3)")
-    return pixels
 
 
 def _until(ids: list[int], end_id: Any) -> list[int]:

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import LlamaTokenizer
 
+from .drawing import overlay, write_image
+from .errors import InputError
+from .image import Photo, photo_pixels
 from .text.tokenizer import answer_text
 from .text.tokens import SegCodebook, name_groups
 
@@ -52,6 +57,41 @@ class Reply:
     targets: list[Target]
     group: str
     reason: str | None = None
+
+    def masks(self, photo_hw: tuple[int, int]) -> np.ndarray:
+        """(N, H, W) bool.
+
+        Args:
+            photo_hw: (H, W) of the photo, for an answer without targets.
+        """
+        if not self.targets:
+            return np.zeros((0, *photo_hw), dtype=bool)
+        return np.stack([target.mask.cpu().numpy() for target in self.targets])
+
+    def draw(self, photo: Photo) -> np.ndarray:
+        """The photo with every target tinted, outlined and numbered as in ``numbered``; (H, W, 3) uint8 RGB.
+
+        Args:
+            photo: what the question was about: a file name, a PIL image or an (H, W, 3) uint8 RGB array.
+        Raises:
+            InputError: if the photo cannot be read, or is of another size than the masks.
+        """
+        pixels = photo_pixels(photo)
+        masks = self.masks(pixels.shape[:2])
+        if masks.shape[1:] != pixels.shape[:2]:
+            raise InputError(
+                f"the photo is {pixels.shape[0]} x {pixels.shape[1]} pixels, the masks are {masks.shape[1]} x "
+                f"{masks.shape[2]}; give the photo that the question was about"
+            )
+        return overlay(pixels, masks)
+
+    def save(self, path: str | Path, photo: Photo) -> None:
+        """Write what ``draw`` gives, whole or not at all; the suffix of the name says the format.
+
+        Raises:
+            InputError: as ``draw``, and if the file cannot be written.
+        """
+        write_image(path, self.draw(photo))
 
     def numbered(self) -> str:
         """The text with each token group replaced by the number of its target, ``[0]`` for the first."""

@@ -1,7 +1,8 @@
-"""A hub of one's own: a cache in the layout of huggingface_hub, and a server of the few requests of a download."""
+"""A hub of one's own: a cache in the layout of huggingface_hub, and a server of what down- and uploads ask."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -44,11 +45,13 @@ class Hub:
     Attributes:
         repositories: name -> path in it -> content.
         gated: repositories whose files are refused.
+        commits: summaries of what was uploaded, in order.
         served: paths of files that were sent, in order.
     """
 
     repositories: dict[str, dict[str, bytes]]
     gated: set[str] = field(default_factory=set)
+    commits: list[str] = field(default_factory=list)
     served: list[str] = field(default_factory=list)
     address: str = ""
 
@@ -77,6 +80,37 @@ class _HubHandler(BaseHTTPRequestHandler):
         else:  # owner/name/resolve/revision/path
             self._answer("/".join(parts[:2]), parts[2:])
 
+    def do_POST(self) -> None:
+        """An upload: the repository is made, then a commit holds every file in its request."""
+        path = unquote(urlsplit(self.path).path).strip("/")
+        parts, hub = path.split("/"), self.served_hub
+        length = self.headers["Content-Length"]
+        lines = [json.loads(line) for line in (self.rfile.read(int(length)) if length else self._chunks()).splitlines()]
+        repository = "/".join(parts[2:4])
+        if path == "api/repos/create":
+            repository = f"{lines[0]['organization']}/{lines[0]['name']}"
+            hub.repositories.setdefault(repository, {})
+            answer = {"url": f"{hub.address}/{repository}"}
+        elif path == "api/validate-yaml":
+            answer = {"errors": [], "warnings": []}
+        elif parts[4] == "preupload":
+            names = [file["path"] for file in lines[0]["files"]]
+            answer = {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
+        else:  # "commit"
+            header, *files = (line["value"] for line in lines)
+            hub.commits.append(header["summary"])
+            hub.repositories[repository] |= {file["path"]: base64.b64decode(file["content"]) for file in files}
+            answer = {"commitUrl": f"{hub.address}/{repository}/commit/{COMMIT}", "commitOid": COMMIT}
+        self._send(200, json.dumps(answer).encode())
+
+    def _chunks(self) -> bytes:
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
     def _answer(self, repository: str, request: list[str]) -> None:
         hub = self.served_hub
         files = hub.repositories.get(repository)
@@ -94,6 +128,9 @@ class _HubHandler(BaseHTTPRequestHandler):
             path = "/".join(request[2:])
             if self.command == "GET":
                 hub.served.append(path)
+            if path not in files:
+                self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+                return
             self._send(200, files[path], {"X-Repo-Commit": COMMIT, "ETag": f'"{_oid(files[path])}"'})
         else:
             siblings = [{"rfilename": path} for path in files]
@@ -104,7 +141,7 @@ class _HubHandler(BaseHTTPRequestHandler):
         for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
