@@ -47,7 +47,7 @@ def test_a_published_folder_becomes_one_that_auto_classes_read(published, tmp_pa
     out = tmp_path / "elsewhere/out"
     flags = [f"--version={published}", f"--out={out}", *(["--save_vision_tower"] if with_tower else [])]
     assert convert_to_hf.main([*flags, "--conv_type=llava_llama_2"]) == 0
-    assert capsys.readouterr().out.startswith(f"{out} can be read by AutoModelForImageTextToText.from_pretrained")
+    assert f"{out} can be read by AutoModelForImageTextToText.from_pretrained" in capsys.readouterr().out
     source, written = read_weights(published), read_weights(out)
     del source["model.layers.0.self_attn.rotary_emb.inv_freq"]
     tower = {name for name in written if name.startswith(TOWER_PREFIX)}
