@@ -243,7 +243,8 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
             # Some GPU attention kernels refuse an empty batch. One query is decoded and dropped, which also keeps
             # every trained parameter in the graph: a process without masks must not leave the others waiting.
             embeds, image_index = embeds.sum() + embeds.new_zeros(1, *embeds.shape[1:]), image_index.new_zeros(1)
-        return self.model.mask_decoder(pyramid[:, image_index], embeds, prompt=self.model.prompt_encoder)[:count]
+        encoded, no_mask = self.model.prompt_encoder(pyramid.shape[-1])
+        return self.model.mask_decoder(pyramid[:, image_index], embeds, encoded, no_mask)[:count]
 
     def resize_masks(self, logits: Tensor, *, valid_hw: Tensor, out_hw: tuple[int, int]) -> Tensor:
         """(N, h, w) logits of one image -> (N, *out_hw), padding cut off."""

@@ -17,6 +17,7 @@ import pydantic
 import torch
 from pydantic import Field
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
+from typing_extensions import TypedDict
 
 from .errors import InputError
 from .files import read_object
@@ -28,9 +29,11 @@ from .part_configs import (
     LlamaKeys,
     VisionKeys,
     clip_config,
+    given_keys,
     llama_config,
     vision_keys,
 )
+from .recipe import Recipe
 from .text.conversation import get_conversation
 from .text.tokens import IMAGE_TOKEN_ID, SegCodebook
 from .values import (
@@ -41,6 +44,7 @@ from .values import (
     NonNegativeInt,
     Positive,
     Scales,
+    Schema,
     Text,
     TokenGrid,
     TokensPerScale,
@@ -50,8 +54,17 @@ from .values import (
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MOST_PATCHES = 512  # per side
-# What transformers keeps in config.json beside a model's own choices.
-_OF_TRANSFORMERS = ("architectures", "dtype", "torch_dtype", "transformers_version")
+
+
+class TransformersKeys(TypedDict, total=False):
+    """What transformers keeps in config.json beside a model's own choices."""
+
+    architectures: list[Text]
+    dtype: Literal["float32", "bfloat16", "float16", "float64"]
+    transformers_version: Text
+
+
+_OF_TRANSFORMERS = Schema(TransformersKeys)
 
 
 class PixelLMConfig(PreTrainedConfig):
@@ -108,7 +121,7 @@ class PixelLMConfig(PreTrainedConfig):
     decoder_mlp_ratio: Annotated[int, Field(ge=1, le=64)] = 8
     conv_type: Text = "llava_v1"
     model_max_length: Count = 512
-    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self, **others: Any) -> None:
         # A part belongs to one configuration: transformers writes into it.
@@ -216,7 +229,7 @@ class PixelLMConfig(PreTrainedConfig):
         return isinstance(other, PixelLMConfig) and self._architecture() == other._architecture()
 
     def _architecture(self) -> dict[str, Any]:
-        return {name: value for name, value in self.to_diff_dict().items() if name not in _OF_TRANSFORMERS}
+        return {name: value for name, value in self.to_diff_dict().items() if name in (*CHOICES, *self.sub_configs)}
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What config.json holds: every choice, defaults too, so that a later default changes no saved model."""
@@ -224,7 +237,11 @@ class PixelLMConfig(PreTrainedConfig):
         text = {name: whole["text_config"][name] for name in LlamaKeys.__annotations__ if name in whole["text_config"]}
         vision = {name: whole["vision_config"][name] for name in VisionKeys.__annotations__}
         return {
-            **{name: whole[name] for name in (*_OF_TRANSFORMERS, *CHOICES) if whole.get(name) is not None},
+            **{
+                name: whole[name]
+                for name in (*TransformersKeys.__annotations__, *CHOICES)
+                if whole.get(name) is not None
+            },
             "model_type": self.model_type,
             "image_token_id": self.image_token_id,
             "text_config": {"model_type": "llama", **text},
@@ -267,7 +284,8 @@ class PixelLMConfig(PreTrainedConfig):
         try:
             return super().from_dict(
                 {
-                    **{name: config_dict[name] for name in (*CHOICES, *_OF_TRANSFORMERS) if name in config_dict},
+                    **_OF_TRANSFORMERS.check(given_keys(config_dict), where=where, remedy=REMEDY),
+                    **{name: config_dict[name] for name in CHOICES if name in config_dict},
                     # Folders from before there was a text_config have its keys at the top.
                     "text_config": llama_config(config_dict.get("text_config", config_dict), where=where),
                     "vision_config": clip_config(config_dict, where=where),

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from .errors import InputError
@@ -106,6 +109,40 @@ def resolve_folder(name: str, *, flag: str = "", subfolder: str = "", revision: 
                 f"it lacks {', '.join(missing)}. Run the command again with a network, which fetches the rest"
             ) from err
         return cached
+
+
+def upload_folder(
+    repository: str,
+    write: Callable[[Path], None],
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    **commit: Any,
+) -> str:
+    """Upload a folder to the hub; the repository is made if it is missing.
+
+    Args:
+        write: fills the folder, in which it finds the README.md that the repository has.
+        private: of a new repository.
+        revision: a branch, which is made if it is missing.
+        commit: as of ``HfApi.upload_folder``: ``commit_message``, ``commit_description``, ``create_pr``.
+    Returns:
+        the address of the commit.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import EntryNotFoundError
+
+    api = HfApi(token=token)
+    name = api.create_repo(repository, private=private, exist_ok=True).repo_id
+    if revision and not revision.startswith("refs/pr"):
+        api.create_branch(name, branch=revision, exist_ok=True)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with suppress(EntryNotFoundError):
+            shutil.copyfile(api.hf_hub_download(name, "README.md", revision=revision), folder / "README.md")
+        write(folder)
+        return str(api.upload_folder(repo_id=name, folder_path=folder, revision=revision, **commit))
 
 
 def files_read(name: str) -> list[Path]:

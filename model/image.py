@@ -18,7 +18,8 @@ from torch import Tensor
 from .errors import InputError
 from .photo_file import open_photo
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what cannot be decoded is told in our words
+# Silent: what cannot be decoded is told in our words. OpenCV 4 has the function outside of cv2.utils.
+getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # pyright: ignore[reportAttributeAccessIssue]
 
 Photo = np.ndarray | Image.Image | str | Path
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -7,7 +7,6 @@ accounted for, nothing is silently random, and no file runs code.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +22,8 @@ from .configuration import PixelLMConfig
 from .errors import InputError
 from .files import is_file
 from .generation import read_generation_config
-from .hub import resolve_folder, take_hub_options
+from .hub import resolve_folder, take_hub_options, upload_folder
 from .processor import PixelLMProcessor
-from .publish import take_upload_options, upload_folder
 from .weights.bases import TOWER_PREFIX
 from .weights.card import write_card
 from .weights.checkpoint import LoadReport, check_fit, read_model, read_weights_of_folder
@@ -33,6 +31,8 @@ from .weights.quantization import language_model_only
 from .weights.tensors import own_storage
 
 logger = logging.getLogger(__name__)
+
+_OF_AN_UPLOAD = ("private", "token", "revision", "create_pr", "commit_message", "commit_description")
 
 
 class OwnRules(PreTrainedModel):
@@ -161,7 +161,7 @@ class PixelLMPreTrainedModel(OwnRules):
                 "this model's language model is quantized; save the model that it was read from, and quantize it again "
                 "when it is read"
             )
-        upload = take_upload_options(options)
+        upload = {key: options.pop(key) for key in ("repo_id", *_OF_AN_UPLOAD) if key in options}
         state = options.pop("state_dict", None) or self.state_dict()
         kept = {
             name: own_storage(tensor)
@@ -175,23 +175,22 @@ class PixelLMPreTrainedModel(OwnRules):
             weights.chmod(0o644)  # written readable by their owner alone
         if self.processor is not None:
             self.processor.save_pretrained(folder)
-        write_card(folder, self.config)
+        write_card(folder, self.config, has_tower=save_vision_tower)
         if push_to_hub:
-            upload_folder(folder, **upload)
+            self.push_to_hub(upload.pop("repo_id", folder.name), **upload)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Upload a whole folder, as ``save_pretrained`` writes it.
+        """Upload what ``save_pretrained`` writes; transformers' own would put an empty model card in place of ours.
 
         Args:
-            options: of ``save_pretrained``, and transformers' own: ``commit_message``, ``private``, ``token``,
-                ``revision``, ``create_pr``.
+            repo_id: ``owner/repository``; made if it is missing. A README.md that somebody wrote or edited there stays.
+            options: ``private``, ``token``, ``revision``, ``create_pr``, ``commit_message`` and
+                ``commit_description`` as in transformers; the rest goes to ``save_pretrained``.
         Returns:
-            address of the commit.
+            the address of the commit.
         """
-        upload = {**take_upload_options(options), "repo_id": repo_id}
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, **options)
-            return upload_folder(Path(folder), **upload)
+        upload = {key: options.pop(key) for key in _OF_AN_UPLOAD if key in options}
+        return upload_folder(repo_id, lambda folder: self.save_pretrained(folder, **options), **upload)
 
     def init_weights(self) -> None:
         """Nothing is left to draw: PyTorch's constructors have done it, but for what only a loaded buffer fills."""

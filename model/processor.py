@@ -6,7 +6,6 @@ Shapes: Q conversations, B images, L tokens, N masks, R input side; H, W size of
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -22,10 +21,9 @@ from typing_extensions import TypedDict
 from .configuration import PixelLMConfig
 from .errors import InputError
 from .files import is_file, read_object, write_json, write_text
-from .hub import resolve_folder, take_hub_options
+from .hub import resolve_folder, take_hub_options, upload_folder
 from .image import ImagePreprocessor, Photo, photo_pixels, resize_logits
 from .part_configs import REMEDY
-from .publish import upload_folder
 from .replies import Reply, make_reply
 from .structures import PixelLMGenerateOutput
 from .text.conversation import IMAGE, IMAGE_MARK, OURS, SEG_MARK, Conversation, Rendered, get_conversation
@@ -228,13 +226,11 @@ class PixelLMProcessor(ProcessorMixin):
         write_json(folder / _PREPROCESSOR_FILE, self.image_processor.to_dict())
         write_text(folder / _TEMPLATE_FILE, chat_template(self.conversation, self.codebook))
         if push_to_hub:
-            upload_folder(folder, **options)
+            self.push_to_hub(options.pop("repo_id", folder.name), **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Upload what ``save_pretrained`` writes; options and result as of the model's ``push_to_hub``."""
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return upload_folder(Path(folder), repo_id=repo_id, **options)
+        return upload_folder(repo_id, self.save_pretrained, **options)
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

@@ -33,7 +33,8 @@ class VisionEmbeddings(nn.Module):
         """(B, 3, R, R), normalized and of the weights' dtype -> (B, T, V), class token first."""
         patches = rearrange(self.patch_embedding(pixel_values), "b v h w -> b (h w) v")
         cls = self.class_embedding.expand(len(patches), 1, -1)
-        return torch.cat([cls, patches], dim=1) + self.position_embedding.weight
+        tokens = torch.arange(self.position_embedding.num_embeddings, device=patches.device)
+        return torch.cat([cls, patches], dim=1) + self.position_embedding(tokens)
 
 
 class VisionTransformer(nn.Module):

@@ -16,6 +16,7 @@ import torch
 
 import chat
 import merge_lora_weights_and_save_hf_model as merge
+from model.files import read_object
 from model.image import read_image
 from model.PixelLM import PixelLMForCausalLM
 from model.weights.tensors import read_weights
@@ -163,8 +164,13 @@ def test_merged_weights_are_rounded_on_request(merged, trained, tiny_world, tmp_
 def test_a_merged_folder_may_be_replaced(merged, trained, tmp_path):
     folder = Path(shutil.copytree(merged, tmp_path / "hf"))
     (folder / "model.safetensors").write_bytes(b"old")
+    (folder / "README.md").write_text("mine")
+    listed = set(read_object(folder / ".pixellm.json")["files"])
+    assert listed == {path.name for path in folder.iterdir()} - {".pixellm.json"}
+    assert listed >= {"README.md", "processor_config.json", "chat_template.jinja", "config.json"}
     assert merge.main([f"--weight={trained.folder / 'ckpt_model'}", f"--save_path={folder}", "--precision=fp32"]) == 0
     assert set(read_weights(folder)) == set(read_weights(merged))
+    assert (folder / "README.md").read_text() == "mine", "a card that somebody edited comes along"
     assert [path.name for path in tmp_path.iterdir()] == ["hf"], "no scratch folder is left"
 
 

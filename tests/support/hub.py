@@ -1,4 +1,4 @@
-"""A hub of one's own: a cache in the layout of huggingface_hub, and a server of what down- and uploads ask."""
+"""A hub of one's own: a cache in the layout of huggingface_hub, and a server of what downloads and uploads ask."""
 
 from __future__ import annotations
 
@@ -81,35 +81,24 @@ class _HubHandler(BaseHTTPRequestHandler):
             self._answer("/".join(parts[:2]), parts[2:])
 
     def do_POST(self) -> None:
-        """An upload: the repository is made, then a commit holds every file in its request."""
-        path = unquote(urlsplit(self.path).path).strip("/")
-        parts, hub = path.split("/"), self.served_hub
-        length = self.headers["Content-Length"]
-        lines = [json.loads(line) for line in (self.rfile.read(int(length)) if length else self._chunks()).splitlines()]
-        repository = "/".join(parts[2:4])
-        if path == "api/repos/create":
-            repository = f"{lines[0]['organization']}/{lines[0]['name']}"
+        """A repository is made, every file is said to be a small one, and a commit brings them."""
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        hub, answer = self.served_hub, {}
+        if self.path == "/api/repos/create":
+            request = json.loads(content)
+            repository = f"{request.get('organization', 'me')}/{request['name']}"
             hub.repositories.setdefault(repository, {})
             answer = {"url": f"{hub.address}/{repository}"}
-        elif path == "api/validate-yaml":
-            answer = {"errors": [], "warnings": []}
-        elif parts[4] == "preupload":
-            names = [file["path"] for file in lines[0]["files"]]
-            answer = {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
-        else:  # "commit"
-            header, *files = (line["value"] for line in lines)
-            hub.commits.append(header["summary"])
-            hub.repositories[repository] |= {file["path"]: base64.b64decode(file["content"]) for file in files}
-            answer = {"commitUrl": f"{hub.address}/{repository}/commit/{COMMIT}", "commitOid": COMMIT}
+        elif self.path.endswith("/preupload/main"):
+            paths = [file["path"] for file in json.loads(content)["files"]]
+            answer = {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
+        elif self.path.endswith("/commit/main"):
+            entries = [json.loads(line) for line in content.splitlines()]
+            owner, name = self.path.split("/")[3:5]
+            files = {e["value"]["path"]: base64.b64decode(e["value"]["content"]) for e in entries if e["key"] == "file"}
+            hub.repositories[f"{owner}/{name}"] |= files
+            answer = {"commitUrl": f"{hub.address}/{owner}/{name}/commit/{COMMIT}", "commitOid": COMMIT}
         self._send(200, json.dumps(answer).encode())
-
-    def _chunks(self) -> bytes:
-        content = b""
-        while size := int(self.rfile.readline(), 16):
-            content += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return content
 
     def _answer(self, repository: str, request: list[str]) -> None:
         hub = self.served_hub
@@ -124,6 +113,8 @@ class _HubHandler(BaseHTTPRequestHandler):
             sizes = {path: {"size": len(content), "oid": _oid(content)} for path, content in files.items()}
             tree = [{"type": "file", "path": path, **entry} for path, entry in sizes.items()]
             self._send(200, json.dumps(tree).encode())
+        elif request[0] == "resolve" and "/".join(request[2:]) not in files:
+            self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
         elif request[0] == "resolve":
             path = "/".join(request[2:])
             if self.command == "GET":

@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 from transformers import LlamaTokenizer
 
+from model.outputs import output_folder
 from model.PixelLM import PixelLMForCausalLM
 from model.text.conversation import IMAGE, get_conversation
 from model.text.tokens import encode_conversation
+from model.weights.checkpoint import MERGED_MODEL
 
 
 @torch.no_grad()
@@ -48,5 +50,6 @@ def write_parrot(
     """Teach a sentence, save the model with its tower inside, and return the ids it will say."""
     ids = tokenizer(sentence, add_special_tokens=False).input_ids
     teach(network, tokenizer, ids)
-    network.save_pretrained(folder)
+    with output_folder(folder, kind=MERGED_MODEL) as partial:  # as the merge does
+        network.save_pretrained(partial)
     return ids

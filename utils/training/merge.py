@@ -23,12 +23,13 @@ from model.text.conversation import IMAGE, SEG_MARK, get_conversation
 from model.text.tokenizer import load_tokenizer
 from model.text.tokens import IGNORE_INDEX, encode_conversation, seg_strings
 from model.weights.bases import read_tower
+from model.weights.card import keep_own_card
 from model.weights.checkpoint import MERGED_MODEL
 from model.weights.released import config_of_weights
 from model.weights.tensors import read_weights
 from utils.cli.config import MergeConfig
 
-from .checkpoints import LATEST, consolidate_zero, is_step
+from .checkpoints import LATEST, consolidate_zero, is_step, updates_of
 from .lora import load_lora, lora_module_names, lora_rank, merge_lora, split_training_state, wrap_lora
 from .run_description import RunDescription
 from .start import portable_path
@@ -67,6 +68,7 @@ def merge(flags: MergeConfig) -> None:
         size=_size_on_disk(weight) // 2,  # weights of four bytes may become weights of two
     )
     with output_folder(folder, kind=MERGED_MODEL) as unchecked:
+        keep_own_card(folder, unchecked)
         expected = _write_merged(flags, unchecked)
         verify(unchecked, expected, precision=flags.precision)
     logger.info("saved %s", folder)
@@ -84,6 +86,8 @@ def _write_merged(flags: MergeConfig, folder: Path) -> dict[str, Tensor]:
     weight = Path(flags.weight)
     base, lora = split_training_state(read_training_weights(weight))
     run = _describe(base, flags)
+    if updates := updates_of(weight):
+        run.config.recipe = {**run.config.recipe, "updates": updates}
     if not flags.save_vision_tower:
         base = _with_tower_of_folder(base, run.config)
     network = PixelLMForCausalLM.from_state(run.config, base, dtype=torch.float32, source=str(weight))

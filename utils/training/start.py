@@ -22,7 +22,6 @@ from model.hub import resolve_folder
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.part_configs import read_base_config, read_tower_config
 from model.PixelLM import PixelLMForCausalLM
-from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.text.tokenizer import add_codebook, load_tokenizer
 from model.text.tokens import SegCodebook
 from model.values import Count, Finite, Positive, Schema
@@ -32,6 +31,7 @@ from utils.cli.args import Parsed
 from utils.cli.config import RunConfig
 
 from .lora import set_trained, wrap_lora
+from .recipe import recipe_of
 
 logger = logging.getLogger(__name__)
 
@@ -173,13 +173,8 @@ def _from_merged_model(run: RunConfig, device: torch.device) -> tuple[PixelLMFor
     tokenizer.model_max_length = run.model_max_length
     network.config.vision_tower = portable_path(run.vision_tower)
     network.config.model_max_length = run.model_max_length
-    network.config.recipe = recipe_of(run)
+    network.config.recipe = recipe_of(run, before=network.config.recipe)
     return network, tokenizer, folder
-
-
-def recipe_of(run: RunConfig) -> dict[str, Any]:
-    """The choices between paper and release that config.json has no other key for."""
-    return {name: getattr(run, name) for name in ("release_recipe", *RECIPE_OF_PUBLISHED_WEIGHTS)}
 
 
 def _enable_checkpointing(llama: PreTrainedModel) -> None:
