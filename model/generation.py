@@ -6,18 +6,44 @@ Shapes: Q conversations, B images, L prompt tokens, T new tokens, D language-mod
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor
-from transformers import GenerationMixin
+from transformers import GenerationConfig, GenerationMixin
+from transformers.generation.configuration_utils import GenerationMode
 from transformers.utils.generic import ModelOutput
+from typing_extensions import TypedDict
 
+from .errors import InputError
+from .files import read_object
 from .structures import PixelLMGenerateOutput, SegQueries, VisionFeatures
-from .text.tokens import SegCodebook
+from .text.tokens import IMAGE_TOKEN_ID, SegCodebook
+from .values import Count, NonNegativeInt, Schema
 
 MAX_NEW_TOKENS = 512  # where neither the caller nor generation_config.json says it
+# They run the network once for each token, so that each has its state.
+_STRATEGIES = (
+    GenerationMode.GREEDY_SEARCH,
+    GenerationMode.SAMPLE,
+    GenerationMode.BEAM_SEARCH,
+    GenerationMode.BEAM_SAMPLE,
+)
+_REMEDY = "Copy it again from its source, or remove it: then answers are greedy"
+
+
+class GenerationKeys(TypedDict, total=False):
+    """What generation_config.json says in any case; transformers checks the rest."""
+
+    bos_token_id: NonNegativeInt | None
+    eos_token_id: NonNegativeInt | list[NonNegativeInt] | None
+    pad_token_id: NonNegativeInt | None
+    max_new_tokens: Count | None
+
+
+_KEYS = Schema(GenerationKeys)
 
 
 class AnswersWithMasks(GenerationMixin):
@@ -28,6 +54,11 @@ class AnswersWithMasks(GenerationMixin):
     embed: Callable[[Tensor, Tensor, VisionFeatures | None, Tensor], tuple[Tensor, Tensor]]
     fuse: Callable[[Tensor], Tensor]
     decode_masks: Callable[[VisionFeatures, SegQueries], Tensor]
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Yes; transformers would look for GenerationMixin among the network's own base classes, and warn."""
+        return True
 
     @torch.no_grad()
     def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -50,8 +81,9 @@ class AnswersWithMasks(GenerationMixin):
             vision_features: of ``encode_images``, in place of the images, to ask again without encoding again.
             options: as of transformers' ``generate``, such as ``max_new_tokens`` or ``streamer``.
         Raises:
-            ValueError: if the placeholders do not fit the images, or a decoding strategy was asked for that keeps no
-                state of each token (assisted generation).
+            InputError: if a way of decoding was asked for that keeps no state of each token, such as assisted
+                generation, or the prompt was to be read in chunks.
+            ValueError: if the placeholders do not fit the images.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -62,7 +94,7 @@ class AnswersWithMasks(GenerationMixin):
         embeds, visible = self.embed(input_ids, attention_mask.bool(), vision_features, image_index)
         states: list[Tensor] = []
         output = super().generate(  # pyright: ignore[reportAttributeAccessIssue]
-            input_ids=input_ids,
+            input_ids=input_ids.masked_fill(input_ids == IMAGE_TOKEN_ID, 0),  # penalties look ids up in a table
             inputs_embeds=embeds,
             attention_mask=visible.long(),
             position_ids=positions(attention_mask),
@@ -70,6 +102,20 @@ class AnswersWithMasks(GenerationMixin):
             **{**options, "return_dict_in_generate": True},
         )
         return self._with_masks(cast(ModelOutput, output), states, input_ids, image_index, vision_features)
+
+    def _validate_generation_mode(
+        self, generation_mode: GenerationMode, generation_config: GenerationConfig, *args: Any, **options: Any
+    ) -> None:
+        if generation_mode not in _STRATEGIES:
+            raise InputError(
+                f"{generation_mode.value.replace('_', ' ')} gives no masks, which are decoded from the state of each "
+                "token; use greedy search, sampling or beam search"
+            )
+        if generation_config.prefill_chunk_size is not None:
+            raise InputError("prefill_chunk_size: a prompt with an image in it is read at once; leave it out")
+        super()._validate_generation_mode(  # pyright: ignore[reportAttributeAccessIssue]
+            generation_mode, generation_config, *args, **options
+        )
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, new_states: Any = None, **kwargs: Any
@@ -81,7 +127,8 @@ class AnswersWithMasks(GenerationMixin):
 
     def _update_model_kwargs_for_generation(self, outputs: ModelOutput, model_kwargs: Any, **options: Any) -> Any:
         """Once for each new token: keep the one state that masks are decoded from, not those of every layer."""
-        model_kwargs["new_states"].append(outputs["last_hidden_state"][:, -1])
+        state = outputs["last_hidden_state"][:, -1]
+        model_kwargs["new_states"].append(state.clone())  # a view would keep those of the prompt
         return super()._update_model_kwargs_for_generation(outputs, model_kwargs, **options)
 
     def _with_masks(
@@ -94,19 +141,37 @@ class AnswersWithMasks(GenerationMixin):
     ) -> PixelLMGenerateOutput:
         others = dict(output)
         sequences: Tensor = others.pop("sequences")
+        prompts = input_ids.repeat_interleave(len(sequences) // len(input_ids), 0)
         new_ids = sequences[:, input_ids.shape[1] :]
         states = _states_of_sequences(new_states, new_ids, others.get("beam_indices"))
         masks = None
         if features is not None:
             rows, starts = self.codebook.find_groups(new_ids)  # (N,)
+            sees_image = (prompts == IMAGE_TOKEN_ID).any(1)[rows]
+            rows, starts = rows[sees_image], starts[sees_image]
             position = starts[:, None] + torch.arange(self.codebook.size, device=starts.device)
             # states[i] predicted ids[i]
             grouped = rearrange(states[rows[:, None], position], "n (s k) d -> n s k d", k=self.codebook.tokens)
-            copies = len(sequences) // len(input_ids)
-            images = image_index.repeat_interleave(copies)[rows]
+            images = image_index.repeat_interleave(len(sequences) // len(input_ids))[rows]
             low_res = self.decode_masks(features, SegQueries(self.fuse(grouped), rows, images))
             masks = [low_res[rows == row] for row in range(len(sequences))]
-        return PixelLMGenerateOutput(sequences=sequences, mask_logits=masks, states=states, others=others)
+        return PixelLMGenerateOutput(
+            sequences=torch.cat([prompts, new_ids], 1), mask_logits=masks, states=states, others=others
+        )
+
+
+def read_generation_config(file: Path) -> GenerationConfig:
+    """How a model is to answer, where the caller does not say it.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    content = read_object(file, remedy=_REMEDY)
+    _KEYS.check(content, where=str(file), remedy=_REMEDY)
+    try:
+        return GenerationConfig.from_dict(content)
+    except (ValueError, TypeError) as err:
+        raise InputError(f"{file} is not valid ({err}). {_REMEDY}") from err
 
 
 def positions(attention_mask: Tensor) -> Tensor:
@@ -121,11 +186,6 @@ def positions(attention_mask: Tensor) -> Tensor:
 def _states_of_sequences(new_states: list[Tensor], new_ids: Tensor, beam_indices: Tensor | None) -> Tensor:
     """T tensors (rows, D) -> (Q, T, D): the states that predicted each token of each sequence."""
     count = new_ids.shape[1]
-    if len(new_states) < count:
-        raise ValueError(
-            f"{len(new_states)} states for {count} new tokens: this decoding strategy keeps no state of each token; "
-            "use greedy search, sampling or beam search"
-        )
     states = torch.stack(new_states[:count])  # (T, rows, D)
     if beam_indices is None:
         return rearrange(states, "t q d -> q t d")

@@ -21,6 +21,7 @@ from .photo_file import open_photo
 # Silent: what cannot be decoded is told in our words. OpenCV 4 has the function outside of cv2.utils.
 getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # pyright: ignore[reportAttributeAccessIssue]
 
+Photo = np.ndarray | Image.Image | str | Path
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # With padding on, the release normalizes by these (0..255 units), whatever its preprocessor JSON says.
 RELEASED_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
@@ -50,6 +51,20 @@ def read_image(path: str | Path, *, as_stored: bool = False) -> np.ndarray:
             reason="image unreadable",
         )
     return image
+
+
+def photo_pixels(photo: Photo) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of whatever holds a photo; PIL images are taken as they are, a file as viewers show it.
+
+    Raises:
+        InputError: if a file cannot be read, or an array is no photo.
+    """
+    if isinstance(photo, str | Path):
+        return read_image(photo)
+    pixels = np.asarray(photo.convert("RGB")) if isinstance(photo, Image.Image) else photo
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
+        raise InputError(f"a photo is {pixels.dtype} of shape {pixels.shape}; expected uint8 of shape (H, W, 3)")
+    return pixels
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from transformers import LlamaTokenizer
 
 from .configuration import PRECISIONS
 from .errors import InputError
+from .image import Photo, photo_pixels
 from .PixelLM import PixelLMForCausalLM
 from .processor import PixelLMProcessor
 from .replies import Reply
@@ -76,6 +77,17 @@ class PixelLMPredictor:
         pixel_values = inputs["pixel_values"].to(self.model.device, self.model.dtype)
         features = self.model.encode_images(pixel_values, inputs["valid_hw"].to(self.model.device))
         self._seen = (image.shape[0], image.shape[1]), features
+
+    def segment(self, photo: Photo, question: str, *, max_new_tokens: int = 512) -> Reply:
+        """Answer one question about one photo: ``set_image`` and ``ask`` in one.
+
+        Args:
+            photo: a file name, a PIL image or an (H, W, 3) uint8 RGB array.
+        Raises:
+            InputError: if the photo cannot be read, or as ``ask``.
+        """
+        self.set_image(photo_pixels(photo))
+        return self.ask(question, max_new_tokens=max_new_tokens)
 
     @torch.inference_mode()
     def ask(self, question: str, *, max_new_tokens: int = 512) -> Reply:

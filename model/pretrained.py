@@ -14,13 +14,14 @@ from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from .attention import check_attention
 from .configuration import PixelLMConfig
 from .errors import InputError
 from .files import is_file
+from .generation import read_generation_config
 from .hub import resolve_folder, take_hub_options, upload_folder
 from .processor import PixelLMProcessor
 from .weights.bases import TOWER_PREFIX
@@ -108,7 +109,7 @@ class PixelLMPreTrainedModel(OwnRules):
         state = read_weights_of_folder(folder, config, vision_tower=vision_tower)
         settings = folder / "generation_config.json"
         if not found.published and is_file(settings) and "generation_config" not in options:
-            options["generation_config"] = _generation_config(folder)
+            options["generation_config"] = read_generation_config(settings)
         network = cls.from_state(config, state, source=str(folder), **options)
         if found.tokenizer is not None:
             network.processor = PixelLMProcessor.of(config, found.tokenizer)
@@ -212,15 +213,6 @@ class PixelLMPreTrainedModel(OwnRules):
         for module in self.modules():
             if hasattr(module, "positional_encoding_gaussian_matrix"):
                 cast(Any, module).reset_parameters()
-
-
-def _generation_config(folder: Path) -> GenerationConfig:
-    try:
-        return GenerationConfig.from_pretrained(folder)
-    except (OSError, ValueError, TypeError) as err:
-        raise InputError(
-            f"{folder / 'generation_config.json'} is not valid ({err}); remove it, and the answers are greedy"
-        ) from err
 
 
 @contextmanager

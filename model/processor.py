@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import BatchFeature, LlamaTokenizer, ProcessorMixin
 from transformers.image_processing_base import ImageProcessingMixin
@@ -21,21 +21,20 @@ from typing_extensions import TypedDict
 from .configuration import PixelLMConfig
 from .errors import InputError
 from .files import is_file, read_object, write_json, write_text
-from .hub import resolve_folder, take_hub_options
-from .image import ImagePreprocessor, read_image, resize_logits
+from .hub import resolve_folder, take_hub_options, upload_folder
+from .image import ImagePreprocessor, Photo, photo_pixels, resize_logits
 from .part_configs import REMEDY
 from .replies import Reply, make_reply
 from .structures import PixelLMGenerateOutput
 from .text.conversation import IMAGE, IMAGE_MARK, OURS, SEG_MARK, Conversation, Rendered, get_conversation
 from .text.tokenizer import add_codebook, answer_text, load_tokenizer, save_tokenizer
-from .text.tokens import SegCodebook, encode_conversation, seg_strings
+from .text.tokens import IMAGE_TOKEN_ID, SegCodebook, encode_conversation, seg_strings
 from .values import Count, Finite, InputSide, Positive, Scales, Schema, Text, TokensPerScale
 from .weights.checkpoint import read_model
 
 PROCESSOR_FILE = "processor_config.json"
 _PREPROCESSOR_FILE = "preprocessor_config.json"
 _TEMPLATE_FILE = "chat_template.jinja"
-Photo = np.ndarray | Image.Image | str | Path
 
 
 class ProcessorKeys(TypedDict):
@@ -75,6 +74,21 @@ class PixelLMImageProcessor(ImageProcessingMixin):
         """Pixels per side that patches cover, from the top left."""
         return self.preprocess.size // self.patch_size * self.patch_size
 
+    def to_dict(self) -> dict[str, Any]:
+        """preprocessor_config.json: what comes nearest in CLIP's own terms, for programs that read only these."""
+        pad, size = self.preprocess.pad, self.preprocess.size
+        return {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_resize": True,
+            "do_center_crop": not pad,
+            "do_pad": pad,
+            "size": {("longest_edge" if pad else "shortest_edge"): size},
+            "crop_size": {"height": size, "width": size},
+            "do_normalize": True,
+            "image_mean": list(self.preprocess.mean),
+            "image_std": list(self.preprocess.std),
+        }
+
     def __call__(self, images: Photo | Sequence[Photo], **options: Any) -> BatchFeature:
         """B photos -> pixel_values (B, 3, R, R) and valid_hw (B, 2).
 
@@ -85,7 +99,7 @@ class PixelLMImageProcessor(ImageProcessingMixin):
         """
         _refuse(options)
         photos = [images] if isinstance(images, Photo) else images
-        prepared = [self.preprocess(_pixels(photo)) for photo in photos]
+        prepared = [self.preprocess(photo_pixels(photo)) for photo in photos]
         return BatchFeature(
             {
                 "pixel_values": torch.stack([photo.pixel_values for photo in prepared]),
@@ -161,10 +175,19 @@ class PixelLMProcessor(ProcessorMixin):
     def _of_settings(cls, folder: Path, keys: ProcessorKeys) -> Self:
         """A processor that was saved without its model."""
         tokenizer = load_tokenizer(folder)
+        words = len(tokenizer)
         codebook = add_codebook(tokenizer, scales=keys["image_feature_scale_num"], tokens=keys["seg_token_num"])
-        size, pad, mean, std = (keys[k] for k in ("image_size", "pad_train_clip_images", "image_mean", "image_std"))
+        if len(tokenizer) != words:
+            raise InputError(
+                f"{folder}: {PROCESSOR_FILE} says {codebook.scales} scales x {codebook.tokens} tokens, which its "
+                "tokenizer does not have; take both from the same folder"
+            )
+        _check_tokens(keys, folder)
+        preprocess = ImagePreprocessor(
+            keys["image_size"], keys["pad_train_clip_images"], keys["image_mean"], keys["image_std"]
+        )
         return cls(
-            PixelLMImageProcessor(ImagePreprocessor(size, pad, mean, std), keys["patch_size"]),
+            PixelLMImageProcessor(preprocess, keys["patch_size"]),
             tokenizer,
             num_image_tokens=keys["num_image_tokens"],
             codebook=codebook,
@@ -200,10 +223,14 @@ class PixelLMProcessor(ProcessorMixin):
         folder.mkdir(parents=True, exist_ok=True)
         save_tokenizer(self.tokenizer, folder, source=Path(self.tokenizer.name_or_path))
         write_json(folder / PROCESSOR_FILE, self.to_dict())
-        write_json(folder / _PREPROCESSOR_FILE, _clip_settings(self.image_processor.preprocess))
-        write_text(folder / _TEMPLATE_FILE, self.chat_template)
+        write_json(folder / _PREPROCESSOR_FILE, self.image_processor.to_dict())
+        write_text(folder / _TEMPLATE_FILE, chat_template(self.conversation, self.codebook))
         if push_to_hub:
             self.push_to_hub(options.pop("repo_id", folder.name), **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Upload what ``save_pretrained`` writes; options and result as of the model's ``push_to_hub``."""
+        return upload_folder(repo_id, self.save_pretrained, **options)
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -215,6 +242,7 @@ class PixelLMProcessor(ProcessorMixin):
 
         Args:
             images: one for each text, one for all texts, or none; arrays (H, W, 3) uint8 RGB, PIL images, file names.
+                A file is turned as its EXIF data ask for; PIL images are taken as they are.
             text: a question, which gets the model's conversation around it, or what ``apply_chat_template`` gives.
         Returns:
             input_ids and attention_mask (Q, L); with images also pixel_values (B, 3, R, R), valid_hw (B, 2) and
@@ -223,20 +251,23 @@ class PixelLMProcessor(ProcessorMixin):
             InputError: if a photo cannot be read, a question holds an image mark, or counts do not fit.
         """
         _refuse(options)
-        texts = [text] if isinstance(text, str) else list(text or [])
-        photos = _flatten(images)
-        if photos and len(photos) not in (1, len(texts)):
-            raise InputError(f"{len(photos)} images for {len(texts)} texts; give one for each text, or one for all")
+        texts, photos = [text] if isinstance(text, str) else list(text or []), _flatten(images)
+        if not texts and not photos:
+            raise InputError(
+                "neither images nor text was given; give text=QUESTION, with images=PHOTO if it is about one"
+            )
         rows = [self._encode(question, has_image=bool(photos)) for question in texts]
         length = max(map(len, rows), default=0)
         pad = self.tokenizer.pad_token_id
         inputs: dict[str, Any] = {
             "input_ids": torch.tensor([[pad] * (length - len(row)) + row for row in rows], dtype=torch.long),
-            "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),
+            "attention_mask": torch.tensor(
+                [[0] * (length - len(row)) + [1] * len(row) for row in rows], dtype=torch.long
+            ),
         }
         if photos:
             inputs |= self.image_processor(photos)
-            inputs["image_index"] = torch.arange(len(texts)) if len(photos) > 1 else torch.zeros(len(texts)).long()
+            inputs["image_index"] = _image_index([IMAGE_TOKEN_ID in row for row in rows], len(photos))
         return BatchFeature(inputs)
 
     def prompt_ids(self, question: str, *, has_image: bool = True) -> list[int]:
@@ -248,7 +279,7 @@ class PixelLMProcessor(ProcessorMixin):
         return self._ids(self.conversation.render([(question, None)], image=IMAGE if has_image else ""))
 
     def _encode(self, text: str, *, has_image: bool) -> list[int]:
-        if OURS in text:  # apply_chat_template has rendered it
+        if text.startswith(self.conversation.head):  # apply_chat_template has rendered it
             return self._ids(Rendered(text, ()))
         if IMAGE_MARK in text:
             raise InputError(
@@ -288,34 +319,69 @@ class PixelLMProcessor(ProcessorMixin):
         """What ``generate`` returned, as text and targets.
 
         Args:
-            sizes: (H, W) of each conversation's photo.
+            sizes: (H, W) of each conversation's photo; not read where there is none.
             prompt_length: L, of the ``input_ids`` that were given.
         """
-        masks = self.post_process_masks(generated.mask_logits or [], sizes, binarize=False)
-        answers = generated.sequences[:, prompt_length:].tolist()
-        return [
-            make_reply(_until(ids, self.tokenizer.eos_token_id), logits, self.codebook, self.tokenizer)
-            for ids, logits in zip(answers, masks, strict=True)
-        ]
+        prompts, answers = generated.sequences.tensor_split([prompt_length], dim=1)
+        sees_image = (prompts == IMAGE_TOKEN_ID).any(1).tolist()
+        replies = []
+        for row, (ids, (height, width)) in enumerate(zip(answers.tolist(), sizes, strict=True)):
+            logits = None
+            if generated.mask_logits is not None and sees_image[row]:
+                logits = self._on_photo(generated.mask_logits[row], (int(height), int(width)))
+            ended = _until(ids, self.tokenizer.eos_token_id)
+            replies.append(make_reply(ended, logits, self.codebook, self.tokenizer))
+        return replies
 
-    def decode(self, ids: Sequence[int] | Tensor, **options: Any) -> str:
-        """The words of one sequence, image placeholders and end mark left out, with the spacing of the release."""
-        del options  # skip_special_tokens and the like: nothing else is special here
-        kept = [token_id for token_id in (ids.tolist() if isinstance(ids, Tensor) else ids) if token_id >= 0]
+    def apply_chat_template(self, conversation: Any, *args: Any, **options: Any) -> Any:
+        """Messages -> the text of their conversation, or with ``tokenize=True, return_dict=True`` the network's inputs.
+
+        Args:
+            conversation: messages of "user" and "assistant" in turn, or a list of such lists. Content is a string, or
+                a list of ``{"type": "text", "text": ...}`` and ``{"type": "image", "path": ...}`` ("image" in place of
+                "path" for a PIL image or an array). ``{seg}``, or a token group as a model wrote it, stands for a mask.
+            options: as in transformers.
+        Raises:
+            InputError: for other roles, or more than one image in a conversation.
+        """
+        try:
+            return super().apply_chat_template(conversation, *args, **options)
+        except TemplateError as err:
+            raise InputError(f"messages: {err}") from err
+
+    def decode(self, ids: Any, *, skip_special_tokens: bool = False, **options: Any) -> Any:
+        """The words of a sequence, image placeholders and end mark left out, with the spacing of the release.
+
+        Args:
+            ids: of one sequence, or of several, which gives a list.
+            skip_special_tokens: leave out padding and the other marks, too; token groups stay.
+        """
+        del options  # there is nothing to clean up: spaces are those of the release
+        listed = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else ids
+        if listed and not isinstance(listed[0], int):
+            return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in listed]
+        left_out = {IMAGE_TOKEN_ID}
+        if skip_special_tokens:
+            left_out |= {token_id for token_id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        kept = [token_id for token_id in listed if token_id not in left_out]
         return answer_text(self.tokenizer, kept)
 
-    def batch_decode(self, sequences: Sequence[Sequence[int]] | Tensor, **options: Any) -> list[str]:
+    def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
         """``decode`` of every row."""
         return [self.decode(row, **options) for row in sequences]
 
-    post_process_image_text_to_text = batch_decode
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **options: Any
+    ) -> list[str]:
+        """The same without the marks, under transformers' name for models that read images."""
+        return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **options)
 
 
 def chat_template(conversation: Conversation, codebook: SegCodebook) -> str:
     """A conversation template in Jinja: what ``Conversation.render`` writes, for messages.
 
-    An image stands before the first question, wherever the message puts it. Marks in what is said are letters, the
-    token groups of an assistant's answer excepted.
+    An image stands before the first question, wherever the messages put it. Marks in what is said are letters, the
+    token groups of an assistant's answer excepted. A question is always followed by what opens its answer.
     """
     group = seg_strings(codebook.scales, codebook.tokens)
     literal = json.dumps
@@ -324,16 +390,24 @@ def chat_template(conversation: Conversation, codebook: SegCodebook) -> str:
     groups = f"replace({literal(SEG_MARK)}, {marked}) | replace({literal(' '.join(group))}, {marked})"
     return (
         f"{{{{- {literal(conversation.head)} -}}}}"
+        "{%- set images = namespace(count=0) -%}"
+        "{%- for message in messages if message['content'] is not string -%}"
+        "{%- set found = message['content'] | selectattr('type', 'equalto', 'image') | list | length -%}"
+        "{%- set images.count = images.count + found -%}"
+        "{%- endfor -%}"
+        "{%- if images.count > 1 -%}{{- raise_exception('a conversation is about one image at most') -}}"
+        f"{{%- elif images.count -%}}{{{{- {literal(IMAGE)} -}}}}{{%- endif -%}}"
         "{%- for message in messages -%}"
+        "{%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}"
+        "{{- raise_exception('roles have to be user, assistant, user, and so on') -}}"
+        "{%- endif -%}"
         "{%- set parts = [{'type': 'text', 'text': message['content']}] if message['content'] is string"
         " else message['content'] -%}"
         "{%- set words = parts | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') -%}"
         "{%- if message['role'] == 'assistant' -%}"
         f"{{{{- ' ' + (words | {said} | {groups}) + {literal(conversation.after_answer)} -}}}}"
         "{%- else -%}"
-        f"{{%- if not loop.first -%}}{{{{- {literal(conversation.before_question)} -}}}}"
-        "{%- elif parts | selectattr('type', 'equalto', 'image') | list -%}"
-        f"{{{{- {literal(IMAGE)} -}}}}{{%- endif -%}}"
+        f"{{%- if not loop.first -%}}{{{{- {literal(conversation.before_question)} -}}}}{{%- endif -%}}"
         f"{{{{- (words | {said}) + {literal(conversation.before_answer)} -}}}}"
         "{%- endif -%}"
         "{%- endfor -%}"
@@ -342,9 +416,10 @@ def chat_template(conversation: Conversation, codebook: SegCodebook) -> str:
 
 def _refuse(options: dict[str, Any]) -> None:
     """transformers' usual options change nothing here, or would change what the network was trained on."""
-    if options.pop("return_tensors", "pt") not in (None, "pt"):
+    given = {name: value for name, value in options.items() if value is not None}  # "videos" of chat templates is None
+    if given.pop("return_tensors", "pt") != "pt":
         raise InputError("return_tensors: only 'pt' is available")
-    unknown = set(options) - {"padding", "padding_side", "add_special_tokens"}
+    unknown = set(given) - {"padding", "padding_side", "add_special_tokens"}
     if unknown:
         raise InputError(f"{', '.join(sorted(unknown))}: this processor has no such option")
 
@@ -358,13 +433,14 @@ def _flatten(images: Photo | Sequence[Any] | None) -> list[Photo]:
     return [photo for entry in images for photo in _flatten(entry)]
 
 
-def _pixels(photo: Photo) -> np.ndarray:
-    if isinstance(photo, str | Path):
-        return read_image(photo)
-    pixels = np.asarray(photo.convert("RGB")) if isinstance(photo, Image.Image) else photo
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
-        raise InputError(f"a photo is {pixels.dtype} of shape {pixels.shape}; expected uint8 of shape (H, W, 3)")
-    return pixels
+def _image_index(shows_image: Sequence[bool], num_photos: int) -> Tensor:
+    """(Q,) photo of each conversation: one for all, or one for each that shows an image; 0 where there is none."""
+    needed = sum(shows_image)
+    if num_photos == 1 or not shows_image:
+        return torch.zeros(len(shows_image), dtype=torch.long)
+    if num_photos != needed:
+        raise InputError(f"{num_photos} images for {needed} texts about one; give one for each of them, or one for all")
+    return (torch.tensor(shows_image).cumsum(0) - 1).clamp(min=0)
 
 
 def _until(ids: list[int], end_id: Any) -> list[int]:
@@ -378,6 +454,16 @@ def _read_settings(folder: Path) -> ProcessorKeys:
     return _KEYS.check(content, where=str(file), remedy=REMEDY)
 
 
+def _check_tokens(keys: ProcessorKeys, folder: Path) -> None:
+    """Without config.json, what the language model reads of an image is held to the input itself."""
+    patches = (keys["image_size"] // keys["patch_size"]) ** 2
+    if keys["num_image_tokens"] > patches:
+        raise InputError(
+            f"{folder / PROCESSOR_FILE}: num_image_tokens is {keys['num_image_tokens']}, but an image of "
+            f"{keys['image_size']} pixels has {patches} patches of {keys['patch_size']} pixels. {REMEDY}"
+        )
+
+
 def _check_agreement(ours: ProcessorKeys, theirs: ProcessorKeys, folder: Path) -> None:
     for key, value in ours.items():
         if value != theirs[key]:
@@ -385,18 +471,3 @@ def _check_agreement(ours: ProcessorKeys, theirs: ProcessorKeys, folder: Path) -
                 f"{folder}: {PROCESSOR_FILE} says {key} {theirs[key]}, config.json says {value}; take both files from "
                 "the same folder"
             )
-
-
-def _clip_settings(preprocess: ImagePreprocessor) -> dict[str, Any]:
-    """What comes nearest in CLIP's own terms, for programs that read only these."""
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_resize": True,
-        "do_center_crop": not preprocess.pad,
-        "do_pad": preprocess.pad,
-        "size": {("longest_edge" if preprocess.pad else "shortest_edge"): preprocess.size},
-        "crop_size": {"height": preprocess.size, "width": preprocess.size},
-        "do_normalize": True,
-        "image_mean": list(preprocess.mean),
-        "image_std": list(preprocess.std),
-    }

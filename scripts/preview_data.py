@@ -30,11 +30,12 @@ class PreviewConfig(RunConfig):
 
 def preview(parsed: Parsed[PreviewConfig]) -> None:
     """Draw the samples, and write their sheet."""
+    from model.drawing import check_picture, write_image
     from utils.data.mixture import Mixture
     from utils.data.names import split_names
     from utils.data.paths import check_data_kept
     from utils.data.registry import DataOptions, build_train_sources
-    from utils.pictures import check_picture, contact_sheet, write_image
+    from utils.pictures import contact_sheet
     from utils.training.preview import build_encoder, sample_panel
 
     config = parsed.config

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from model.drawing import overlay
 from model.errors import InputError
+from model.image import read_image
 from model.predictor import PixelLMPredictor
 from model.replies import Reply
 from model.text.tokens import IMAGE_TOKEN_ID
@@ -158,3 +161,31 @@ def test_no_tokens_at_all(tiny_tokenizer_dir, limit):
 def test_asking_before_there_is_a_photo(tiny_tokenizer_dir):
     with pytest.raises(ValueError, match="call set_image before ask"):
         PixelLMPredictor(*make_network(tiny_tokenizer_dir)).ask("What?")
+
+
+@pytest.mark.parametrize("kind", ["path", "PIL", "array"])
+def test_one_call_answers_about_any_photo(tiny_tokenizer_dir, tmp_path, kind):
+    predictor = predictor_saying(tiny_tokenizer_dir, f"the thing is {GROUP}.</s>")
+    expected = predictor.ask("What?")
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    photo = {"path": tmp_path / "photo.png", "PIL": Image.fromarray(PHOTO), "array": PHOTO}[kind]
+    reply = predictor.segment(photo, "What?")
+    assert reply.output_ids == expected.output_ids
+    assert torch.equal(reply.targets[0].logits, expected.targets[0].logits)
+    drawn = reply.draw(photo)
+    assert np.array_equal(drawn, overlay(PHOTO, reply.targets[0].mask.numpy()[None]))
+    reply.save(tmp_path / "new/drawn.png", photo)
+    assert np.array_equal(read_image(tmp_path / "new/drawn.png"), drawn)
+
+
+def test_a_reply_without_targets_is_drawn_as_the_photo(tiny_tokenizer_dir):
+    reply = predictor_saying(tiny_tokenizer_dir, "mask</s>").ask("What?")
+    assert np.array_equal(reply.draw(PHOTO), PHOTO)
+
+
+def test_a_reply_is_drawn_over_its_own_photo(tiny_tokenizer_dir, tmp_path):
+    reply = predictor_saying(tiny_tokenizer_dir, f"the {GROUP}</s>").ask("What?")
+    with pytest.raises(InputError, match="the photo is 20 x 60 pixels, the masks are 40 x 60; give the photo that the"):
+        reply.draw(PHOTO[:20])
+    with pytest.raises(InputError, match=r"'\.txt' is no known picture format"):
+        reply.save(tmp_path / "drawn.txt", PHOTO)

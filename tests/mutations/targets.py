@@ -23,6 +23,7 @@ from model.files import write_json
 from model.image import ImagePreprocessor, read_image
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
+from model.processor import PixelLMProcessor
 from model.text.tokenizer import add_codebook, load_tokenizer, save_tokenizer
 from scripts import convert_to_custom, evaluate, make_custom_sample
 from tests.support.launch import TRAIN_FLAGS
@@ -286,6 +287,18 @@ def load_and_ask(folder: str) -> Callable[[Case], None]:
     return use
 
 
+def read_processor(case: Case) -> None:
+    """With its model, and as if it had been saved alone."""
+    photo = case.tools.photo
+    case.attempt(lambda: PixelLMProcessor.from_pretrained(case.root / MODEL)(images=photo, text="What is it?"))
+    alone = case.scratch / "alone"
+    alone.mkdir()
+    for file in model_files(MODEL, "processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        if (case.root / file).exists():
+            (alone / Path(file).name).symlink_to(case.root / file)
+    case.attempt(lambda: PixelLMProcessor.from_pretrained(alone)(images=photo, text="What is it?"))
+
+
 def start_run(case: Case) -> None:
     build_for_training(parse(RunConfig, run_flags(case.root), "").config)
 
@@ -429,6 +442,12 @@ TARGETS = {
     "model_tokenizer": Target(
         load_and_ask(MODEL), model_files(MODEL, "tokenizer_config.json", "tokenizer.json", "tokenizer.model"), weight=2
     ),
+    "model_processor": Target(
+        read_processor,
+        model_files(MODEL, *["processor_config.json"] * 4, "tokenizer_config.json", "chat_template.jinja"),
+        weight=2,
+    ),
+    "model_generation": Target(load_and_ask(MODEL), model_files(MODEL, "generation_config.json"), weight=2),
     "model_weights": Target(load_and_ask(MODEL), model_files(MODEL, "model.safetensors"), weight=2),
     "sharded_weights": Target(
         load_and_ask("sharded"),

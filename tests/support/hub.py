@@ -45,11 +45,13 @@ class Hub:
     Attributes:
         repositories: name -> path in it -> content.
         gated: repositories whose files are refused.
+        commits: summaries of what was uploaded, in order.
         served: paths of files that were sent, in order.
     """
 
     repositories: dict[str, dict[str, bytes]]
     gated: set[str] = field(default_factory=set)
+    commits: list[str] = field(default_factory=list)
     served: list[str] = field(default_factory=list)
     address: str = ""
 
@@ -117,6 +119,9 @@ class _HubHandler(BaseHTTPRequestHandler):
             path = "/".join(request[2:])
             if self.command == "GET":
                 hub.served.append(path)
+            if path not in files:
+                self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+                return
             self._send(200, files[path], {"X-Repo-Commit": COMMIT, "ETag": f'"{_oid(files[path])}"'})
         else:
             siblings = [{"rfilename": path} for path in files]

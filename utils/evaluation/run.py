@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
+from model.drawing import write_image
 from model.files import write_json
 from model.outputs import check_output_file
 from model.predictor import PixelLMPredictor
 from utils import dist
 from utils.data.names import split_names
 from utils.data.registry import build_val_source
-from utils.pictures import contact_sheet, write_image
+from utils.pictures import contact_sheet
 
 from .flags import EvaluateConfig
 from .generative import evaluate_generative, gather

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from model.drawing import write_image
 from model.files import write_json, write_text
 from model.outputs import output_folder
 from utils.masks.outlines import polygons
 from utils.masks.rle import encode_rle
-from utils.pictures import write_image
 
 from .scene import Scene, ToyObject, draw_scene
 from .shapes import SHAPES
