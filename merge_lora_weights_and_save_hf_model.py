@@ -5,14 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from utils.cli.args import Parsed
 from utils.cli.command import run_command
 from utils.cli.config import MergeConfig
-from utils.training.merge import merge
+
+
+def merge(parsed: Parsed[MergeConfig]) -> None:
+    """Write the folder of the merged model."""
+    from utils.training.merge import merge as merge_run
+
+    merge_run(parsed.config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    description = "Merge LoRA weights and save a Hugging Face model."
-    return run_command(MergeConfig, lambda parsed: merge(parsed.config), description, argv)
+    return run_command(MergeConfig, merge, "Merge LoRA weights and save a Hugging Face model.", argv)
 
 
 if __name__ == "__main__":

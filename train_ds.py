@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from utils.cli.args import Parsed
 from utils.cli.command import run_command
 from utils.cli.config import RunConfig
-from utils.training.start import resolve_run_flags
-from utils.training.trainer import Trainer
 
 
 def train(parsed: Parsed[RunConfig]) -> None:
     """Set a run up, train to its last update, and close it whatever happens."""
+    from utils.training.start import resolve_run_flags
+    from utils.training.trainer import Trainer
+
     trainer = Trainer.setup(resolve_run_flags(parsed))
     try:
         trainer.train()

@@ -6,41 +6,38 @@ D language-model width, C decoder width, g patches per side.
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
-from transformers import LlamaModel, LlamaTokenizer
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers import Cache, GenerationConfig, GenerationMixin, LlamaModel
 
 from .codebook import TokenFusion, build_text_projection, gather_seg_states
 from .configuration import PixelLMConfig
+from .generation import MAX_NEW_TOKENS, AnswersWithMasks, positions
 from .image import patch_valid_mask, resize_logits
 from .pixel_decoder import MaskDecoder, PromptEncoder, build_feature_neck
+from .pretrained import OwnRules, PixelLMPreTrainedModel
 from .projector import build_projector
-from .structures import Batch, PixelLMOutput, SegQueries, VisionFeatures
-from .text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, SegCodebook
+from .structures import PixelLMOutput, SegQueries, VisionFeatures
+from .text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID
 from .vision_tower import VisionTower
-from .weights.checkpoint import LoadReport, fill, read_folder
-
-logger = logging.getLogger(__name__)
 
 
-class PixelLMModel(LlamaModel):
+class PixelLMModel(OwnRules, LlamaModel):
     """LLaMA's blocks and everything PixelLM adds, under the released parameter names.
 
-    Nothing of LlamaModel is overridden; it is a base class only because the release names LLaMA's parameters
+    No computation of LlamaModel is overridden; it is a base class only because the release names LLaMA's parameters
     ``model.layers.*`` beside ``model.mask_decoder.*``.
     """
 
     def __init__(self, config: PixelLMConfig) -> None:
-        llama = config.llama_config()
+        llama = config.text_config
         super().__init__(llama)
         width = llama.hidden_size
-        tower_width, hidden = config.vision["hidden_size"], config.mm_projector_hidden_dim * width
+        tower_width, hidden = config.vision_config.hidden_size, config.mm_projector_hidden_dim * width
         self.vision_tower = VisionTower(config)
         self.mm_projector = build_projector(tower_width, hidden, width)
         if config.separate_mm_projector:
@@ -51,70 +48,34 @@ class PixelLMModel(LlamaModel):
         self.text_hidden_fcs = nn.ModuleList([build_text_projection(width, config.out_dim)])
         self.token_fusion = TokenFusion(config.image_feature_scale_num, config.seg_token_num)
 
+    def _init_weights(self, module: nn.Module) -> None:
+        """A module that a checkpoint lacks starts as PyTorch starts it; transformers draws other numbers.
 
-class PixelLMForCausalLM(nn.Module):
+        LLaMA's own modules keep LLaMA's rule: its constructor runs before the others are there, and no checkpoint
+        lacks them.
+        """
+        if hasattr(self, "token_fusion") and hasattr(module, "reset_parameters"):
+            module.reset_parameters()  # pyright: ignore[reportCallIssue]
+        else:
+            super()._init_weights(module)
+
+
+class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMixin):  # named, as transformers asks
     """The composition: tower -> projectors -> LLaMA -> codebook -> pixel decoder."""
 
     def __init__(self, config: PixelLMConfig) -> None:
-        super().__init__()
-        self.pixellm_config = config
-        self.codebook = SegCodebook(config.image_feature_scale_num, config.seg_token_num, config.seg_token_ids)
+        super().__init__(config)
+        self.codebook = config.codebook
         self.model = PixelLMModel(config)
-        llama = self.model.config
+        llama = config.text_config
         self.lm_head = nn.Linear(llama.hidden_size, llama.vocab_size, bias=False)
-
-    @classmethod
-    def from_weights(
-        cls,
-        config: PixelLMConfig,
-        state: dict[str, Tensor],
-        *,
-        dtype: torch.dtype,
-        source: str,
-        may_initialize: tuple[str, ...] = (),
-    ) -> tuple[PixelLMForCausalLM, LoadReport]:
-        """Make the network in evaluation mode from tensors; arguments and errors as in ``weights.checkpoint.fill``."""
-        with torch.device("meta"):
-            network = cls(config)
-        # Its tables are not in the state dict, so they must be made on a real device.
-        network.model.rotary_emb = LlamaRotaryEmbedding(network.model.config)
-        report = fill(network, state, dtype=dtype, source=source, may_initialize=may_initialize)
-        return network.eval(), report
-
-    @classmethod
-    def from_folder(
-        cls,
-        folder: str | Path,
-        *,
-        dtype: torch.dtype = torch.float32,
-        vision_tower: str | None = None,
-        conv_type: str | None = None,
-    ) -> tuple[PixelLMForCausalLM, LlamaTokenizer, LoadReport]:
-        """Read a merged folder; arguments and errors as in ``weights.checkpoint.read_folder``.
-
-        Returns:
-            the network, its tokenizer with the codebook in it, and what happened to every weight.
-        """
-        content = read_folder(folder, vision_tower=vision_tower, conv_type=conv_type)
-        network, report = cls.from_weights(content.config, content.state, dtype=dtype, source=content.source)
-        return network, content.tokenizer, report
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, **options: Any) -> PixelLMForCausalLM:
-        """The network of ``from_folder``, under the name that users of transformers expect."""
-        network, _, report = cls.from_folder(folder, **options)
-        logger.info("%s", report.describe())
-        return network
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return self.lm_head.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return self.lm_head.weight.dtype
+        self.post_init()
+        self.generation_config = GenerationConfig(
+            bos_token_id=llama.bos_token_id,
+            eos_token_id=llama.eos_token_id,
+            pad_token_id=llama.eos_token_id,
+            max_new_tokens=MAX_NEW_TOKENS,
+        )
 
     def encode_images(self, pixel_values: Tensor, valid_hw: Tensor) -> VisionFeatures:
         """Encode each image once.
@@ -123,67 +84,132 @@ class PixelLMForCausalLM(nn.Module):
             pixel_values: (B, 3, R, R) float, normalized, zero in the padding.
             valid_hw: (B, 2) long, rows and columns that show the photo, 1 to R.
         """
-        config = self.pixellm_config
+        config = self.config
         scales = self.model.vision_tower(pixel_values, valid_hw)  # (S, B, g*g, V)
-        grid = (config.patch_grid, config.patch_grid)
-        deepest = scales[0].transpose(1, 2).unflatten(2, grid)  # (B, V, g, g)
+        deepest = rearrange(scales[0], "b (h w) v -> b v h w", h=config.patch_grid)
         if config.llm_grid != config.patch_grid:
             pooled_hw = (config.llm_grid, config.llm_grid)
             deepest = F.interpolate(deepest.float(), pooled_hw, mode="bilinear", align_corners=False).to(scales.dtype)
         decoder_projector = self.model.out_mm_projector if config.separate_mm_projector else self.model.mm_projector
         pyramid = decoder_projector(scales)  # (S, B, g*g, D)
         return VisionFeatures(
-            llm=self.model.mm_projector(deepest.flatten(2).transpose(1, 2)),
+            llm=self.model.mm_projector(rearrange(deepest, "b v h w -> b (h w) v")),
             patch_mask=patch_valid_mask(valid_hw, size=config.covered_size, grid=config.llm_grid).flatten(1),
-            pyramid=pyramid.transpose(2, 3).unflatten(3, grid),
+            pyramid=rearrange(pyramid, "s b (h w) d -> s b d h w", h=config.patch_grid),
             valid_hw=valid_hw,
         )
 
     def embed(
-        self, input_ids: Tensor, attention_mask: Tensor, features: VisionFeatures, image_index: Tensor
+        self, input_ids: Tensor, attention_mask: Tensor, features: VisionFeatures | None, image_index: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Put image features in the place of the placeholders.
 
         Args:
             input_ids: (Q, L) with ``IMAGE_TOKEN_ID`` at every image token; a conversation has P of them, or none.
             attention_mask: (Q, L) bool.
+            features: None if no conversation is about an image.
             image_index: (Q,).
         Returns:
             embeddings (Q, L, D) and the attention mask with padded image tokens hidden, (Q, L) bool.
         Raises:
-            ValueError: if a conversation's placeholders do not number P.
+            ValueError: if a conversation's placeholders do not number P, or there are some and no images.
         """
         is_image = input_ids == IMAGE_TOKEN_ID
+        if features is None:
+            if bool(is_image.any()):
+                raise ValueError("input_ids has image placeholders, but no images were given")
+            return self.model.embed_tokens(input_ids), attention_mask
         counts, expected = is_image.sum(1), features.llm.shape[1]
         if not bool(((counts == expected) | (counts == 0)).all()):
             raise ValueError(f"image placeholders per conversation {counts.tolist()} != {expected} image features")
         embeds = self.model.embed_tokens(input_ids.masked_fill(is_image, 0))
         sees_image = image_index[counts > 0]
-        rows = features.llm[sees_image].to(embeds.dtype).flatten(0, 1)
+        rows = rearrange(features.llm[sees_image].to(embeds), "q p d -> (q p) d")
         embeds = embeds.masked_scatter(is_image[..., None], rows)
         visible = features.patch_mask[sees_image].flatten()
         return embeds, attention_mask.masked_scatter(is_image, visible)
 
-    def forward(self, batch: Batch) -> PixelLMOutput:
-        """Training forward pass: language-model loss and mask logits at original size."""
-        features = self.encode_images(batch.pixel_values, batch.valid_hw)
-        embeds, attention_mask = self.embed(batch.input_ids, batch.attention_mask, features, batch.image_index)
-        hidden = self.model(
-            inputs_embeds=embeds, attention_mask=attention_mask, position_ids=_positions(embeds), use_cache=False
-        ).last_hidden_state
-        queries = self.seg_queries(hidden, batch.input_ids, batch.image_index)
-        low_res = self.decode_masks(features, queries)
-        per_image = [low_res[queries.image_index == b] for b in range(len(batch.masks))]
-        return PixelLMOutput(
-            lm_loss=self.lm_loss(hidden, batch.labels),
-            mask_logits=[
-                self.resize_masks(logits, valid_hw=features.valid_hw[b], out_hw=batch.orig_hw[b])
-                for b, logits in enumerate(per_image)
-            ],
-            low_res_logits=per_image,
-            query_index=queries.query_index,
-            hidden=hidden,
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        pixel_values: Tensor | None = None,
+        valid_hw: Tensor | None = None,
+        image_index: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        labels: Tensor | None = None,
+        orig_hw: list[tuple[int, int]] | None = None,
+        logits_to_keep: int | Tensor = 0,
+        use_cache: bool = False,
+        **options: Any,
+    ) -> PixelLMOutput:
+        """Language model over text and images; with images, a mask for every complete token group of the text.
+
+        Args:
+            input_ids: (Q, L) with ``IMAGE_TOKEN_ID`` at every image token.
+            pixel_values: (B, 3, R, R); valid_hw: (B, 2); both as ``encode_images`` takes them.
+            image_index: (Q,), default is an image of its own for each conversation.
+            attention_mask: (Q, L), zero on padding; default is no padding.
+            position_ids, inputs_embeds, past_key_values, use_cache: as in transformers' language models.
+            labels: (Q, L), ``IGNORE_INDEX`` where nothing is supervised. With them, logits are computed only where
+                they are needed, and not returned.
+            orig_hw: B pairs (height, width): also resize the masks to these.
+            logits_to_keep: only so many positions, from the end, or these; 0 keeps all.
+        """
+        features = None
+        if pixel_values is not None:
+            assert valid_hw is not None, "give valid_hw with pixel_values"
+            features = self.encode_images(pixel_values, valid_hw)
+        if inputs_embeds is None:
+            assert input_ids is not None, "give input_ids or inputs_embeds"
+            if image_index is None:
+                image_index = torch.arange(len(input_ids), device=input_ids.device)
+            if past_key_values is None:
+                if attention_mask is None:
+                    attention_mask = torch.ones_like(input_ids)
+                if position_ids is None:
+                    position_ids = positions(attention_mask)
+                inputs_embeds, attention_mask = self.embed(input_ids, attention_mask.bool(), features, image_index)
+            else:  # a step of generation, which shows no image
+                inputs_embeds = self.model.embed_tokens(input_ids)
+        elif attention_mask is None and past_key_values is None:
+            # Without a mask, transformers takes positions that start anew for a packed row, and cuts attention there.
+            attention_mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
+        options.pop("return_dict", None)
+        output = self.model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **options,
         )
+        hidden = output.last_hidden_state
+        found = PixelLMOutput(
+            last_hidden_state=hidden,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+        if labels is not None:
+            found["lm_loss"] = self.lm_loss(hidden, labels)
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            found["logits"] = self.lm_head(hidden[:, kept])
+        if features is not None and input_ids is not None and image_index is not None:
+            queries = self.seg_queries(hidden, input_ids, image_index)
+            low_res = self.decode_masks(features, queries)
+            found["mask_logits"] = [low_res[queries.image_index == b] for b in range(len(features.valid_hw))]
+            found["query_index"] = queries.query_index
+            if orig_hw is not None:
+                found["photo_logits"] = [
+                    self.resize_masks(logits, valid_hw=features.valid_hw[b], out_hw=orig_hw[b])
+                    for b, logits in enumerate(found.mask_logits)
+                ]
+        return found
 
     def lm_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy in float32, with logits computed only where a label is supervised; () tensor."""
@@ -212,22 +238,18 @@ class PixelLMForCausalLM(nn.Module):
         Returns:
             (N, h, w) low-resolution logits of the padded input.
         """
-        flat = self.model.image_feature_neck(features.pyramid.flatten(0, 1))
-        pyramid = flat.unflatten(0, features.pyramid.shape[:2])  # (S, B, C, g, g)
+        flat = self.model.image_feature_neck(rearrange(features.pyramid, "s b d h w -> (s b) d h w"))
+        pyramid = rearrange(flat, "(s b) c h w -> s b c h w", s=len(features.pyramid))
         embeds, image_index = queries.embeds, queries.image_index
         count = len(embeds)
         if count == 0:
             # Some GPU attention kernels refuse an empty batch. One query is decoded and dropped, which also keeps
             # every trained parameter in the graph: a process without masks must not leave the others waiting.
             embeds, image_index = embeds.sum() + embeds.new_zeros(1, *embeds.shape[1:]), image_index.new_zeros(1)
-        return self.model.mask_decoder(pyramid[:, image_index], embeds, prompt=self.model.prompt_encoder)[:count]
+        encoded, no_mask = self.model.prompt_encoder(pyramid.shape[-1])
+        return self.model.mask_decoder(pyramid[:, image_index], embeds, encoded, no_mask)[:count]
 
     def resize_masks(self, logits: Tensor, *, valid_hw: Tensor, out_hw: tuple[int, int]) -> Tensor:
         """(N, h, w) logits of one image -> (N, *out_hw), padding cut off."""
         rows, columns = valid_hw.tolist()
-        return resize_logits(logits, size=self.pixellm_config.covered_size, valid_hw=(rows, columns), out_hw=out_hw)
-
-
-def _positions(embeds: Tensor) -> Tensor:
-    """(1, L): padded image tokens count too, as in the release."""
-    return torch.arange(embeds.shape[1], device=embeds.device)[None]
+        return resize_logits(logits, size=self.config.covered_size, valid_hw=(rows, columns), out_hw=out_hw)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from .text.tokens import SegCodebook
@@ -32,7 +33,7 @@ def gather_seg_states(hidden: Tensor, input_ids: Tensor, *, codebook: SegCodeboo
     # Released rule: a mask embedding is the state that PREDICTS its token, so one position before it.
     position = start[:, None] - 1 + torch.arange(codebook.size, device=start.device)  # (N, S*K)
     states = hidden[query_index[:, None], position]
-    return states.unflatten(1, (codebook.scales, codebook.tokens)), query_index
+    return rearrange(states, "n (s k) d -> n s k d", k=codebook.tokens), query_index
 
 
 class TokenFusion(nn.Module):

@@ -1,27 +1,41 @@
 """PixelLMConfig: every architecture choice in one validated place, saved as config.json.
 
-The file keeps the release's flat layout (LLaMA keys beside ``mm_*`` keys), so published folders and ours are
-read by the same function.
+The language model's part is a ``LlamaConfig``, the tower's a ``CLIPVisionConfig``, as in every vision-language model of
+transformers. Nothing is filled in when a file is read: a key that is missing is an error.
 """
 
 from __future__ import annotations
 
-import json
+import copy
+import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, field, fields
+from dataclasses import field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, Literal, cast
 
+import pydantic
 import torch
 from pydantic import Field
-from transformers import CLIPVisionConfig, LlamaConfig
+from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
+from typing_extensions import TypedDict
 
 from .errors import InputError
 from .files import read_object
+from .hub import resolve_folder, take_hub_options
 from .image import RELEASED_MEAN, RELEASED_STD, ImagePreprocessor
-from .part_configs import REMEDY, LayerFromEnd, llama_keys, transformers_config, vision_keys
+from .part_configs import (
+    REMEDY,
+    LayerFromEnd,
+    LlamaKeys,
+    VisionKeys,
+    clip_config,
+    given_keys,
+    llama_config,
+    vision_keys,
+)
+from .recipe import Recipe
 from .text.conversation import get_conversation
-from .text.tokens import SegCodebook
+from .text.tokens import IMAGE_TOKEN_ID, SegCodebook
 from .values import (
     Count,
     DecoderWidth,
@@ -30,30 +44,38 @@ from .values import (
     NonNegativeInt,
     Positive,
     Scales,
+    Schema,
     Text,
     TokenGrid,
     TokensPerScale,
-    checked_dataclass,
+    first_problem,
     shorten,
 )
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MOST_PATCHES = 512  # per side
-Class = TypeVar("Class")
 
 
-@dataclass_transform(frozen_default=True)
-def _checked_fields(cls: type[Class]) -> type[Class]:
-    return checked_dataclass(cls, lambda name, problem: InputError(f"{name} {problem}"))
+class TransformersKeys(TypedDict, total=False):
+    """What transformers keeps in config.json beside a model's own choices."""
+
+    architectures: list[Text]
+    dtype: Literal["float32", "bfloat16", "float16", "float64"]
+    transformers_version: Text
 
 
-@_checked_fields
-class PixelLMConfig:
+_OF_TRANSFORMERS = Schema(TransformersKeys)
+
+
+class PixelLMConfig(PreTrainedConfig):
     """Architecture of one model (paper: L = ``image_feature_scale_num``, N = ``seg_token_num``).
 
+    Raises:
+        InputError: by its constructor, for a value of another type, out of range, or at odds with another one.
+
     Attributes:
-        llama: keys of ``LlamaConfig``; ``vocab_size`` counts the added tokens.
-        vision: keys of ``CLIPVisionConfig`` as the tower's own folder has them (native image size).
+        text_config: of the language model; ``vocab_size`` counts the added tokens.
+        vision_config: of the tower, as its own folder has it (native image size).
         vision_tower: where the tower's weights are when they are not inside the checkpoint.
         seg_token_num: K tokens per scale.
         image_feature_scale_num: S scales.
@@ -71,11 +93,16 @@ class PixelLMConfig:
         decoder_depth, decoder_heads, decoder_mlp_ratio: its two-way attention blocks.
         conv_type: conversation template.
         model_max_length: token budget of a conversation, image included.
-        recipe: how the weights were trained where paper and release differ; a record, the network does not read it.
+        recipe: how the weights were trained; a record, the network does not read it.
     """
 
-    llama: dict[str, Any]
-    vision: dict[str, Any]
+    model_type = "pixellm"
+    sub_configs: ClassVar[dict[str, Any]] = {"text_config": LlamaConfig, "vision_config": CLIPVisionConfig}
+    has_no_defaults_at_init: ClassVar[bool] = True  # transformers 5.17 would make one without arguments
+    image_token_id: ClassVar[int] = IMAGE_TOKEN_ID
+
+    text_config: LlamaConfig
+    vision_config: CLIPVisionConfig
     vision_tower: Text
     seg_token_num: TokensPerScale
     image_feature_scale_num: Scales
@@ -95,9 +122,30 @@ class PixelLMConfig:
     decoder_mlp_ratio: Annotated[int, Field(ge=1, le=64)] = 8
     conv_type: Text = "llava_v1"
     model_max_length: Count = 512
-    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, **others: Any) -> None:
+        # A part belongs to one configuration: transformers writes into it.
+        text, vision = copy.deepcopy(self.text_config), copy.deepcopy(self.vision_config)
+        self.text_config = llama_config(text, where="text_config") if isinstance(text, dict) else text
+        self.vision_config = clip_config(vision, where="vision_config") if isinstance(vision, dict) else vision
+        for name in CHOICES:
+            setattr(self, name, _immutable(getattr(self, name)))
+        super().__post_init__(**others)
+        self.check()
+
+    def check(self) -> None:
+        """Hold every choice to its type and range, and to the others.
+
+        Raises:
+            InputError: for the first that does not fit.
+        """
+        for name, expected in _CHECKS.items():
+            try:
+                expected.validate_python(getattr(self, name), strict=True)
+            except pydantic.ValidationError as err:
+                place, problem = first_problem(err)
+                raise InputError(f"{name}{place} {problem}") from err
         get_conversation(self.conv_type)
         self._check_codebook()
         self._check_input()
@@ -112,7 +160,7 @@ class PixelLMConfig:
             )
         if len(set(self.seg_token_ids)) != len(self.seg_token_ids):
             raise InputError(f"seg_token_ids is {shorten(self.seg_token_ids)}; expected every id once")
-        vocab_size = self.llama["vocab_size"]
+        vocab_size = self.text_config.vocab_size
         if max(self.seg_token_ids) >= vocab_size:
             raise InputError(
                 f"the codebook has id {max(self.seg_token_ids)} but the vocabulary has {vocab_size} rows; "
@@ -120,7 +168,7 @@ class PixelLMConfig:
             )
 
     def _check_input(self) -> None:
-        patch, depth = self.vision["patch_size"], self.vision["num_hidden_layers"]
+        patch, depth = self.patch_size, self.vision_config.num_hidden_layers
         if self.image_size < patch:
             raise InputError(f"image_size is {self.image_size}; expected at least the tower's patch size {patch}")
         if self.patch_grid > _MOST_PATCHES:
@@ -138,14 +186,19 @@ class PixelLMConfig:
                 raise InputError(f"vision feature layer {layer} does not exist in a tower of {depth} blocks")
 
     @property
+    def patch_size(self) -> int:
+        """Pixels per side of a patch; CLIP's are square."""
+        return cast(int, self.vision_config.patch_size)
+
+    @property
     def patch_grid(self) -> int:
         """Patches per side of the tower."""
-        return self.image_size // self.vision["patch_size"]
+        return self.image_size // self.patch_size
 
     @property
     def covered_size(self) -> int:
         """Pixels per side that patches cover, from the top left; CLIP leaves a remainder unseen (512 px: 504)."""
-        return self.patch_grid * self.vision["patch_size"]
+        return self.patch_grid * self.patch_size
 
     @property
     def llm_grid(self) -> int:
@@ -167,71 +220,82 @@ class PixelLMConfig:
         """Photo -> network input."""
         return ImagePreprocessor(self.image_size, self.pad_train_clip_images, self.image_mean, self.image_std)
 
-    def llama_config(self) -> LlamaConfig:
-        """The language model's part as transformers reads it.
+    @property
+    def codebook(self) -> SegCodebook:
+        """The S x K segmentation tokens."""
+        return SegCodebook(self.image_feature_scale_num, self.seg_token_num, self.seg_token_ids)
 
-        Raises:
-            InputError: if a value is not valid.
-        """
-        return transformers_config(LlamaConfig, self.llama, where="the language model's config.json")
+    def __eq__(self, other: object) -> bool:
+        """Whether both describe the same network, whatever version of transformers wrote them."""
+        return isinstance(other, PixelLMConfig) and self._architecture() == other._architecture()
 
-    def vision_config(self) -> CLIPVisionConfig:
-        """The tower's part as transformers reads it."""
-        return CLIPVisionConfig(**self.vision)
+    def _architecture(self) -> dict[str, Any]:
+        return {name: value for name, value in self.to_diff_dict().items() if name in (*CHOICES, *self.sub_configs)}
 
-    def to_dict(self) -> dict[str, Any]:
-        """The flat layout of config.json."""
-        flat = asdict(self)
-        llama, vision = flat.pop("llama"), flat.pop("vision")
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What config.json holds: every choice, defaults too, so that a later default changes no saved model."""
+        whole = self.to_dict()
+        text = {name: whole["text_config"][name] for name in LlamaKeys.__annotations__ if name in whole["text_config"]}
+        vision = {name: whole["vision_config"][name] for name in VisionKeys.__annotations__}
         return {
-            "architectures": ["PixelLMForCausalLM"],
-            "model_type": "pixellm",
-            **llama,
-            **flat,
-            "mm_hidden_size": vision["hidden_size"],
-            "mm_vision_tower": self.vision_tower,
-            "mm_use_im_start_end": True,
-            "resize_vision_tower": True,
-            "resize_vision_tower_size": self.image_size,
-            "vision_tower_for_mask": True,
-            "vision_config": vision,
+            **{
+                name: whole[name]
+                for name in (*TransformersKeys.__annotations__, *CHOICES)
+                if whole.get(name) is not None
+            },
+            "model_type": self.model_type,
+            "image_token_id": self.image_token_id,
+            "text_config": {"model_type": "llama", **text},
+            "vision_config": {"model_type": "clip_vision_model", **vision},
         }
 
-    def save(self, folder: Path) -> None:
-        """Write config.json into an existing folder."""
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
-        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-
     @classmethod
-    def read(cls, folder: Path) -> PixelLMConfig:
-        """The config.json of a folder that we wrote.
-
-        Raises:
-            InputError: if it is missing or damaged.
-        """
-        file = folder / "config.json"
-        return cls.from_dict(read_object(file), where=str(file))
-
-    @classmethod
-    def from_dict(cls, flat: dict[str, Any], *, where: str = "config.json", **overrides: Any) -> PixelLMConfig:
-        """Take a whole config.json of ours apart; ``overrides`` win.
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The config.json of a folder of ours, here or on the hub.
 
         Args:
-            where: names the file in messages.
+            options: ``subfolder`` and ``revision`` as in transformers, the rest as of ``from_dict``.
+        Raises:
+            InputError: if it is missing or damaged, or a published folder's, which does not say everything.
+        """
+        folder = resolve_folder(str(name), **take_hub_options(options))
+        return cls.from_dict(read_object(folder / "config.json"), **{"name_or_path": str(folder), **options})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **options: Any) -> Any:
+        """Take a whole config.json of ours apart.
+
+        Args:
+            options: choices, which win over the file's, and what transformers takes here: ``name_or_path`` (names the
+                file in messages), ``dtype``, ``attn_implementation``, ``return_unused_kwargs``.
         Raises:
             InputError: for a key that is missing or a value that does not fit; nothing is filled in.
         """
-        sections = {"llama", "vision"}
-        needed = {attribute.name for attribute in fields(cls)} - sections - set(overrides) | {"vision_config"}
-        missing = sorted(needed - set(flat))
+        folder = options.get("name_or_path")
+        where = str(Path(folder, "config.json")) if folder else "config.json"
+        if config_dict.get("model_type") == "llava":
+            raise InputError(
+                f"{where} is of a model that the release published, which does not say everything about itself: "
+                "PixelLMForCausalLM.from_pretrained reads the folder, and scripts/convert_to_hf.py converts it"
+            )
+        given = {name: options.pop(name) for name in CHOICES if name in options}
+        missing = sorted({*CHOICES, "vision_config"} - set(config_dict) - set(given))
         if missing:
             raise InputError(f"{where} lacks {', '.join(missing)}. {REMEDY}")
-        values = {name: _immutable(flat[name]) for name in needed - {"vision_config"}}
-        values |= {"llama": llama_keys(flat, where=where), "vision": vision_keys(flat, where=where)}
         try:
-            return cls(**values | overrides)
+            return super().from_dict(
+                {
+                    **_OF_TRANSFORMERS.check(given_keys(config_dict), where=where, remedy=REMEDY),
+                    **{name: config_dict[name] for name in CHOICES if name in config_dict},
+                    # Folders from before there was a text_config have its keys at the top.
+                    "text_config": llama_config(config_dict.get("text_config", config_dict), where=where),
+                    "vision_config": clip_config(config_dict, where=where),
+                    **given,
+                },
+                **options,
+            )
         except InputError as err:
-            raise InputError(f"{where}: {err}. {REMEDY}") from err
+            raise err if str(err).startswith(where) else InputError(f"{where}: {err}. {REMEDY}") from err
 
     @classmethod
     def assemble(
@@ -257,8 +321,8 @@ class PixelLMConfig:
         """
         vision = vision_keys(tower)
         return cls(
-            llama=llama_keys(base),
-            vision=vision,
+            text_config=llama_config(base),
+            vision_config=clip_config(vision),
             vision_tower=vision_tower,
             seg_token_num=codebook.tokens,
             image_feature_scale_num=codebook.scales,
@@ -289,3 +353,13 @@ def feature_layers(scales: int, *, depth: int, first: int = -2) -> tuple[int, ..
 
 def _immutable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+# The attributes that are no configurations of their own.
+CHOICES = tuple(
+    member.name
+    for member in fields(PixelLMConfig)
+    if member.name in PixelLMConfig.__annotations__ and member.name not in PixelLMConfig.sub_configs
+)
+_HINTS = inspect.get_annotations(PixelLMConfig, eval_str=True)
+_CHECKS: dict[str, pydantic.TypeAdapter[Any]] = {name: pydantic.TypeAdapter(_HINTS[name]) for name in CHOICES}

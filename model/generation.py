@@ -1,67 +1,193 @@
-"""Greedy generation with a key-value cache.
+"""Answers with masks: transformers' ``generate``, and the masks of the token groups that it wrote.
 
-Shapes: T generated tokens, L prompt tokens, D language-model width.
+Shapes: Q conversations, B images, L prompt tokens, T new tokens, D language-model width, N masks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import GenerationConfig, GenerationMixin
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.utils.generic import ModelOutput
+from typing_extensions import TypedDict
 
-from .PixelLM import PixelLMForCausalLM
-from .structures import VisionFeatures
+from .errors import InputError
+from .files import read_object
+from .structures import PixelLMGenerateOutput, SegQueries, VisionFeatures
+from .text.tokens import IMAGE_TOKEN_ID, SegCodebook
+from .values import Count, NonNegativeInt, Schema
+
+MAX_NEW_TOKENS = 512  # where neither the caller nor generation_config.json says it
+# They run the network once for each token, so that each has its state.
+_STRATEGIES = (
+    GenerationMode.GREEDY_SEARCH,
+    GenerationMode.SAMPLE,
+    GenerationMode.BEAM_SEARCH,
+    GenerationMode.BEAM_SAMPLE,
+)
+_REMEDY = "Copy it again from its source, or remove it: then answers are greedy"
 
 
-@dataclass(frozen=True)
-class Generated:
-    """A greedy answer.
+class GenerationKeys(TypedDict, total=False):
+    """What generation_config.json says in any case; transformers checks the rest."""
 
-    Attributes:
-        ids: T token ids, the end mark included when there is one.
-        states: (T, D), the last hidden state that predicted each of them; masks are decoded from these.
-        finished: the model ended the answer itself.
-    """
-
-    ids: list[int]
-    states: Tensor
-    finished: bool
+    bos_token_id: NonNegativeInt | None
+    eos_token_id: NonNegativeInt | list[NonNegativeInt] | None
+    pad_token_id: NonNegativeInt | None
+    max_new_tokens: Count | None
 
 
-@torch.inference_mode()
-def generate(
-    network: PixelLMForCausalLM, prompt: Sequence[int], features: VisionFeatures, *, end_id: int, max_new_tokens: int
-) -> Generated:
-    """Continue a prompt about the one image of ``features``.
+_KEYS = Schema(GenerationKeys)
 
-    Args:
-        prompt: L ids, image placeholders expanded.
-        end_id: the token that ends an answer.
-        max_new_tokens: 1 or more.
+
+class AnswersWithMasks(GenerationMixin):
+    """The generating half of PixelLMForCausalLM, which has what is declared here."""
+
+    codebook: SegCodebook
+    encode_images: Callable[[Tensor, Tensor], VisionFeatures]
+    embed: Callable[[Tensor, Tensor, VisionFeatures | None, Tensor], tuple[Tensor, Tensor]]
+    fuse: Callable[[Tensor], Tensor]
+    decode_masks: Callable[[VisionFeatures, SegQueries], Tensor]
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Yes; transformers would look for GenerationMixin among the network's own base classes, and warn."""
+        return True
+
+    @torch.no_grad()
+    def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        input_ids: Tensor,
+        *,
+        pixel_values: Tensor | None = None,
+        valid_hw: Tensor | None = None,
+        image_index: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        vision_features: VisionFeatures | None = None,
+        **options: Any,
+    ) -> PixelLMGenerateOutput:
+        """Answer conversations, greedily unless the options say otherwise, and decode a mask for every token group.
+
+        Args:
+            input_ids: (Q, L), image placeholders expanded, padded on the left; what ``PixelLMProcessor`` gives.
+            pixel_values: (B, 3, R, R); valid_hw: (B, 2); image_index: (Q,), the image of each conversation.
+            attention_mask: (Q, L), zero on padding.
+            vision_features: of ``encode_images``, in place of the images, to ask again without encoding again.
+            options: as of transformers' ``generate``, such as ``max_new_tokens`` or ``streamer``.
+        Raises:
+            InputError: if a way of decoding was asked for that keeps no state of each token, such as assisted
+                generation, or the prompt was to be read in chunks.
+            ValueError: if the placeholders do not fit the images.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if image_index is None:
+            image_index = torch.arange(len(input_ids), device=input_ids.device)
+        if vision_features is None and pixel_values is not None:
+            vision_features = self.encode_images(pixel_values, cast(Tensor, valid_hw))
+        embeds, visible = self.embed(input_ids, attention_mask.bool(), vision_features, image_index)
+        states: list[Tensor] = []
+        output = super().generate(  # pyright: ignore[reportAttributeAccessIssue]
+            input_ids=input_ids.masked_fill(input_ids == IMAGE_TOKEN_ID, 0),  # penalties look ids up in a table
+            inputs_embeds=embeds,
+            attention_mask=visible.long(),
+            position_ids=positions(attention_mask),
+            new_states=states,
+            **{**options, "return_dict_in_generate": True},
+        )
+        return self._with_masks(cast(ModelOutput, output), states, input_ids, image_index, vision_features)
+
+    def _validate_generation_mode(
+        self, generation_mode: GenerationMode, generation_config: GenerationConfig, *args: Any, **options: Any
+    ) -> None:
+        if generation_mode not in _STRATEGIES:
+            raise InputError(
+                f"{generation_mode.value.replace('_', ' ')} gives no masks, which are decoded from the state of each "
+                "token; use greedy search, sampling or beam search"
+            )
+        if generation_config.prefill_chunk_size is not None:
+            raise InputError("prefill_chunk_size: a prompt with an image in it is read at once; leave it out")
+        super()._validate_generation_mode(  # pyright: ignore[reportAttributeAccessIssue]
+            generation_mode, generation_config, *args, **options
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, new_states: Any = None, **kwargs: Any
+    ) -> Any:
+        """transformers' own, which looks at the names above; ``new_states`` goes to the next method alone."""
+        del new_states
+        prepare = super().prepare_inputs_for_generation  # pyright: ignore[reportAttributeAccessIssue]
+        return prepare(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
+
+    def _update_model_kwargs_for_generation(self, outputs: ModelOutput, model_kwargs: Any, **options: Any) -> Any:
+        """Once for each new token: keep the one state that masks are decoded from, not those of every layer."""
+        state = outputs["last_hidden_state"][:, -1]
+        model_kwargs["new_states"].append(state.clone())  # a view would keep those of the prompt
+        return super()._update_model_kwargs_for_generation(outputs, model_kwargs, **options)
+
+    def _with_masks(
+        self,
+        output: ModelOutput,
+        new_states: list[Tensor],
+        input_ids: Tensor,
+        image_index: Tensor,
+        features: VisionFeatures | None,
+    ) -> PixelLMGenerateOutput:
+        others = dict(output)
+        sequences: Tensor = others.pop("sequences")
+        prompts = input_ids.repeat_interleave(len(sequences) // len(input_ids), 0)
+        new_ids = sequences[:, input_ids.shape[1] :]
+        states = _states_of_sequences(new_states, new_ids, others.get("beam_indices"))
+        masks = None
+        if features is not None:
+            rows, starts = self.codebook.find_groups(new_ids)  # (N,)
+            sees_image = (prompts == IMAGE_TOKEN_ID).any(1)[rows]
+            rows, starts = rows[sees_image], starts[sees_image]
+            position = starts[:, None] + torch.arange(self.codebook.size, device=starts.device)
+            # states[i] predicted ids[i]
+            grouped = rearrange(states[rows[:, None], position], "n (s k) d -> n s k d", k=self.codebook.tokens)
+            images = image_index.repeat_interleave(len(sequences) // len(input_ids))[rows]
+            low_res = self.decode_masks(features, SegQueries(self.fuse(grouped), rows, images))
+            masks = [low_res[rows == row] for row in range(len(sequences))]
+        return PixelLMGenerateOutput(
+            sequences=torch.cat([prompts, new_ids], 1), mask_logits=masks, states=states, others=others
+        )
+
+
+def read_generation_config(file: Path) -> GenerationConfig:
+    """How a model is to answer, where the caller does not say it.
+
     Raises:
-        ValueError: if the prompt's placeholders do not fit the image.
+        InputError: if the file is damaged.
     """
-    device = network.device
-    input_ids = torch.tensor([list(prompt)], device=device)
-    attention = torch.ones_like(input_ids, dtype=torch.bool)
-    step, attention = network.embed(input_ids, attention, features, torch.zeros(1, dtype=torch.long, device=device))
-    cache = DynamicCache()
-    start = 0
-    ids: list[int] = []
-    states: list[Tensor] = []
-    while len(ids) < max_new_tokens:
-        positions = torch.arange(start, start + step.shape[1], device=device)[None]
-        hidden = network.model(
-            inputs_embeds=step, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state[:, -1]  # (1, D)
-        ids.append(int(network.lm_head(hidden).argmax(-1)))
-        states.append(hidden[0])
-        if ids[-1] == end_id:
-            break
-        start += step.shape[1]
-        step = network.model.embed_tokens(torch.tensor([[ids[-1]]], device=device))
-        attention = torch.cat([attention, attention.new_ones(1, 1)], dim=1)
-    return Generated(ids, torch.stack(states), ids[-1] == end_id)
+    content = read_object(file, remedy=_REMEDY)
+    _KEYS.check(content, where=str(file), remedy=_REMEDY)
+    try:
+        return GenerationConfig.from_dict(content)
+    except (ValueError, TypeError) as err:
+        raise InputError(f"{file} is not valid ({err}). {_REMEDY}") from err
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """(Q, L) mask of real tokens -> (Q, L) positions, counted from the first real one.
+
+    Image tokens in the padding of a photo count like any other, as in the release.
+    """
+    padding = (attention_mask.cumsum(1) == 0).sum(1, keepdim=True)
+    return (torch.arange(attention_mask.shape[1], device=attention_mask.device) - padding).clamp(min=0)
+
+
+def _states_of_sequences(new_states: list[Tensor], new_ids: Tensor, beam_indices: Tensor | None) -> Tensor:
+    """T tensors (rows, D) -> (Q, T, D): the states that predicted each token of each sequence."""
+    count = new_ids.shape[1]
+    states = torch.stack(new_states[:count])  # (T, rows, D)
+    if beam_indices is None:
+        return rearrange(states, "t q d -> q t d")
+    beams = beam_indices[:, :count].clamp(min=0)  # the beam that each token came from; -1 behind the end
+    return states[torch.arange(count, device=beams.device), beams]

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from .errors import InputError
 from .files import is_file, is_folder, read_object, read_shard_names
@@ -18,13 +22,15 @@ from .files import is_file, is_folder, read_object, read_shard_names
 # Repositories named alone are searched in this order: the release keeps its models one level down.
 _PLACES = ("", "hf_model")
 _SETTINGS = (
-    "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.model", "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "chat_template.jinja",
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
 _WEIGHTS = tuple(
     re.compile(rf"{stem}\b.*\.{suffix}(\.index\.json)?")
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin"))
 )
+# How the hub is asked, under the names that transformers has for it.
+_ACCESS = ("token", "cache_dir", "local_files_only", "force_download")
 _LONGEST_NAME = 96  # of a repository, with its owner
 _HUB_NAME = re.compile(
     r"(?P<repository>\w([\w.-]*\w)?/\w([\w.-]*\w)?)(?P<folder>(/\w[\w.-]*)*)(@(?P<revision>\w[\w./-]*))?"
@@ -63,26 +69,37 @@ class HubName:
         return f"`hf download {self.repository}{include}{revision} --local-dir DIR`"
 
 
-def resolve_folder(name: str, *, flag: str = "") -> Path:
+def take_hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Take out of the options of a ``from_pretrained`` what ``resolve_folder`` reads."""
+    taken = {name: options.pop(name) for name in ("subfolder", "revision", *_ACCESS) if name in options}
+    return {name: value for name, value in taken.items() if value}
+
+
+def resolve_folder(name: str, *, flag: str = "", subfolder: str = "", revision: str = "", **access: Any) -> Path:
     """The local folder behind a name: itself, or where the hub's cache has it after a download, if one is needed.
 
     Args:
         flag: names the folder in messages.
+        subfolder, revision: what the name itself does not say.
+        access: ``token``, ``cache_dir``, ``local_files_only``, ``force_download``, as in transformers.
     Raises:
         InputError: if it is neither a local folder nor to be had from the hub or its cache.
     """
-    path, place = Path(os.path.expanduser(name)), f"{flag} {name}".strip()
+    path, place = Path(os.path.expanduser(name), subfolder), f"{flag} {name}".strip()
     if is_folder(path):
         return _first_with_config(path, _PLACES) or path
     wanted = parse_hub_name(name)
     if wanted is None or is_folder(wanted.repository):
         raise InputError(f"{place}: no such folder; give a folder or a hub id such as {_suggestion(name)}")
+    wanted = replace(wanted, folder=subfolder or wanted.folder, revision=revision or wanted.revision)
     try:
-        return _download(wanted)
+        if access.pop("local_files_only", False):
+            raise LookupError("local_files_only was given")
+        return _download(wanted, **access)
     except InputError as err:
         raise InputError(f"{place}: {err}") from err
     except Exception as err:  # network, access, names: every way in which the hub can fail
-        cached = _cached_folder(wanted)
+        cached = _cached_folder(wanted, access.get("cache_dir"))
         if cached is None:
             raise InputError(f"{place}: {_describe(err, wanted)}") from err
         missing = _missing_files(cached)
@@ -92,6 +109,40 @@ def resolve_folder(name: str, *, flag: str = "") -> Path:
                 f"it lacks {', '.join(missing)}. Run the command again with a network, which fetches the rest"
             ) from err
         return cached
+
+
+def upload_folder(
+    repository: str,
+    write: Callable[[Path], None],
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    **commit: Any,
+) -> str:
+    """Upload a folder to the hub; the repository is made if it is missing.
+
+    Args:
+        write: fills the folder, in which it finds the README.md that the repository has.
+        private: of a new repository.
+        revision: a branch, which is made if it is missing.
+        commit: as of ``HfApi.upload_folder``: ``commit_message``, ``commit_description``, ``create_pr``.
+    Returns:
+        the address of the commit.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import EntryNotFoundError
+
+    api = HfApi(token=token)
+    name = api.create_repo(repository, private=private, exist_ok=True).repo_id
+    if revision and not revision.startswith("refs/pr"):
+        api.create_branch(name, branch=revision, exist_ok=True)
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with suppress(EntryNotFoundError):
+            shutil.copyfile(api.hf_hub_download(name, "README.md", revision=revision), folder / "README.md")
+        write(folder)
+        return str(api.upload_folder(repo_id=name, folder_path=folder, revision=revision, **commit))
 
 
 def files_read(name: str) -> list[Path]:
@@ -108,12 +159,12 @@ def parse_hub_name(name: str) -> HubName | None:
     return HubName(match["repository"], match["folder"].strip("/"), match["revision"] or "main")
 
 
-def _download(wanted: HubName) -> Path:
+def _download(wanted: HubName, *, token: str | bool | None = None, **options: Any) -> Path:
     """Fetch what is missing from the cache; returns the folder there."""
     # Imported here: where data are read without a model, none of it is needed.
     from huggingface_hub import HfApi, snapshot_download
 
-    info = HfApi().model_info(wanted.repository, revision=wanted.revision, timeout=10)
+    info = HfApi(token=token).model_info(wanted.repository, revision=wanted.revision, timeout=10)
     names = [sibling.rfilename for sibling in info.siblings or []]
     folder = next((place for place in wanted.places if _join(place, "config.json") in names), None)
     if folder is None:
@@ -121,7 +172,9 @@ def _download(wanted: HubName) -> Path:
         models = f"; its models are in {', '.join(others)}" if others else ""
         raise InputError(f"the repository has no {_join(wanted.folder, 'config.json')}{models}")
     read = [_join(folder, name) for name in _read(names, folder)]
-    snapshot = snapshot_download(wanted.repository, revision=wanted.revision, allow_patterns=read)
+    snapshot = snapshot_download(
+        wanted.repository, revision=wanted.revision, allow_patterns=read, token=token, **options
+    )
     return Path(snapshot) / folder
 
 
@@ -140,12 +193,14 @@ def _first_with_config(root: Path, places: Iterable[str]) -> Path | None:
     return next((root / place for place in places if is_file(root / place / "config.json")), None)
 
 
-def _cached_folder(wanted: HubName) -> Path | None:
+def _cached_folder(wanted: HubName, cache_dir: str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for place in wanted.places:
         try:
-            config = try_to_load_from_cache(wanted.repository, _join(place, "config.json"), revision=wanted.revision)
+            config = try_to_load_from_cache(
+                wanted.repository, _join(place, "config.json"), cache_dir=cache_dir, revision=wanted.revision
+            )
         except (OSError, ValueError):  # the file that names the revision is damaged
             return None
         if isinstance(config, str):

@@ -18,8 +18,10 @@ from torch import Tensor
 from .errors import InputError
 from .photo_file import open_photo
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what cannot be decoded is told in our words
+# Silent: what cannot be decoded is told in our words. OpenCV 4 has the function outside of cv2.utils.
+getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # pyright: ignore[reportAttributeAccessIssue]
 
+Photo = np.ndarray | Image.Image | str | Path
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # With padding on, the release normalizes by these (0..255 units), whatever its preprocessor JSON says.
 RELEASED_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
@@ -51,18 +53,30 @@ def read_image(path: str | Path, *, as_stored: bool = False) -> np.ndarray:
     return image
 
 
+def photo_pixels(photo: Photo) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of whatever holds a photo; PIL images are taken as they are, a file as viewers show it.
+
+    Raises:
+        InputError: if a file cannot be read, or an array is no photo.
+    """
+    if isinstance(photo, str | Path):
+        return read_image(photo)
+    pixels = np.asarray(photo.convert("RGB")) if isinstance(photo, Image.Image) else photo
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
+        raise InputError(f"a photo is {pixels.dtype} of shape {pixels.shape}; expected uint8 of shape (H, W, 3)")
+    return pixels
+
+
 @dataclass(frozen=True)
-class ImageInput:
-    """A photo ready for the network.
+class ImagePlace:
+    """Where a photo is in the network's input.
 
     Attributes:
-        pixel_values: (3, R, R) float32.
         valid_hw: rows and columns of the input that show the photo.
         region: (top, left, height, width) of the photo that the input shows, in photo pixels.
         photo_hw: (H, W).
     """
 
-    pixel_values: Tensor
     valid_hw: tuple[int, int]
     region: tuple[int, int, int, int]
     photo_hw: tuple[int, int]
@@ -72,7 +86,7 @@ class ImageInput:
         top, left, height, width = self.region
         return masks[:, top : top + height, left : left + width]
 
-    def place(self, masks: Tensor, *, outside: float) -> Tensor:
+    def put_back(self, masks: Tensor, *, outside: float) -> Tensor:
         """(N, h, w) masks of the region -> (N, H, W) masks of the photo, ``outside`` where the input is blind."""
         top, left, height, width = self.region
         if (height, width) == self.photo_hw:
@@ -80,6 +94,17 @@ class ImageInput:
         placed = masks.new_full((len(masks), *self.photo_hw), outside)
         placed[:, top : top + height, left : left + width] = masks
         return placed
+
+
+@dataclass(frozen=True)
+class ImageInput(ImagePlace):
+    """A photo ready for the network.
+
+    Attributes:
+        pixel_values: (3, R, R) float32.
+    """
+
+    pixel_values: Tensor
 
 
 @dataclass(frozen=True)
@@ -98,25 +123,33 @@ class ImagePreprocessor:
 
     def __call__(self, image: np.ndarray) -> ImageInput:
         """Prepare a (H, W, 3) uint8 RGB photo."""
-        return self._padded(image) if self.pad else self._cropped(image)
+        place = self.place(image.shape[:2])
+        height, width = self._resized_hw(place.photo_hw)
+        method = Image.Resampling.BILINEAR if self.pad else Image.Resampling.BICUBIC
+        resized = np.asarray(Image.fromarray(image).resize((width, height), method))
+        top, left = (0, 0) if self.pad else ((height - self.size) // 2, (width - self.size) // 2)
+        shown = resized[top : top + self.size, left : left + self.size]
+        return ImageInput(place.valid_hw, place.region, place.photo_hw, self._normalize(shown))
 
-    def _padded(self, image: np.ndarray) -> ImageInput:
-        height, width = image.shape[:2]
-        scale = self.size / max(height, width)
-        valid_hw = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
-        resized = Image.fromarray(image).resize((valid_hw[1], valid_hw[0]), Image.Resampling.BILINEAR)
-        return ImageInput(self._normalize(np.asarray(resized)), valid_hw, (0, 0, height, width), (height, width))
-
-    def _cropped(self, image: np.ndarray) -> ImageInput:
-        height, width = image.shape[:2]
-        scale = self.size / min(height, width)
-        resized_hw = (max(self.size, int(height * scale)), max(self.size, int(width * scale)))
-        resized = Image.fromarray(image).resize((resized_hw[1], resized_hw[0]), Image.Resampling.BICUBIC)
+    def place(self, photo_hw: tuple[int, int]) -> ImagePlace:
+        """Where a photo of that size is in the input."""
+        height, width = photo_hw
+        resized_hw = self._resized_hw(photo_hw)
+        if self.pad:
+            return ImagePlace(resized_hw, (0, 0, height, width), photo_hw)
+        side = min(photo_hw)
+        scale = self.size / side
         top, left = (resized_hw[0] - self.size) // 2, (resized_hw[1] - self.size) // 2
-        crop = np.asarray(resized)[top : top + self.size, left : left + self.size]
-        side = min(height, width)
         region = (min(round(top / scale), height - side), min(round(left / scale), width - side), side, side)
-        return ImageInput(self._normalize(crop), (self.size, self.size), region, (height, width))
+        return ImagePlace((self.size, self.size), region, photo_hw)
+
+    def _resized_hw(self, photo_hw: tuple[int, int]) -> tuple[int, int]:
+        height, width = photo_hw
+        if self.pad:
+            scale = self.size / max(photo_hw)
+            return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+        scale = self.size / min(photo_hw)
+        return max(self.size, int(height * scale)), max(self.size, int(width * scale))
 
     def _normalize(self, image: np.ndarray) -> Tensor:
         """(h, w, 3) uint8 -> (3, R, R), zero at the bottom and the right. Zero is the mean color."""

@@ -127,7 +127,7 @@ def llama_keys(flat: Mapping[str, Any], *, where: str = "config.json") -> dict[s
 
 def _language_keys(schema: Schema[Any], flat: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     keys = dict(
-        schema.check(_given(flat), where=where, remedy="Take the config.json of a LLaVA or LLaMA folder as it is")
+        schema.check(given_keys(flat), where=where, remedy="Take the config.json of a LLaVA or LLaMA folder as it is")
     )
     heads = keys["num_attention_heads"]
     if heads % keys.get("num_key_value_heads", heads):
@@ -141,6 +141,16 @@ def _language_keys(schema: Schema[Any], flat: Mapping[str, Any], *, where: str) 
     return keys
 
 
+def llama_config(flat: Mapping[str, Any], *, where: str = "config.json") -> LlamaConfig:
+    """The same as transformers reads it."""
+    return transformers_config(LlamaConfig, llama_keys(flat, where=where), where=where)
+
+
+def clip_config(config: Mapping[str, Any], *, where: str = "config.json") -> CLIPVisionConfig:
+    """What ``vision_keys`` finds, as transformers reads it."""
+    return transformers_config(CLIPVisionConfig, vision_keys(config, where=where), where=where)
+
+
 def vision_keys(config: Mapping[str, Any], *, where: str = "config.json") -> dict[str, Any]:
     """The tower part of a CLIP config.json, which may hold it under ``vision_config``.
 
@@ -151,7 +161,7 @@ def vision_keys(config: Mapping[str, Any], *, where: str = "config.json") -> dic
     """
     if "vision_config" in config:
         config, where = config["vision_config"], f"{where}, vision_config"
-    given = _VISION.check(_given(config), where=where, remedy="Take the config.json of a CLIP folder as it is")
+    given = _VISION.check(given_keys(config), where=where, remedy="Take the config.json of a CLIP folder as it is")
     if given["patch_size"] > given["image_size"]:
         raise InputError(
             f"{where}: patch_size is {given['patch_size']}; expected at most the image_size, {given['image_size']}. "
@@ -161,7 +171,7 @@ def vision_keys(config: Mapping[str, Any], *, where: str = "config.json") -> dic
     return {key: full[key] for key in VisionKeys.__annotations__}
 
 
-def _given(config: Any) -> Any:
+def given_keys(config: Any) -> Any:
     """Without the keys that are null, which transformers writes for "not set"."""
     return {key: value for key, value in config.items() if value is not None} if isinstance(config, dict) else config
 

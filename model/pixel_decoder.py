@@ -14,6 +14,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .configuration import PixelLMConfig
@@ -47,7 +48,7 @@ class PositionEncoding(nn.Module):
         y, x = torch.meshgrid(centers, centers, indexing="ij")
         coordinates = (2 * torch.stack([x, y], dim=-1) - 1).to(matrix.dtype)
         angles = 2 * math.pi * (coordinates @ matrix)
-        return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)
+        return rearrange(torch.cat([angles.sin(), angles.cos()], dim=-1), "h w c -> c h w")
 
 
 class PromptEncoder(nn.Module):
@@ -72,6 +73,16 @@ class PromptEncoder(nn.Module):
         )
         self.no_mask_embed = nn.Embedding(1, width)
 
+    def forward(self, side: int) -> tuple[Tensor, Tensor]:
+        """What the decoder takes from here.
+
+        Args:
+            side: patches per side of the deepest scale.
+        Returns:
+            encoded positions (C, side, side) and the "no mask" embedding (1, C).
+        """
+        return self.pe_layer(side), all_rows(self.no_mask_embed)
+
 
 class Attention(nn.Module):
     """Multi-head attention that may work at a smaller inner width."""
@@ -95,11 +106,11 @@ class Attention(nn.Module):
             (N, T, C).
         """
         q, k, v = (
-            projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            rearrange(projection(x), "n t (heads c) -> n heads t c", heads=self.heads)
             for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
-        out = F.scaled_dot_product_attention(q, k, v)  # (N, heads, T, C / heads)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.out_proj(rearrange(out, "n heads t c -> n t (heads c)"))
 
 
 class TwoLayerMLP(nn.Module):
@@ -228,13 +239,13 @@ class MaskDecoder(nn.Module):
         """Start gamma at the release's constant."""
         nn.init.constant_(self.scale_weights, 1.0 / len(self.transformer))
 
-    def forward(self, pyramid: Tensor, queries: Tensor, *, prompt: PromptEncoder) -> Tensor:
+    def forward(self, pyramid: Tensor, queries: Tensor, positions: Tensor, no_mask: Tensor) -> Tensor:
         """Decode N masks.
 
         Args:
             pyramid: (S, N, C, g, g) features of each mask's image, deepest scale first; N is 1 or more.
             queries: (N, S, C) one fused query per scale.
-            prompt: gives the positions of the deepest scale and the "no mask" embedding.
+            positions: (C, g, g) encoded positions of the deepest scale; no_mask: (1, C); both of ``PromptEncoder``.
         Returns:
             (N, h, w) logits, unbounded; h = w = 2g for one scale, 4g for several.
         """
@@ -245,19 +256,19 @@ class MaskDecoder(nn.Module):
                 source = self.upsample_2x(source)
                 gate = F.interpolate(per_scale[-1][:, None], source.shape[-2:], mode="bilinear", align_corners=False)
                 source = source * (gate.sigmoid() + 1)
-            encoding = prompt.pe_layer if scale == 0 else self.pe1
-            source = source + prompt.no_mask_embed.weight[:, :, None, None]
-            per_scale.append(self._decode_scale(scale, source, queries[:, scale], encoding(source.shape[-1])))
+            encoding = positions if scale == 0 else self.pe1(source.shape[-1])
+            source = source + rearrange(no_mask, "1 c -> 1 c 1 1")
+            per_scale.append(self._decode_scale(scale, source, queries[:, scale], encoding))
         return self._weighted_sum(per_scale)
 
     def _decode_scale(self, scale: int, source: Tensor, query: Tensor, position: Tensor) -> Tensor:
         """One Attn^l and its mask head: (N, C, h, h), (N, C), (C, h, h) -> (N, 2h, 2h)."""
-        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # (1 + 4, C)
+        output_tokens = torch.cat([all_rows(self.iou_token), all_rows(self.mask_tokens)])  # (1 + 4, C)
         tokens = torch.cat([output_tokens.expand(len(query), -1, -1), query[:, None]], dim=1)
-        tokens = tokens + self.level_embed.weight[scale]
-        image, position = source.flatten(2).transpose(1, 2), position.flatten(1).T
+        tokens = tokens + all_rows(self.level_embed)[scale]
+        image, position = rearrange(source, "n c h w -> n (h w) c"), rearrange(position, "c h w -> (h w) c")
         tokens, image = self.transformer[scale](image, position, tokens)
-        upscaled = self.output_upscaling(image.transpose(1, 2).unflatten(2, source.shape[-2:]))
+        upscaled = self.output_upscaling(rearrange(image, "n (h w) c -> n c h w", h=source.shape[-2]))
         kernel = self.output_hypernetworks_mlps[0](tokens[:, 1])
         return torch.einsum("nc,nchw->nhw", kernel, upscaled)
 
@@ -267,6 +278,12 @@ class MaskDecoder(nn.Module):
             F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0] for logits in per_scale
         ]
         return torch.einsum("s,snhw->nhw", self.scale_weights.to(resized[0].dtype), torch.stack(resized))
+
+
+def all_rows(table: nn.Embedding) -> Tensor:
+    """A whole embedding table, asked for by a call: offloaded weights are there only while their module runs."""
+    device = None if table.weight.is_meta else table.weight.device
+    return table(torch.arange(table.num_embeddings, device=device))
 
 
 class LayerNorm2d(nn.Module):

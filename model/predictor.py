@@ -5,26 +5,21 @@ Shapes: T generated tokens, N masks, D language-model width, H, W size of the ph
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import LlamaTokenizer
 
 from .configuration import PRECISIONS
 from .errors import InputError
-from .generation import generate
-from .image import ImageInput
+from .image import Photo, photo_pixels
 from .PixelLM import PixelLMForCausalLM
-from .replies import Reply, make_reply
-from .structures import SegQueries, VisionFeatures
-from .text.conversation import IMAGE, get_conversation
-from .text.tokens import encode_conversation
-
-logger = logging.getLogger(__name__)
+from .processor import PixelLMProcessor
+from .replies import Reply
+from .structures import VisionFeatures
+from .weights.quantization import quantization
 
 _LONGEST_TOKEN = 100  # characters; tokens of real vocabularies are far shorter
 
@@ -39,8 +34,8 @@ class PixelLMPredictor:
 
     def __init__(self, model: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> None:
         self.model = model
-        self.tokenizer = tokenizer
-        self._seen: tuple[ImageInput, VisionFeatures] | None = None
+        self.processor = PixelLMProcessor.of(model.config, tokenizer)
+        self._seen: tuple[tuple[int, int], VisionFeatures] | None = None
 
     @classmethod
     def from_pretrained(
@@ -48,34 +43,51 @@ class PixelLMPredictor:
         folder: str | Path,
         *,
         precision: str = "fp32",
+        bits: int = 16,
         device: str | torch.device | None = None,
-        vision_tower: str | None = None,
-        conv_type: str | None = None,
+        **options: Any,
     ) -> PixelLMPredictor:
         """Read a merged folder, ours or a published one.
 
         Args:
             precision: fp32, bf16 or fp16.
+            bits: 8 or 4 quantize the language model.
             device: default is the first GPU, else the CPU.
-            vision_tower: only needed when the folder's own record of its tower is out of date.
-            conv_type: template of a published folder that was not trained with llava_v1.
+            options: as of ``PixelLMForCausalLM.from_pretrained``.
         Raises:
             InputError: if the folder cannot be read, or its files do not belong together.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model, tokenizer, report = PixelLMForCausalLM.from_folder(
-            folder, dtype=PRECISIONS[precision], vision_tower=vision_tower, conv_type=conv_type
+        dtype = PRECISIONS[precision]
+        model = PixelLMForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map={"": device},
+            quantization_config=quantization(bits, dtype=dtype),
+            **options,
         )
-        logger.info("%s", report.describe())
-        return cls(model.to(device), tokenizer)
+        if model.processor is None:
+            raise InputError(f"{folder} has no tokenizer; copy the tokenizer files of the model there")
+        return cls(model, model.processor.tokenizer)
 
     @torch.inference_mode()
     def set_image(self, image: np.ndarray) -> None:
         """Encode a (H, W, 3) uint8 RGB photo; every later ``ask`` is about it."""
-        prepared = self.model.pixellm_config.preprocessor(image)
-        pixel_values = prepared.pixel_values[None].to(self.model.device, self.model.dtype)
-        valid_hw = torch.tensor([prepared.valid_hw], device=self.model.device)
-        self._seen = prepared, self.model.encode_images(pixel_values, valid_hw)
+        inputs = self.processor.image_processor(image)
+        pixel_values = inputs["pixel_values"].to(self.model.device, self.model.dtype)
+        features = self.model.encode_images(pixel_values, inputs["valid_hw"].to(self.model.device))
+        self._seen = (image.shape[0], image.shape[1]), features
+
+    def segment(self, photo: Photo, question: str, *, max_new_tokens: int = 512) -> Reply:
+        """Answer one question about one photo: ``set_image`` and ``ask`` in one.
+
+        Args:
+            photo: a file name, a PIL image or an (H, W, 3) uint8 RGB array.
+        Raises:
+            InputError: if the photo cannot be read, or as ``ask``.
+        """
+        self.set_image(photo_pixels(photo))
+        return self.ask(question, max_new_tokens=max_new_tokens)
 
     @torch.inference_mode()
     def ask(self, question: str, *, max_new_tokens: int = 512) -> Reply:
@@ -89,43 +101,24 @@ class PixelLMPredictor:
             raise InputError(f"max_new_tokens is {max_new_tokens}; expected 1 or more")
         if self._seen is None:
             raise ValueError("call set_image before ask")
-        image, features = self._seen
-        longest = self.model.model.config.max_position_embeddings
+        photo_hw, features = self._seen
+        longest = self.model.config.text_config.max_position_embeddings
         if len(question) > _LONGEST_TOKEN * longest:  # pasted by mistake: a megabyte takes seconds to tokenize
             raise InputError(
                 f"the question has {len(question)} characters, but the model reads at most {longest} tokens; shorten it"
             )
-        prompt = self.prompt_ids(question)
+        prompt = self.processor.prompt_ids(question)
         if len(prompt) >= longest:
             raise InputError(
                 f"the question has {len(prompt)} tokens with the image, but the model reads at most {longest}; "
                 "shorten it"
             )
-        generated = generate(
-            self.model,
-            prompt,
-            features,
-            end_id=cast(int, self.tokenizer.eos_token_id),
+        generated = self.model.generate(
+            torch.tensor([prompt], device=self.model.device),
+            vision_features=features,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=self.processor.tokenizer.eos_token_id,
             max_new_tokens=min(max_new_tokens, longest - len(prompt)),
         )
-        logits = self._decode(generated.ids, generated.states, image, features)
-        return make_reply(generated, logits, codebook=self.model.codebook, tokenizer=self.tokenizer)
-
-    def prompt_ids(self, question: str) -> list[int]:
-        """The open conversation of a question, image placeholder expanded."""
-        config = self.model.pixellm_config
-        rendered = get_conversation(config.conv_type).render([(question, None)], image=IMAGE)
-        ids, _ = encode_conversation(self.tokenizer, rendered, num_image_tokens=config.num_image_tokens)
-        return ids
-
-    def _decode(self, ids: list[int], states: Tensor, image: ImageInput, features: VisionFeatures) -> Tensor:
-        """T ids and (T, D) states -> (N, H, W) logits of their complete groups, at the size of the photo."""
-        model, codebook = self.model, self.model.codebook
-        _, starts = codebook.find_groups(torch.tensor([ids], device=model.device))  # (N,)
-        position = starts[:, None] + torch.arange(codebook.size, device=starts.device)  # states[i] predicted ids[i]
-        grouped = states[position].unflatten(1, (codebook.scales, codebook.tokens))  # (N, S, K, D)
-        zeros = torch.zeros(len(starts), dtype=torch.long, device=starts.device)
-        low_res = model.decode_masks(features, SegQueries(model.fuse(grouped), zeros, zeros))
-        _, _, height, width = image.region
-        logits = model.resize_masks(low_res, valid_hw=features.valid_hw[0], out_hw=(height, width))
-        return image.place(logits, outside=float("-inf"))
+        return self.processor.replies(generated, [photo_hw], prompt_length=len(prompt))[0]

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import LlamaTokenizer
 
-from .generation import Generated
-from .text.tokenizer import decode_released
+from .drawing import overlay, write_image
+from .errors import InputError
+from .image import Photo, photo_pixels
+from .text.tokenizer import answer_text
 from .text.tokens import SegCodebook, name_groups
 
 
@@ -54,40 +58,77 @@ class Reply:
     group: str
     reason: str | None = None
 
+    def masks(self, photo_hw: tuple[int, int]) -> np.ndarray:
+        """(N, H, W) bool.
+
+        Args:
+            photo_hw: (H, W) of the photo, for an answer without targets.
+        """
+        if not self.targets:
+            return np.zeros((0, *photo_hw), dtype=bool)
+        return np.stack([target.mask.cpu().numpy() for target in self.targets])
+
+    def draw(self, photo: Photo) -> np.ndarray:
+        """The photo with every target tinted, outlined and numbered as in ``numbered``; (H, W, 3) uint8 RGB.
+
+        Args:
+            photo: what the question was about: a file name, a PIL image or an (H, W, 3) uint8 RGB array.
+        Raises:
+            InputError: if the photo cannot be read, or is of another size than the masks.
+        """
+        pixels = photo_pixels(photo)
+        masks = self.masks(pixels.shape[:2])
+        if masks.shape[1:] != pixels.shape[:2]:
+            raise InputError(
+                f"the photo is {pixels.shape[0]} x {pixels.shape[1]} pixels, the masks are {masks.shape[1]} x "
+                f"{masks.shape[2]}; give the photo that the question was about"
+            )
+        return overlay(pixels, masks)
+
+    def save(self, path: str | Path, photo: Photo) -> None:
+        """Write what ``draw`` gives, whole or not at all; the suffix of the name says the format.
+
+        Raises:
+            InputError: as ``draw``, and if the file cannot be written.
+        """
+        write_image(path, self.draw(photo))
+
     def numbered(self) -> str:
         """The text with each token group replaced by the number of its target, ``[0]`` for the first."""
         return name_groups(self.text, self.group, [f"[{number}]" for number in range(len(self.targets))])
 
 
-def make_reply(generated: Generated, logits: Tensor, *, codebook: SegCodebook, tokenizer: LlamaTokenizer) -> Reply:
+def make_reply(ids: list[int], logits: Tensor | None, codebook: SegCodebook, tokenizer: LlamaTokenizer) -> Reply:
     """Put words and masks together.
 
     Args:
-        logits: (N, H, W), one mask per complete token group, in reading order.
+        ids: the answer, with its end mark if the model ended it itself.
+        logits: (N, H, W), one mask per complete token group, in reading order; None if the conversation was about no
+            image.
     """
-    ids = torch.tensor([generated.ids])
-    starts = codebook.find_groups(ids)[1].tolist()
-    spans = [(start, start + codebook.size) for start in starts]
-    phrases = _phrases(tokenizer, generated.ids, spans)
+    row = torch.tensor([ids])
+    spans = [(start, start + codebook.size) for start in codebook.find_groups(row)[1].tolist()]
+    about_image = logits is not None
+    if logits is None:
+        logits, spans = torch.empty(0, 0, 0), []
     targets = [
         Target(phrase, span, of_target > 0, _foreground_score(of_target), of_target)
-        for phrase, span, of_target in zip(phrases, spans, logits, strict=True)
+        for phrase, span, of_target in zip(_phrases(tokenizer, ids, spans), spans, logits, strict=True)
     ]
-    reason = _reason(generated, num_targets=len(targets), num_stray=codebook.count_stray(ids))
-    return Reply(_answer_text(tokenizer, generated.ids), generated.ids, targets, codebook.group_text, reason)
-
-
-def _answer_text(tokenizer: LlamaTokenizer, ids: Sequence[int]) -> str:
-    """Words without the end mark, single-spaced."""
-    kept = [token_id for token_id in ids if token_id != tokenizer.eos_token_id]
-    return " ".join(decode_released(tokenizer, kept).split())
+    reason = _reason(
+        about_image=about_image,
+        num_targets=len(targets),
+        num_stray=codebook.count_stray(row),
+        cut_after=0 if ids[-1:] == [tokenizer.eos_token_id] else len(ids),
+    )
+    return Reply(answer_text(tokenizer, ids), ids, targets, codebook.group_text, reason)
 
 
 def _phrases(tokenizer: LlamaTokenizer, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> list[str]:
     """The words before each group, back to the group before."""
     phrases, previous = [], 0
     for start, end in spans:
-        words = _answer_text(tokenizer, ids[previous:start])
+        words = answer_text(tokenizer, ids[previous:start])
         phrases.append(words.strip(" ,.;:").removeprefix("and ").strip())
         previous = end
     return phrases
@@ -99,12 +140,15 @@ def _foreground_score(logits: Tensor) -> float:
     return float((logits.sigmoid() * inside).sum() / inside.sum().clamp(min=1))
 
 
-def _reason(generated: Generated, *, num_targets: int, num_stray: int) -> str | None:
+def _reason(*, about_image: bool, num_targets: int, num_stray: int, cut_after: int) -> str | None:
+    """What a user should know; ``cut_after`` is 0 for an answer that the model ended."""
     reasons = []
     if num_stray:
         reasons.append(f"{num_stray} segmentation tokens stood outside a complete group and were dropped")
-    if not generated.finished:
-        reasons.append(f"the answer was cut after {len(generated.ids)} tokens")
-    if num_targets == 0 and not num_stray:
+    if cut_after:
+        reasons.append(f"the answer was cut after {cut_after} tokens")
+    if not about_image:
+        reasons.append("the question was about no image, so there are no masks")
+    elif num_targets == 0 and not num_stray:
         reasons.append("the model answered without a segmentation token")
     return "; ".join(reasons) or None

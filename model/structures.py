@@ -12,10 +12,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from transformers import Cache
 from transformers.utils.generic import ModelOutput
 
-# ModelOutput wants None as default of every field but the first; a forward pass sets them all.
-_ALWAYS_SET = cast(Any, None)
+# ModelOutput wants None as default of every field; the docstrings say when a field is set.
+_SET_WHERE_PROMISED = cast(Any, None)
 
 
 @dataclass
@@ -46,6 +47,11 @@ class Batch:
     orig_hw: list[tuple[int, int]]
     sample_ids: list[str]
     ignore: list[Tensor | None] = field(default_factory=list)
+
+    def inputs(self) -> dict[str, Any]:
+        """What the forward pass of the network takes."""
+        names = ("pixel_values", "valid_hw", "input_ids", "labels", "attention_mask", "image_index", "orig_hw")
+        return {name: getattr(self, name) for name in names}
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
         """Move every tensor to ``device``; only ``pixel_values`` takes ``dtype``."""
@@ -107,18 +113,43 @@ class PixelLMOutput(ModelOutput):
     """What a forward pass returns (a dict, so that ZeRO-3 hooks see the tensors).
 
     Attributes:
-        lm_loss: () cross-entropy of the supervised tokens.
-        mask_logits: B tensors (N_b, H_b, W_b) at original size.
-        low_res_logits: B tensors (N_b, h, w) before resizing.
-        query_index: (N,) long, the conversation of each mask, images in order.
-        hidden: (Q, L, D) last hidden states of the language model.
+        lm_loss: () cross-entropy of the supervised tokens; with labels.
+        logits: (Q, L or fewer, vocabulary), see ``logits_to_keep``; without labels.
+        mask_logits: B tensors (N_b, h, w), one mask per complete token group, of the padded input; with images.
+        photo_logits: B tensors (N_b, H_b, W_b), the same at the size of the photo; with ``orig_hw``.
+        query_index: (N,) long, the conversation of each mask, images in order; with images.
+        last_hidden_state: (Q, L, D) of the language model.
+        past_key_values: the cache that was given or made.
+        hidden_states, attentions: of every layer, where transformers' options ask for them.
     """
 
-    lm_loss: Tensor = _ALWAYS_SET
-    mask_logits: list[Tensor] = _ALWAYS_SET
-    low_res_logits: list[Tensor] = _ALWAYS_SET
-    query_index: Tensor = _ALWAYS_SET
-    hidden: Tensor = _ALWAYS_SET
+    lm_loss: Tensor = _SET_WHERE_PROMISED
+    logits: Tensor = _SET_WHERE_PROMISED
+    mask_logits: list[Tensor] = _SET_WHERE_PROMISED
+    photo_logits: list[Tensor] = _SET_WHERE_PROMISED
+    query_index: Tensor = _SET_WHERE_PROMISED
+    last_hidden_state: Tensor = _SET_WHERE_PROMISED
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class PixelLMGenerateOutput(ModelOutput):
+    """What ``generate`` returns.
+
+    Attributes:
+        sequences: (Q, L + T) prompt and new tokens, padded after the end of an answer.
+        mask_logits: Q tensors (N_q, h, w), one mask per complete token group of the answer, of the padded input; None
+            without images. ``PixelLMProcessor.post_process_masks`` makes masks of the photo of them.
+        states: (Q, T, D), the last hidden state that predicted each new token.
+        others: what transformers' ``generate`` returns beside the sequences, such as scores.
+    """
+
+    sequences: Tensor = _SET_WHERE_PROMISED
+    mask_logits: list[Tensor] | None = None
+    states: Tensor = _SET_WHERE_PROMISED
+    others: dict[str, Any] | None = None
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import reprlib
 from collections.abc import Callable
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import pydantic
 from pydantic import AfterValidator, Field
@@ -52,6 +52,7 @@ TokensPerScale = Annotated[int, Field(ge=1, le=1000)]
 InputSide = Annotated[int, Field(ge=1, le=4096)]
 TokenGrid = Annotated[int, Field(ge=1, le=4096)]
 DecoderWidth = Annotated[int, Field(ge=16, le=2**14)]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # Each is a process of its own: a slip of the finger must not take the machine down.
 Workers = Annotated[int, Field(ge=0, le=1024)]

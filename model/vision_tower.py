@@ -5,10 +5,12 @@ Shapes: B images, R input side, g patches per side, T = g*g + 1 tokens, V tower 
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
@@ -29,9 +31,10 @@ class VisionEmbeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, R, R), normalized and of the weights' dtype -> (B, T, V), class token first."""
-        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (B, g*g, V)
+        patches = rearrange(self.patch_embedding(pixel_values), "b v h w -> b (h w) v")
         cls = self.class_embedding.expand(len(patches), 1, -1)
-        return torch.cat([cls, patches], dim=1) + self.position_embedding.weight
+        tokens = torch.arange(self.position_embedding.num_embeddings, device=patches.device)
+        return torch.cat([cls, patches], dim=1) + self.position_embedding(tokens)
 
 
 class VisionTransformer(nn.Module):
@@ -51,8 +54,9 @@ class VisionTower(nn.Module):
 
     def __init__(self, config: PixelLMConfig) -> None:
         super().__init__()
-        clip = config.vision_config()
-        clip._attn_implementation = "sdpa"
+        clip = copy.deepcopy(config.vision_config)
+        # Its mask hides padded patches as a bias, which the flash and flex kernels do not take.
+        clip._attn_implementation = "eager" if config._attn_implementation == "eager" else "sdpa"
         self.covered_size = config.covered_size
         self.grid = config.patch_grid
         depth = clip.num_hidden_layers
@@ -105,7 +109,7 @@ def resize_position_table(table: Tensor, *, grid: int, rule: str) -> Tensor:
     if native == grid:
         return table
     cls, patches = (table[:1], table[1:]) if rule == "correct" else (table[-1:], table[:-1])
-    image = patches.float().T.unflatten(1, (native, native))[None]  # (1, V, n, n)
-    resized = F.interpolate(image, (grid, grid), mode="bilinear", align_corners=False)[0]
-    rows = resized.flatten(1).T.to(table.dtype)
+    image = rearrange(patches.float(), "(h w) v -> 1 v h w", h=native)
+    resized = F.interpolate(image, (grid, grid), mode="bilinear", align_corners=False)
+    rows = rearrange(resized, "1 v h w -> (h w) v").to(table.dtype)
     return torch.cat([cls, rows] if rule == "correct" else [rows, cls])

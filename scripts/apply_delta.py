@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import InputError
-from model.hub import resolve_folder
-from model.weights.delta import apply_delta
-from utils.cli.args import flag, settings
+from utils.cli.args import Parsed, flag, settings
 from utils.cli.command import run_command
 
 
@@ -32,14 +30,19 @@ class DeltaConfig:
                 raise InputError(f"--{name} is missing; --base, --delta and --out are all needed")
 
 
-def make_base(config: DeltaConfig) -> None:
+def make_base(parsed: Parsed[DeltaConfig]) -> None:
+    """Find both folders, and write their sum."""
+    from model.hub import resolve_folder
+    from model.weights.delta import apply_delta
+
+    config = parsed.config
     base, delta = resolve_folder(config.base, flag="--base"), resolve_folder(config.delta, flag="--delta")
     apply_delta(base, delta, Path(config.out).expanduser())
     print(f"{config.out} holds the sum; give it as --version")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(DeltaConfig, lambda parsed: make_base(parsed.config), __doc__, argv)
+    return run_command(DeltaConfig, make_base, __doc__, argv)
 
 
 if __name__ == "__main__":

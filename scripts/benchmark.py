@@ -1,32 +1,28 @@
 """Measure on this machine.
 
     python scripts/benchmark.py data --dataset_dir ./dataset
+    python scripts/benchmark.py loading --version FOLDER --processes 8
+    python scripts/benchmark.py quantization --version FOLDER --dataset_dir ./dataset
 
 ``data`` says how many samples per second one process makes, of every source and of their mixture, and what the time
-goes into; ``data --help`` lists its flags. Other load on the machine is in all numbers: compare those of one run.
+goes into. ``loading`` says how long it takes to read a model, and what memory one process and several at once need for
+it. ``quantization`` says what an 8-bit and a 4-bit language model save and change. ``data --help`` and the like
+list the flags. Other load on the machine is in all numbers: compare those of one run.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from model.files import write_json
-from model.outputs import check_output_file
-from model.values import Count, InputSide, Scales, TokensPerScale
-from utils.benchmark.data import table, time_samples
-from utils.cli.args import flag, settings
+from pydantic import Field
+
+from model.errors import InputError
+from model.values import Count, InputSide, NonNegativeInt, Scales, TokensPerScale
+from utils.cli.args import Parsed, flag, settings
 from utils.cli.command import run_commands
-from utils.cli.config import TRAINING_ONLY, RunConfig
-from utils.data.downloads import require_data
-from utils.data.names import split_names
-from utils.data.paths import check_data_kept
-from utils.data.registry import DataOptions, build_train_sources
-from utils.data.workers import init_worker
-from utils.training.preview import build_encoder
+from utils.cli.config import TRAINING_ONLY, Precision, RunConfig, Template
 
 
 @settings
@@ -48,27 +44,66 @@ class DataConfig(RunConfig):
     output_json: str = flag("", "file for the numbers")
 
 
-def benchmark_data(config: DataConfig) -> None:
-    """Every source for itself, then their mixture."""
-    if config.output_json:
-        check_output_file(config.output_json, flag="--output_json", inputs=split_names(config.custom_data))
-        check_data_kept(config.output_json, [config.dataset_dir], flag="--output_json")
-    init_worker()
-    options = DataOptions.of(config)
-    require_data(options, [])
-    sources, rates = build_train_sources(options)
-    encoder = build_encoder(config)
-    how = {"num": config.num, "rounds": config.rounds, "seed": config.seed}
-    timings = [time_samples(source.name, [source], [1.0], encoder, **how) for source in sources]
-    timings.append(time_samples("mixture", sources, rates, encoder, **how))
-    size = encoder.config.image_size
-    print(f"one process, one thread, {size} px, --dataset {config.dataset} --sample_rates {config.sample_rates}")
-    print(table(timings))
-    if config.output_json:
-        write_json(Path(config.output_json), {"image_size": size, "timings": [asdict(timing) for timing in timings]})
+def benchmark_data(parsed: Parsed[DataConfig]) -> None:
+    """Time every source for itself, then their mixture."""
+    from utils.benchmark.data import benchmark
+
+    config = parsed.config
+    benchmark(config, num=config.num, rounds=config.rounds, output_json=config.output_json)
 
 
-COMMANDS = {"data": (DataConfig, lambda parsed: benchmark_data(parsed.config))}
+@settings
+class LoadingConfig:
+    """Reading a model, in one process and in several at once."""
+
+    version: str = flag("", "merged model: folder or hub id")
+    precision: Precision = flag("bf16", "of the weights in memory")
+    processes: Annotated[int, Field(ge=1, le=64)] = flag(2, "processes that read it at once")
+
+    def __post_init__(self) -> None:
+        if not self.version:
+            raise InputError("--version is missing; give the folder of a merged model")
+
+
+def benchmark_loading(parsed: Parsed[LoadingConfig]) -> None:
+    """Read a model in fresh processes, and watch them."""
+    from utils.benchmark.loading import benchmark
+
+    config = parsed.config
+    benchmark(config.version, config.precision, processes=config.processes)
+
+
+@settings
+class QuantizationConfig:
+    """Memory and masks of a model whose language model has 16, 8 and 4 bits."""
+
+    version: str = flag("", "merged model: folder or hub id")
+    vision_tower: str = flag("", "CLIP tower, when the model folder has none", aliases=("--vision-tower",))
+    conv_type: Template = flag("llava_v1", "template of a published model; a folder of ours records its own")
+    precision: Literal["bf16", "fp16"] = flag("bf16", "of what is not quantized")
+    dataset_dir: str = flag("./dataset", "dataset tree")
+    val_dataset: str = flag("MultiReasonSeg|val", "validation sets, joined with ||")
+    limit: NonNegativeInt = flag(0, "images per set, from its start; 0 takes all")
+    max_new_tokens: Count = flag(512, "longest answer, in tokens")
+    output_md: str = flag("", "Markdown file for the tables")
+
+    def __post_init__(self) -> None:
+        if not self.version:
+            raise InputError("--version is missing; give the folder of a merged model")
+
+
+def benchmark_quantization(parsed: Parsed[QuantizationConfig]) -> None:
+    """Ask a validation set three times, and compare."""
+    from utils.benchmark.quantization import benchmark
+
+    benchmark(**vars(parsed.config))
+
+
+COMMANDS = {
+    "data": (DataConfig, benchmark_data),
+    "loading": (LoadingConfig, benchmark_loading),
+    "quantization": (QuantizationConfig, benchmark_quantization),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

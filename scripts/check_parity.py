@@ -13,7 +13,7 @@ from pathlib import Path
 from model.errors import InputError
 from utils.cli.args import Parsed, flag, settings
 from utils.cli.command import run_command
-from utils.parity.stages import STAGES, run_stages
+from utils.parity.stage_names import STAGE_NAMES
 
 
 @settings
@@ -22,12 +22,14 @@ class ParityConfig:
 
     golden: str = flag("", "folder of recordings")
     case: str = flag("", "one case of it; default all")
-    stage: str = flag("", f"one of {', '.join(STAGES)}; default all")
+    stage: str = flag("", f"one of {', '.join(STAGE_NAMES)}; default all")
     dataset_dir: str = flag("", "tree of val_datasets.json; default real_mini beside --golden, else in ../shared")
 
     def __post_init__(self) -> None:
         if not self.golden:
             raise InputError("--golden is missing; give a folder of recordings of the release")
+        if self.stage and self.stage not in STAGE_NAMES:
+            raise InputError(f"--stage {self.stage} is unknown; expected one of {', '.join(STAGE_NAMES)}")
 
 
 def default_tree(golden: Path) -> Path:
@@ -39,6 +41,8 @@ def default_tree(golden: Path) -> Path:
 
 def check(parsed: Parsed[ParityConfig]) -> int:
     """Print a line per stage; 1 if any differs too much."""
+    from utils.parity.stages import run_stages
+
     for name in ("utils", "model"):
         logging.getLogger(name).setLevel(logging.WARNING)
     config, all_ok = parsed.config, True

@@ -15,14 +15,15 @@ if [[ ! $found =~ ^3\.([0-9]+)$ ]] || ((BASH_REMATCH[1] < oldest || BASH_REMATCH
   exit 2
 fi
 
-# pip_once FILE ARGUMENT...: pip install, unless that was done for this state of FILE and constraints.txt.
+# pip_once ENVIRONMENT CONSTRAINTS FILE ARGUMENT...: pip install, unless that was done for this state of FILE and of
+# both files of constraints: an environment over another one depends on both.
 pip_once() {
-  local file="$1" stamp=".venv/.installed-${1//\//-}" state
-  shift
-  state=$(cat "$file" constraints.txt | sha256sum)
+  local environment="$1" constraints="$2" file="$3" stamp="$1/.installed-${3//\//-}" state
+  shift 3
+  state=$(cat "$file" constraints.txt constraints-oldest.txt | sha256sum)
   if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
     echo "== installing $file (minutes on the first run)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"
+    "$environment/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" "$@"
     echo "$state" >"$stamp"
   fi
 }
@@ -32,9 +33,9 @@ if [ ! -x .venv/bin/python ]; then
   "$python" -m venv .venv
 fi
 for requirements in "$@"; do
-  pip_once "$requirements" -c constraints.txt -r "$requirements"
+  pip_once .venv constraints.txt "$requirements" -r "$requirements"
 done
 # Without build isolation nothing is downloaded: torch has brought setuptools.
-pip_once pyproject.toml --no-deps --no-build-isolation -e .
+pip_once .venv constraints.txt pyproject.toml --no-deps --no-build-isolation -e .
 export PATH="$PWD/.venv/bin:$PATH"
 export TOKENIZERS_PARALLELISM=false

@@ -10,12 +10,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from utils.cli.args import Parsed
 from utils.cli.command import run_command
-from utils.evaluation.run import EvaluateConfig, evaluate
+from utils.evaluation.flags import EvaluateConfig
+
+
+def evaluate(parsed: Parsed[EvaluateConfig]) -> None:
+    """Print a table per set, and write the output folder."""
+    from utils.evaluation.run import evaluate as evaluate_model
+
+    evaluate_model(parsed.config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(EvaluateConfig, lambda parsed: evaluate(parsed.config), __doc__, argv)
+    return run_command(EvaluateConfig, evaluate, __doc__, argv)
 
 
 if __name__ == "__main__":

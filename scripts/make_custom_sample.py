@@ -15,12 +15,35 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from model.errors import InputError
+from model.values import Count, NonNegativeInt
+from utils.cli.args import Parsed, flag, settings
 from utils.cli.command import run_command
-from utils.toy_world.custom_sample import CustomSampleConfig, make_sample
+
+
+@settings
+class CustomSampleConfig:
+    """Flags of this script."""
+
+    out: str = flag("", "folder to make")
+    num: Count = flag(40, "photos")
+    seed: NonNegativeInt = flag(0, "every photo follows from it")
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise InputError("--out is missing; give the folder to make, such as --out custom_sample")
+
+
+def draw(parsed: Parsed[CustomSampleConfig]) -> None:
+    """Draw the photos, and write their masks in every format."""
+    from utils.toy_world.custom_sample import make_sample
+
+    config = parsed.config
+    make_sample(config.out, num=config.num, seed=config.seed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(CustomSampleConfig, lambda parsed: make_sample(parsed.config), __doc__, argv)
+    return run_command(CustomSampleConfig, draw, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from model.errors import InputError
 from model.values import Count, InputSide, NonNegativeInt
 from utils.cli.args import Parsed, flag, settings
+from utils.cli.command import run_command
 
 
 @settings
@@ -39,15 +40,15 @@ class ToyWorldConfig:
             raise InputError("--skip_base_weights and --pretrain contradict each other; give one of them")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    # Imported here because every worker process reads this file, and drawing needs no torch.
-    from utils.cli.command import run_command
+def draw(parsed: Parsed[ToyWorldConfig]) -> None:
+    """Draw the world into its folder."""
     from utils.toy_world.world import WorldSettings, make_world
 
-    def draw(parsed: Parsed[ToyWorldConfig]) -> None:
-        values = asdict(parsed.config)
-        make_world(Path(values.pop("out")), WorldSettings(**values))
+    values = asdict(parsed.config)
+    make_world(Path(values.pop("out")), WorldSettings(**values))
 
+
+def main(argv: Sequence[str] | None = None) -> int:
     return run_command(ToyWorldConfig, draw, __doc__, argv)
 
 

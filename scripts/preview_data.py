@@ -12,15 +12,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from model.values import Count, NonNegativeInt
-from utils.cli.args import flag, settings
+from utils.cli.args import Parsed, flag, settings
 from utils.cli.command import run_command
 from utils.cli.config import TRAINING_ONLY, RunConfig
-from utils.data.mixture import Mixture
-from utils.data.names import split_names
-from utils.data.paths import check_data_kept
-from utils.data.registry import DataOptions, build_train_sources
-from utils.pictures import check_picture, contact_sheet, write_image
-from utils.training.preview import build_encoder, sample_panel
 
 
 @settings
@@ -34,7 +28,17 @@ class PreviewConfig(RunConfig):
     out: str = flag("preview.png", "picture to write")
 
 
-def preview(config: PreviewConfig) -> None:
+def preview(parsed: Parsed[PreviewConfig]) -> None:
+    """Draw the samples, and write their sheet."""
+    from model.drawing import check_picture, write_image
+    from utils.data.mixture import Mixture
+    from utils.data.names import split_names
+    from utils.data.paths import check_data_kept
+    from utils.data.registry import DataOptions, build_train_sources
+    from utils.pictures import contact_sheet
+    from utils.training.preview import build_encoder, sample_panel
+
+    config = parsed.config
     check_picture(config.out, flag="--out", inputs=split_names(config.custom_data))
     check_data_kept(config.out, [config.dataset_dir], flag="--out")
     sources, rates = build_train_sources(DataOptions.of(config))
@@ -53,7 +57,7 @@ def preview(config: PreviewConfig) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(PreviewConfig, lambda parsed: preview(parsed.config), __doc__, argv)
+    return run_command(PreviewConfig, preview, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from utils.cli.config import RunConfig
 from utils.data.encode import Encoder
 from utils.data.mixture import Mixture
 from utils.data.records import RawSample, Turn
+from utils.evaluation.flags import EvaluateConfig
 from utils.evaluation.generative import evaluate_generative
-from utils.evaluation.run import EvaluateConfig
 from utils.training.start import build_for_training, resolve_run_flags
 
 from .support.tiny_data import draw_photo, tiny_config

@@ -1,6 +1,7 @@
 """Who may import whom: the table of docs/architecture.md, enforced for every room; and what no source may contain.
 
-Protects inference without DeepSpeed, peft, gradio, bitsandbytes or flash-attn, and data tools without torch.
+Protects inference without DeepSpeed, peft, gradio, bitsandbytes or flash-attn, data tools without torch, and commands
+that answer ``--help`` at once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -26,7 +27,7 @@ OWNERS = {
     "peft": "utils/training/",
     "pycocotools": "utils/masks/",
     "gradio": None,
-    "bitsandbytes": None,
+    "bitsandbytes": "model/weights/",
     "flash_attn": None,
 }
 NO_TORCH = (
@@ -34,6 +35,14 @@ NO_TORCH = (
     *("utils/data/sources/", "utils/masks/", "utils/toy_world/scene.py", "utils/toy_world/questions.py"),
     "utils/toy_world/tree.py",
 )
+# What a command reads before its work: its flags. Here the libraries that take long are imported inside functions.
+BEFORE_WORK = (
+    *(f"{name}.py" for name in sorted(ENTRY_POINTS)),
+    *("scripts/", "utils/cli/", "utils/dist.py", "utils/data/verify.py"),
+)
+TAKES_LONG = {
+    "torch", "transformers", "deepspeed", "peft", "cv2", "scipy", "PIL", "pycocotools", "huggingface_hub",
+}  # fmt: skip
 BLOCKED = ("deepspeed", "peft", "gradio", "bitsandbytes", "flash_attn")
 # To the program below, the blocked libraries are not installed.
 _IMPORT_WITHOUT = """
@@ -71,7 +80,24 @@ def parsed(text: str) -> ast.Module:
 
 def imports(root: Path, file: Path) -> Iterator[str]:
     """Dotted names that a file imports anywhere in it, relative ones resolved; ``from a import b`` gives ``a.b``."""
-    for node in ast.walk(parsed((root / file).read_text(encoding="utf-8"))):
+    return imported_names(file, ast.walk(parsed((root / file).read_text(encoding="utf-8"))))
+
+
+def imports_at_once(root: Path, file: Path) -> Iterator[str]:
+    """Those of them that run when the file itself is imported: outside functions, and not for type checkers alone."""
+    return imported_names(file, outside_functions(parsed((root / file).read_text(encoding="utf-8"))))
+
+
+def outside_functions(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if not for_types and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield child
+            yield from outside_functions(child)
+
+
+def imported_names(file: Path, nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -94,8 +120,12 @@ def first_party_file(root: Path, name: str) -> Path | None:
     return None
 
 
-def closure(root: Path, file: Path) -> set[Path]:
-    """The file and every file of ours that it imports, directly or not, with the packages they lie in."""
+def closure(root: Path, file: Path, found_in: Callable[[Path, Path], Iterator[str]] = imports) -> set[Path]:
+    """The file and every file of ours that it imports, directly or not, with the packages they lie in.
+
+    Args:
+        found_in: which imports of a file count: ``imports`` or ``imports_at_once``.
+    """
     seen: set[Path] = set()
     pending = [file]
     while pending:
@@ -104,7 +134,7 @@ def closure(root: Path, file: Path) -> set[Path]:
             continue
         seen.add(current)
         packages = [parent / "__init__.py" for parent in current.parents if (root / parent / "__init__.py").is_file()]
-        found = [first_party_file(root, name) for name in imports(root, current)]
+        found = [first_party_file(root, name) for name in found_in(root, current)]
         pending += [path for path in (*packages, *found) if path is not None and path != Path("__init__.py")]
     return seen
 
@@ -218,6 +248,30 @@ def test_data_sources_reach_no_torch_and_no_transformers(repository):
             assert not found, f"{start} reaches {file}, which imports {found}"
 
 
+def test_flags_are_read_before_anything_that_takes_long_is_imported(repository):
+    """``--help`` and bad flags answer at once; tests/runs/test_help.py looks at the processes themselves."""
+    starts = [file for file in sources(repository) if file.as_posix().startswith(BEFORE_WORK)]
+    assert len(starts) >= 15
+    for start in starts:
+        for file in closure(repository, start, imports_at_once):
+            found = set(map(top, imports_at_once(repository, file))) & TAKES_LONG
+            assert not found, f"{start} reaches {file}, which imports {found} at its top"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("import a\nif x:\n  from b import c", {"a", "b.c"}),
+        ("class K:\n  import a\n  def f(self):\n    import b", {"a"}),
+        ("if TYPE_CHECKING:\n  import a", set()),
+        ("try:\n  import a\nexcept ImportError:\n  import b", {"a", "b"}),
+    ],
+)
+def test_imports_inside_functions_wait(tmp_path, text, names):
+    (tmp_path / "file.py").write_text(text, encoding="utf-8")
+    assert set(imports_at_once(tmp_path, Path("file.py"))) == names
+
+
 @pytest.mark.parametrize(("library", "room"), OWNERS.items())
 def test_libraries_are_imported_by_one_room(repository, library, room):
     users = {file.as_posix() for file in sources(repository) if library in map(top, imports(repository, file))}
@@ -225,15 +279,11 @@ def test_libraries_are_imported_by_one_room(repository, library, room):
     assert all(user.startswith(room or "") for user in users), users
 
 
-@pytest.mark.parametrize("library", ["deepspeed", "peft"])
+@pytest.mark.parametrize("library", ["deepspeed", "peft", "bitsandbytes"])
 def test_heavy_libraries_are_imported_inside_functions(repository, library):
     """At the top of a module they would be needed by everything that imports the module."""
     for file in sources(repository):
-        for node in ast.parse((repository / file).read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Import):
-                assert library not in {top(alias.name) for alias in node.names}, file
-            if isinstance(node, ast.ImportFrom) and not node.level:
-                assert library != top(node.module or ""), file
+        assert library not in map(top, imports_at_once(repository, file)), file
 
 
 @pytest.mark.slow
@@ -242,9 +292,8 @@ def test_inference_imports_without_training_libraries(repository):
         "model.predictor",
         "model.PixelLM",
         "utils.dataset",
-        "utils.evaluation.generative",
-        "scripts.evaluate",
-        "chat",
+        "utils.evaluation.run",
+        "utils.inference.terminal",
     )
     done = subprocess.run(
         [sys.executable, "-c", _IMPORT_WITHOUT, ",".join(modules), *BLOCKED],

@@ -37,13 +37,38 @@ def test_every_console_script_is_a_command(project):
         assert callable(getattr(importlib.import_module(module), function)), name
 
 
+def pinned(path: Path) -> dict[str, Version]:
+    """Package, in lower case with hyphens -> its one version."""
+    versions = {}
+    for pin in requirements(path):
+        (part,) = pin.specifier
+        versions[pin.name.lower().replace("_", "-")] = Version(part.version)
+    return versions
+
+
 def test_constraints_pin_what_is_asked_for(repository):
-    pins = {pin.name.lower().replace("_", "-"): pin for pin in requirements(repository / "constraints.txt")}
+    pins = pinned(repository / "constraints.txt")
     for file in REQUIREMENTS:
         for asked in requirements(repository / file):
-            pin = pins[asked.name.lower().replace("_", "-")]
-            (version,) = (part.version for part in pin.specifier)
-            assert asked.specifier.contains(version, prereleases=True), f"{file}: {asked} against {pin}"
+            version = pins[asked.name.lower()]
+            assert asked.specifier.contains(version, prereleases=True), f"{file}: {asked} against {version}"
+
+
+def test_the_oldest_constraints_pin_the_lower_bounds(repository):
+    """Otherwise scripts/test_oldest.sh would test a bound that nobody can have."""
+    pins = pinned(repository / "constraints-oldest.txt")
+    for asked in requirements(repository / "requirements.txt"):
+        (bound,) = (Version(part.version) for part in asked.specifier if part.operator in ("==", ">="))
+        oldest = pins[asked.name.lower()]
+        assert oldest.release[: len(bound.release)] == bound.release, f"{asked} against {oldest}"
+
+
+def test_tests_ask_for_the_bitsandbytes_of_users(repository):
+    asked = [
+        {one.name: one.specifier for one in requirements(repository / file)}["bitsandbytes"]
+        for file in ("requirements-gpu.txt", "tests/requirements.txt")
+    ]
+    assert asked[0] == asked[1]
 
 
 def test_the_range_of_python_versions_is_stated_once(project, repository):

@@ -1,18 +1,22 @@
-"""The process group: who am I, and small collectives that also work in a single process."""
+"""The process group: who am I, and small collectives that also work in a single process.
+
+Every command asks here who it is before it parses its flags, so only what needs a group imports torch.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import TypeVar, cast
-
-import torch
-import torch.distributed
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from model.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 Item = TypeVar("Item")
 
@@ -60,8 +64,13 @@ def _free_port() -> int:
 
 
 def is_initialized() -> bool:
-    """Whether this process has joined a group."""
-    return torch.distributed.is_initialized()
+    """Whether this process has joined a group; without torch it cannot have."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_initialized()
+
+
+def _has_peers() -> bool:
+    return is_initialized() and world_size() > 1
 
 
 def join(backend: str, *, timeout: timedelta) -> None:
@@ -71,33 +80,43 @@ def join(backend: str, *, timeout: timedelta) -> None:
         backend: gloo or nccl.
         timeout: how long a process waits for the others in a collective.
     """
+    import torch.distributed
+
     torch.distributed.init_process_group(backend, timeout=timeout)
 
 
 def leave() -> None:
     """Leave the process group; without one, nothing happens."""
-    if torch.distributed.is_initialized():
+    if is_initialized():
+        import torch.distributed
+
         torch.distributed.destroy_process_group()
 
 
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over all processes, in place."""
-    if torch.distributed.is_initialized() and world_size() > 1:
+    if _has_peers():
+        import torch.distributed
+
         torch.distributed.all_reduce(values)
     return values
 
 
 def gather_objects(item: Item) -> list[Item]:
     """The plain objects of all processes, on every process."""
-    if not torch.distributed.is_initialized() or world_size() == 1:
+    if not _has_peers():
         return [item]
+    import torch.distributed
+
     items: list[Item] = [item] * world_size()
     torch.distributed.all_gather_object(items, item, group=_cpu_group())
     return items
 
 
 def barrier() -> None:
-    if torch.distributed.is_initialized() and world_size() > 1:
+    if _has_peers():
+        import torch.distributed
+
         torch.distributed.barrier()
 
 
@@ -114,7 +133,9 @@ def stop_together() -> Iterator[None]:
     except InputError as err:
         error = err
     failed = rank() if error else world_size()
-    if torch.distributed.is_initialized() and world_size() > 1:
+    if _has_peers():
+        import torch.distributed
+
         lowest = torch.tensor(failed)
         torch.distributed.all_reduce(lowest, torch.distributed.ReduceOp.MIN, group=_cpu_group())
         if int(lowest) < failed:
@@ -128,5 +149,7 @@ def stop_together() -> Iterator[None]:
 @cache
 def _cpu_group() -> torch.distributed.ProcessGroup:
     """For small agreements, which must not wait for a GPU."""
+    import torch.distributed
+
     # Every process is a member, so none gets the number that stands for "not in this group".
     return cast(torch.distributed.ProcessGroup, torch.distributed.new_group(backend="gloo"))

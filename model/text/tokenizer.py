@@ -219,6 +219,12 @@ def decode_released(tokenizer: LlamaTokenizer, ids: list[int]) -> str:
     return " ".join(pieces)
 
 
+def answer_text(tokenizer: LlamaTokenizer, ids: Sequence[int]) -> str:
+    """The words of an answer without its end mark, single-spaced."""
+    kept = [token_id for token_id in ids if token_id != tokenizer.eos_token_id]
+    return " ".join(decode_released(tokenizer, kept).split())
+
+
 def _join_piece(tokenizer: LlamaTokenizer, tokens: list[str]) -> str:
     """Text of tokens without added ones; a special token is preceded by a space unless it follows another."""
     text, words, after_special = "", [], False

@@ -32,7 +32,7 @@ def read_tower(folder: Path, config: PixelLMConfig) -> dict[str, Tensor]:
     if not vision:  # transformers 5 saves a bare CLIPVisionModel without the prefix
         vision = state
     key = "embeddings.position_embedding.weight"
-    check_matrix(vision, key, where=f"vision tower {folder}", columns=config.vision["hidden_size"])
+    check_matrix(vision, key, where=f"vision tower {folder}", columns=config.vision_config.hidden_size)
     if round((len(vision[key]) - 1) ** 0.5) ** 2 != len(vision[key]) - 1:
         raise InputError(f"vision tower {folder}: {key} has {len(vision[key])} rows; expected a square and one")
     vision[key] = resize_position_table(vision[key], grid=config.patch_grid, rule=config.vision_position_resize)
@@ -58,14 +58,14 @@ def read_base(
     weight, bias = (state.get(f"{_LLAVA_PROJECTOR}.{part}") for part in ("weight", "bias"))
     if weight is not None or not keep_projector:
         unused += [name for name in state if name.startswith(f"{_LLAVA_PROJECTOR}.")]
-    width, hidden = config.llama["hidden_size"], config.mm_projector_hidden_dim * config.llama["hidden_size"]
+    width, hidden = config.text_config.hidden_size, config.mm_projector_hidden_dim * config.text_config.hidden_size
     if (
         keep_projector
         and weight is not None
         and bias is not None
         and bias.shape == (width,)
         and weight.is_floating_point()
-        and weight.shape == (width, config.vision["hidden_size"])
+        and weight.shape == (width, config.vision_config.hidden_size)
         and hidden >= 2 * width
     ):
         widened = widen_linear_projector(weight, bias, hidden_width=hidden)
@@ -74,7 +74,7 @@ def read_base(
         del state[name]
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         check_matrix(state, name, where=f"base {folder}", columns=width)
-        state[name] = _grow_rows(state[name], config.llama["vocab_size"])
+        state[name] = _grow_rows(state[name], config.text_config.vocab_size)
     return state, unused
 
 

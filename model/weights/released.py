@@ -89,7 +89,7 @@ def _unrecorded(*, pad: bool) -> dict[str, Any]:
         "image_mean": RELEASED_MEAN if pad else CLIP_MEAN,
         "image_std": RELEASED_STD if pad else CLIP_STD,
         "vision_position_resize": "released",
-        "recipe": RECIPE_OF_PUBLISHED_WEIGHTS,
+        "recipe": {**RECIPE_OF_PUBLISHED_WEIGHTS},
     }
 
 

@@ -20,6 +20,8 @@ from model.values import shorten
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of one file, or of all shards of a folder. Files are never allowed to run code.
 
+    The tensors lie in the files until they are computed with, so several processes share one copy.
+
     Args:
         path: a .safetensors or .bin file, or a folder with one file, or shards and their index.
     Raises:
@@ -70,23 +72,18 @@ class StoredTensors(Mapping[str, Path]):
     def _tensors(self, file: Path) -> dict[str, Tensor]:
         if self._open is None or self._open[0] != file:
             self._open = None  # let go of it before the next one is opened
-            self._open = file, _read_file(file, in_place=True)
+            self._open = file, _read_file(file)
         return self._open[1]
 
 
-def _read_file(file: Path, *, in_place: bool = False) -> dict[str, Tensor]:
-    """Tensors of one file.
-
-    Args:
-        in_place: map the file into memory; old .bin files, which cannot be mapped, are read.
-    """
+def _read_file(file: Path) -> dict[str, Tensor]:
+    """Tensors of one file, mapped into memory; old .bin files, which cannot be mapped, are read."""
     try:
         if not is_file(file):
             raise FileNotFoundError("it is not a file")
         if file.suffix == ".safetensors":
             return load_file(file)
-        mapped = in_place and is_zipfile(file)
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
         return _check_content(content)
     except Exception as err:  # damaged, not a file of tensors, or not only tensors
         raise _unreadable(file, err) from err

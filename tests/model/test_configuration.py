@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from model.configuration import PixelLMConfig, feature_layers
+from model.configuration import CHOICES, PixelLMConfig, feature_layers
 from model.errors import InputError
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.part_configs import llama_keys, vision_keys
@@ -14,10 +14,9 @@ from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.text.tokenizer import add_codebook, load_tokenizer
 from model.text.tokens import SegCodebook
 from model.weights.released import released_config
-from tests.support.tiny_data import tiny_config
+from tests.support.tiny_data import LLAMA, TOWER, tiny_config
 
 CODEBOOK = SegCodebook(2, 3, tuple(range(360, 366)))
-TOWER, LLAMA = tiny_config(CODEBOOK).vision, tiny_config(CODEBOOK).llama
 
 
 @pytest.mark.parametrize(
@@ -29,7 +28,10 @@ TOWER, LLAMA = tiny_config(CODEBOOK).vision, tiny_config(CODEBOOK).llama
         ({"seg_token_ids": (1, 2, 3, 4, 5, 5)}, r"^seg_token_ids is \(1, 2, 3, 4, 5, 5\); expected every id once"),
         ({"seg_token_ids": (-1, 2, 3, 4, 5, 6)}, r"^seg_token_ids\[0\] is -1; expected 0 or more"),
         ({"image_size": 10**30}, r"^image_size is 10+; expected 4096 or less"),
-        ({"image_size": 4096, "vision": {**TOWER, "patch_size": 4}}, r"patches of 4 pixels; expected at most 512"),
+        (
+            {"image_size": 4096, "vision_config": {**TOWER, "patch_size": 4}},
+            r"patches of 4 pixels; expected at most 512",
+        ),
         ({"image_mean": 0.5}, r"^image_mean is 0.5; expected a list"),
         ({"image_std": (1.0, 1.0)}, r"^image_std\[2\] is missing"),
         ({"image_std": (1.0, 0.0, 1.0)}, r"^image_std\[1\] is 0.0; expected more than 0"),
@@ -56,21 +58,30 @@ def test_impossible_values_name_the_field(changes, message):
 
 
 def test_saved_and_read_back(tmp_path):
-    vision = vision_keys(tiny_config(CODEBOOK).vision)
-    config = tiny_config(CODEBOOK, vision=vision, out_dim=32, separate_mm_projector=False, conv_type="llava_llama_2")
-    config.save(tmp_path)
+    config = tiny_config(CODEBOOK, out_dim=32, separate_mm_projector=False, conv_type="llava_llama_2")
+    config.save_pretrained(tmp_path)
     flat = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    again = PixelLMConfig.from_dict(flat)
-    again.save(tmp_path)
+    again = PixelLMConfig.from_pretrained(tmp_path)
+    again.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) == flat
     assert again == config
-    assert flat["architectures"] == ["PixelLMForCausalLM"]
-    assert flat["hidden_size"] == config.llama["hidden_size"], "LLaMA's keys stand at the top, as the release has them"
+    assert set(CHOICES) <= set(flat), "defaults are recorded, too: they may change"
+    assert flat["text_config"].items() >= LLAMA.items()
+    assert flat["vision_config"].items() >= TOWER.items()
+
+
+def test_a_folder_of_before_there_was_a_text_config():
+    """LLaMA's keys stood at the top, in merged models and in the checkpoints of runs."""
+    config = tiny_config(CODEBOOK)
+    saved = config.to_diff_dict()
+    assert PixelLMConfig.from_dict({**saved.pop("text_config"), **saved, "model_type": "pixellm"}) == config
 
 
 def test_overrides_win():
     config = tiny_config(CODEBOOK)
-    assert PixelLMConfig.from_dict(config.to_dict(), vision_tower="elsewhere").vision_tower == "elsewhere"
+    assert PixelLMConfig.from_dict(config.to_diff_dict(), vision_tower="elsewhere").vision_tower == "elsewhere"
+    with pytest.raises(InputError, match=r"out_dim is 40; expected a multiple of 16"):
+        PixelLMConfig.from_dict(config.to_diff_dict(), out_dim=40)
 
 
 @pytest.mark.parametrize(
@@ -156,25 +167,25 @@ def test_a_language_model_that_cannot_be_built(changes, message):
         llama_keys({**LLAMA, **changes})
 
 
-@pytest.mark.parametrize("key", sorted(set(tiny_config(CODEBOOK).to_dict()) & set(PixelLMConfig.__annotations__)))
+@pytest.mark.parametrize("key", CHOICES)
 def test_a_folder_of_ours_says_everything(key):
-    flat = tiny_config(CODEBOOK).to_dict()
+    flat = tiny_config(CODEBOOK).to_diff_dict()
     del flat[key]
     with pytest.raises(InputError, match=rf"^M/config.json lacks {key}\. Copy"):
-        PixelLMConfig.from_dict(flat, where="M/config.json")
+        PixelLMConfig.from_dict(flat, name_or_path="M")
 
 
 def test_a_folder_of_ours_without_its_tower():
-    flat = tiny_config(CODEBOOK).to_dict()
+    flat = tiny_config(CODEBOOK).to_diff_dict()
     del flat["vision_config"]
     with pytest.raises(InputError, match=r"lacks vision_config"):
         PixelLMConfig.from_dict(flat)
 
 
 def test_the_file_of_a_bad_value_is_named():
-    flat = tiny_config(CODEBOOK).to_dict() | {"conv_type": "vicuna"}
+    flat = tiny_config(CODEBOOK).to_diff_dict() | {"conv_type": "vicuna"}
     with pytest.raises(InputError, match=r"^M/config.json: conv_type 'vicuna' is unknown"):
-        PixelLMConfig.from_dict(flat, where="M/config.json")
+        PixelLMConfig.from_dict(flat, name_or_path="M")
 
 
 def test_values_that_contradict_each_other():
@@ -187,13 +198,13 @@ def test_values_that_contradict_each_other():
 @pytest.fixture
 def released(tiny_tokenizer_dir, tmp_path):
     """The configuration of a published folder whose tower has 12 blocks; other arguments change its config.json."""
-    tower = {**tiny_config(CODEBOOK).vision, "num_hidden_layers": 12}
+    tower = {**TOWER, "num_hidden_layers": 12}
     (tmp_path / "config.json").write_text(json.dumps(tower), encoding="utf-8")
     tokenizer = load_tokenizer(tiny_tokenizer_dir)
     add_codebook(tokenizer, scales=2, tokens=3)
 
     def read(**changes) -> PixelLMConfig:
-        flat = {**tiny_config(CODEBOOK).llama, "vocab_size": 400, "image_feature_scale_num": 2, **changes}
+        flat = {**LLAMA, "vocab_size": 400, "image_feature_scale_num": 2, **changes}
         return released_config(flat, tokenizer, folder=tmp_path, tower=str(tmp_path), conv_type="llava_v1")
 
     return read

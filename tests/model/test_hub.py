@@ -7,12 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 import merge_lora_weights_and_save_hf_model as merge
 from model.errors import InputError
 from model.hub import HubName, parse_hub_name, resolve_folder
+from model.outputs import MARK
+from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
+from model.weights.card import is_ours
 from tests.support.hub import serve_hub, write_cache
 from tests.support.published import write_published
 from tests.utils.training.test_init_from import settle
@@ -112,7 +116,7 @@ def test_chat_answers_from_the_cache(offline_hub, monkeypatch, name, is_offline)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_offline)
     assert resolve_folder(name) == offline_hub / "hf_model"
     predictor = PixelLMPredictor.from_pretrained(name, vision_tower=TOWER, device="cpu")
-    assert predictor.model.pixellm_config.seg_token_num == 3
+    assert predictor.model.config.seg_token_num == 3
 
 
 def test_a_run_starts_from_the_cache(offline_hub):
@@ -137,7 +141,7 @@ def test_a_merge_finds_base_and_tower_in_the_cache(shared, cache, tmp_path):
     weight = golden / "pixellm-tiny/pytorch_model.bin"
     flags = [f"--weight={weight}", f"--vision-tower={TOWER}", f"--save_path={tmp_path / 'out'}", "--precision=fp32"]
     assert merge.main([*flags, "--pad_train_clip_images"]) == 0
-    assert json.loads((tmp_path / "out/config.json").read_text())["mm_vision_tower"] == TOWER
+    assert json.loads((tmp_path / "out/config.json").read_text())["vision_tower"] == TOWER
 
 
 def test_an_interrupted_download_names_what_it_lacks(offline_hub):
@@ -223,3 +227,23 @@ def test_a_cache_whose_revision_is_damaged_is_none(offline_hub):
     (offline_hub.parents[1] / "refs/main").write_bytes(b"\xff\0")
     with pytest.raises(InputError, match=r"neither a folder here nor in the hub's cache"):
         resolve_folder(PIXELLM, flag="--version")
+
+
+def test_a_pushed_model_is_whole_with_its_card(hub, parrot):
+    network = PixelLMForCausalLM.from_pretrained(parrot)
+    network.push_to_hub("me/parrot", commit_message="First")
+    pushed = hub.repositories["me/parrot"]
+    written = {path.name: path.read_bytes() for path in parrot.iterdir() if path.name != MARK}
+    assert set(pushed) == set(written)
+    assert pushed["README.md"] == written["README.md"]
+    again = PixelLMForCausalLM.from_pretrained("me/parrot").state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_a_push_keeps_a_readme_that_somebody_wrote_on_the_hub(hub, parrot, tmp_path):
+    network = PixelLMForCausalLM.from_pretrained(parrot)
+    hub.repositories["me/parrot"] = {"README.md": b"# Mine"}
+    network.save_pretrained(tmp_path / "model", push_to_hub=True, repo_id="me/parrot")
+    assert hub.repositories["me/parrot"]["README.md"] == b"# Mine"
+    assert "model.safetensors" in hub.repositories["me/parrot"]
+    assert is_ours((tmp_path / "model/README.md").read_bytes())

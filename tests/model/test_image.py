@@ -51,7 +51,7 @@ def test_cropping_masks_and_placing_them_back_are_inverse(height, width, pad, co
     prepared = preprocessor(56, pad=pad)(np.zeros((height, width, 3), dtype=np.uint8))
     masks = rng.random((count, height, width)) < 0.5
     cropped = torch.from_numpy(prepared.crop_masks(masks).copy())
-    placed = prepared.place(cropped, outside=False)
+    placed = prepared.put_back(cropped, outside=False)
     assert placed.shape == (count, height, width)
     top, left, rows, columns = prepared.region
     inside = np.zeros((height, width), dtype=bool)
@@ -71,7 +71,7 @@ def test_a_mask_survives_the_way_to_the_input_and_back(hw, pad):
     prepared = ImagePreprocessor(size, pad, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))(np.stack([mask] * 3, axis=-1))
     _, _, rows, columns = prepared.region
     logits = prepared.pixel_values[:1]  # -1 where black, 1 where white
-    found = prepared.place(
+    found = prepared.put_back(
         resize_logits(logits, size=size, valid_hw=prepared.valid_hw, out_hw=(rows, columns)), outside=float("-inf")
     )
     found, true = (found[0] > 0).numpy(), mask > 0

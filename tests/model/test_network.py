@@ -21,7 +21,7 @@ TALKS = [
 
 
 def losses(output: PixelLMOutput, batch) -> LossTerms:
-    return pixellm_loss(output.lm_loss, output.mask_logits, batch.masks, output.query_index, LossWeights())
+    return pixellm_loss(output.lm_loss, output.photo_logits, batch.masks, output.query_index, LossWeights())
 
 
 VARIANTS = [
@@ -44,12 +44,12 @@ def test_forward_and_backward(tiny_tokenizer_dir, changes):
     network, tokenizer = make_network(tiny_tokenizer_dir, **changes)
     batch = make_batch(network, tokenizer, TALKS)
     set_trained(network)
-    output = network(batch)
-    assert [tuple(logits.shape) for logits in output.mask_logits] == [(3, *batch.orig_hw[0]), (1, *batch.orig_hw[1])]
-    scales = network.pixellm_config.image_feature_scale_num
-    side = 2 * network.pixellm_config.patch_grid * (2 if scales > 1 else 1)
-    assert {tuple(logits.shape[1:]) for logits in output.low_res_logits} == {(side, side)}
-    assert output.hidden.shape[:2] == batch.input_ids.shape
+    output = network(**batch.inputs())
+    assert [tuple(logits.shape) for logits in output.photo_logits] == [(3, *batch.orig_hw[0]), (1, *batch.orig_hw[1])]
+    scales = network.config.image_feature_scale_num
+    side = 2 * network.config.patch_grid * (2 if scales > 1 else 1)
+    assert {tuple(logits.shape[1:]) for logits in output.mask_logits} == {(side, side)}
+    assert output.last_hidden_state.shape[:2] == batch.input_ids.shape
     terms = losses(output, batch)
     assert torch.isfinite(terms.total)
     terms.total.backward()
@@ -68,7 +68,7 @@ def test_dialogues_without_a_photo_reach_every_parameter(tiny_tokenizer_dir):
     batch = replace(batch, input_ids=batch.input_ids.masked_fill(batch.input_ids == IMAGE_TOKEN_ID, 5))
     batch = replace(batch, masks=[batch.masks[0].new_zeros(0, 0, 0)] * 2, orig_hw=[(0, 0)] * 2)
     set_trained(network)
-    terms = losses(network(batch), batch)
+    terms = losses(network(**batch.inputs()), batch)
     assert terms.num_masks == 0
     terms.total.backward()
     for name, parameter in network.named_parameters():
@@ -85,7 +85,7 @@ def unread(network) -> set[str]:
     names = {name for name, _ in network.named_parameters() if ".mask_decoder." in name}
     never = {name for name in names if "iou_prediction_head" in name}
     never |= {name for name in names if any(f"output_hypernetworks_mlps.{i}." in name for i in (1, 2, 3))}
-    if network.pixellm_config.image_feature_scale_num == 1:
+    if network.config.image_feature_scale_num == 1:
         never |= {name for name in names if ".upsample_2x." in name}
     return never
 
@@ -110,29 +110,29 @@ def tokenizer(network_and_tokenizer):
 
 def test_masks_are_in_the_order_of_images_and_then_of_reading(network, tokenizer):
     batch = make_batch(network, tokenizer, TALKS)
-    output = network(batch)
+    output = network(**batch.inputs())
     assert output.query_index.tolist() == [0, 0, 2, 1]
-    alone = network(make_batch(network, tokenizer, TALKS[2:]))
-    assert torch.allclose(output.mask_logits[0][2], alone.mask_logits[0][0], atol=1e-5)
+    alone = network(**make_batch(network, tokenizer, TALKS[2:]).inputs())
+    assert torch.allclose(output.photo_logits[0][2], alone.photo_logits[0][0], atol=1e-5)
 
 
 def test_padding_changes_nothing(network, tokenizer):
     """A conversation alone gives what it gives in a padded batch with others."""
-    together = network(make_batch(network, tokenizer, TALKS, pad_to=120))
+    together = network(**make_batch(network, tokenizer, TALKS, pad_to=120).inputs())
     for row, (image, question, answer) in enumerate(TALKS):
         alone_batch = make_batch(network, tokenizer, [(image, question, answer)])
-        alone = network(alone_batch)
+        alone = network(**alone_batch.inputs())
         length = alone_batch.input_ids.shape[1]
-        assert torch.allclose(together.hidden[row, :length], alone.hidden[0], atol=1e-5)
+        assert torch.allclose(together.last_hidden_state[row, :length], alone.last_hidden_state[0], atol=1e-5)
         mine = (together.query_index == row).nonzero().flatten()
-        of_image = torch.cat([logits.flatten(1)[:, :400] for logits in together.mask_logits])[mine]
-        assert torch.allclose(of_image, alone.mask_logits[image].flatten(1)[:, :400], atol=1e-4)
+        of_image = torch.cat([logits.flatten(1)[:, :400] for logits in together.photo_logits])[mine]
+        assert torch.allclose(of_image, alone.photo_logits[image].flatten(1)[:, :400], atol=1e-4)
 
 
 def test_the_text_loss_counts_supervised_tokens_only(network, tokenizer):
     batch = make_batch(network, tokenizer, TALKS[:2])
-    output = network(batch)
-    logits = network.lm_head(output.hidden).float().log_softmax(-1)
+    output = network(**batch.inputs())
+    logits = network.lm_head(output.last_hidden_state).float().log_softmax(-1)
     terms = [
         -logits[row, place - 1, label]
         for row, labels in enumerate(batch.labels.tolist())
@@ -150,16 +150,16 @@ def test_images_without_targets_reach_every_trained_parameter(tiny_tokenizer_dir
     batch = make_batch(network, tokenizer, [(0, "What is it?", "It is human."), (1, "Why?", "No thing.")])
     decoded: list[int] = []
     network.model.mask_decoder.register_forward_pre_hook(lambda _, inputs: decoded.append(len(inputs[1])))
-    output = network(batch)
+    output = network(**batch.inputs())
     assert decoded == [1], "some GPU attention kernels refuse an empty batch"
-    assert [tuple(logits.shape) for logits in output.mask_logits] == [(0, *hw) for hw in batch.orig_hw]
+    assert [tuple(logits.shape) for logits in output.photo_logits] == [(0, *hw) for hw in batch.orig_hw]
     terms = losses(output, batch)
     assert terms.total.item() == pytest.approx(output.lm_loss.item())
     terms.total.backward()
     with_targets, _ = make_network(tiny_tokenizer_dir, scales=scales)
     set_trained(with_targets)
     other = make_batch(with_targets, tokenizer, TALKS)
-    losses(with_targets(other), other).total.backward()
+    losses(with_targets(**other.inputs()), other).total.backward()
     gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     assert set(gradients) == {name for name, p in with_targets.named_parameters() if p.grad is not None}
     assert all(gradient.abs().max() == 0 for name, gradient in gradients.items() if ".mask_decoder." in name)
@@ -167,7 +167,7 @@ def test_images_without_targets_reach_every_trained_parameter(tiny_tokenizer_dir
 
 def test_conversations_without_supervision_reach_the_head(network, tokenizer):
     batch = make_batch(network, tokenizer, TALKS[:1])
-    output = network(replace(batch, labels=torch.full_like(batch.labels, -100)))
+    output = network(**replace(batch, labels=torch.full_like(batch.labels, -100)).inputs())
     assert output.lm_loss.item() == 0
     output.lm_loss.backward()
     assert network.lm_head.weight.grad is not None
@@ -176,7 +176,7 @@ def test_conversations_without_supervision_reach_the_head(network, tokenizer):
 def test_text_without_an_image(network, tokenizer):
     batch = make_batch(network, tokenizer, TALKS[:2])
     ids = batch.input_ids.masked_fill(batch.input_ids == IMAGE_TOKEN_ID, 5)
-    assert torch.isfinite(network(replace(batch, input_ids=ids)).lm_loss)
+    assert torch.isfinite(network(**replace(batch, input_ids=ids).inputs()).lm_loss)
 
 
 def test_a_wrong_number_of_placeholders_says_both_numbers(network, tokenizer):
@@ -184,7 +184,7 @@ def test_a_wrong_number_of_placeholders_says_both_numbers(network, tokenizer):
     ids = batch.input_ids.clone()
     ids[0, (ids[0] == IMAGE_TOKEN_ID).nonzero()[0]] = 5
     with pytest.raises(ValueError, match=r"placeholders per conversation \[15\] != 16 image features"):
-        network(replace(batch, input_ids=ids))
+        network(**replace(batch, input_ids=ids).inputs())
 
 
 def test_each_conversation_reads_its_own_image(network, tokenizer):
@@ -197,10 +197,10 @@ def test_each_conversation_reads_its_own_image(network, tokenizer):
         orig_hw=batch.orig_hw[::-1],
         masks=batch.masks[::-1],
     )
-    found, again = network(batch), network(swapped)
-    assert torch.allclose(found.hidden, again.hidden, atol=1e-5)
-    assert torch.allclose(found.mask_logits[0], again.mask_logits[1], atol=1e-4)
-    assert not torch.allclose(found.hidden[0], found.hidden[1], atol=1e-3)
+    found, again = network(**batch.inputs()), network(**swapped.inputs())
+    assert torch.allclose(found.last_hidden_state, again.last_hidden_state, atol=1e-5)
+    assert torch.allclose(found.photo_logits[0], again.photo_logits[1], atol=1e-4)
+    assert not torch.allclose(found.last_hidden_state[0], found.last_hidden_state[1], atol=1e-3)
 
 
 def test_the_fusion_starts_at_the_released_constants(tiny_tokenizer_dir):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from model.drawing import overlay
 from model.errors import InputError
-from model.generation import generate
+from model.image import read_image
 from model.predictor import PixelLMPredictor
 from model.replies import Reply
 from model.text.tokens import IMAGE_TOKEN_ID
@@ -36,16 +38,16 @@ def test_cached_generation_is_uncached_generation(tiny_tokenizer_dir, scales, to
     predictor = PixelLMPredictor(network, tokenizer)
     predictor.set_image(np.resize(PHOTO, (*hw, 3)))
     _, features = predictor._seen
-    prompt = predictor.prompt_ids("What?")
-    cached = generate(network, prompt, features, end_id=-1, max_new_tokens=12)
-    assert len(cached.ids) == 12
-    ids, zero = torch.tensor([[*prompt, *cached.ids]]), torch.zeros(1, dtype=torch.long)
+    prompt = predictor.processor.prompt_ids("What?")
+    cached = network.generate(torch.tensor([prompt]), vision_features=features, eos_token_id=None, max_new_tokens=12)
+    ids, zero = cached.sequences, torch.zeros(1, dtype=torch.long)
+    assert ids.shape == (1, len(prompt) + 12)
     with torch.no_grad():
         embeds, visible = network.embed(ids, torch.ones_like(ids, dtype=torch.bool), features, zero)
         states = network.model(inputs_embeds=embeds, attention_mask=visible, use_cache=False).last_hidden_state[0]
     predicting = states[len(prompt) - 1 : -1]
-    assert network.lm_head(predicting).argmax(-1).tolist() == cached.ids
-    assert torch.allclose(cached.states, predicting, atol=1e-5)
+    assert network.lm_head(predicting).argmax(-1).tolist() == ids[0, len(prompt) :].tolist()
+    assert torch.allclose(cached.states[0], predicting, atol=1e-5)
 
 
 def test_a_group_becomes_a_mask_of_the_size_of_the_photo(tiny_tokenizer_dir):
@@ -70,7 +72,7 @@ def test_the_mask_is_the_one_of_the_training_forward_pass(tiny_tokenizer_dir):
     predictor = predictor_saying(tiny_tokenizer_dir, f"the thing is {GROUP}.</s>")
     network = predictor.model
     reply = predictor.ask("What?", max_new_tokens=30)
-    ids = torch.tensor([[*predictor.prompt_ids("What?"), *reply.output_ids]])
+    ids = torch.tensor([[*predictor.processor.prompt_ids("What?"), *reply.output_ids]])
     (_, features), zero = predictor._seen, torch.zeros(1, dtype=torch.long)
     with torch.no_grad():
         embeds, visible = network.embed(ids, torch.ones_like(ids, dtype=torch.bool), features, zero)
@@ -130,12 +132,12 @@ def test_one_token_per_group(tiny_tokenizer_dir):
 
 def test_too_long_a_question(tiny_tokenizer_dir):
     llama = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    limits = {**llama, "vocab_size": 400, "max_position_embeddings": 256}
-    predictor = predictor_saying(tiny_tokenizer_dir, "the thing", llama=limits)
+    limits = {**llama, "vocab_size": 400, "rms_norm_eps": 1e-6, "max_position_embeddings": 256}
+    predictor = predictor_saying(tiny_tokenizer_dir, "the thing", text_config=limits)
     assert isinstance(predictor.ask("What?", max_new_tokens=4), Reply)
     with pytest.raises(InputError, match=r"the question has \d+ tokens with the image, .*at most 256; shorten it"):
         predictor.ask("thing " * 300)
-    room = 256 - len(predictor.prompt_ids("What?"))
+    room = 256 - len(predictor.processor.prompt_ids("What?"))
     assert len(predictor.ask("What?", max_new_tokens=10_000).output_ids) == room
     with pytest.raises(InputError, match=r"the question has 10000000 characters, .* at most 256 tokens; shorten it"):
         predictor.ask("thing " * (10**7 // 6) + "1234")
@@ -144,8 +146,8 @@ def test_too_long_a_question(tiny_tokenizer_dir):
 @pytest.mark.parametrize("mark", ["<image>", "[SEG0]", "</s> <im_start>"])
 def test_marks_in_a_question_are_text(tiny_tokenizer_dir, mark):
     predictor = predictor_saying(tiny_tokenizer_dir, "the thing")
-    ids, plain = predictor.prompt_ids(f"What is {mark}?"), predictor.prompt_ids("What is it?")
-    special = {IMAGE_TOKEN_ID, *predictor.tokenizer.added_tokens_decoder}
+    ids, plain = predictor.processor.prompt_ids(f"What is {mark}?"), predictor.processor.prompt_ids("What is it?")
+    special = {IMAGE_TOKEN_ID, *predictor.processor.tokenizer.added_tokens_decoder}
     assert [token for token in ids if token in special] == [token for token in plain if token in special]
     assert isinstance(predictor.ask(f"What is {mark}?", max_new_tokens=4), Reply)
 
@@ -159,3 +161,31 @@ def test_no_tokens_at_all(tiny_tokenizer_dir, limit):
 def test_asking_before_there_is_a_photo(tiny_tokenizer_dir):
     with pytest.raises(ValueError, match="call set_image before ask"):
         PixelLMPredictor(*make_network(tiny_tokenizer_dir)).ask("What?")
+
+
+@pytest.mark.parametrize("kind", ["path", "PIL", "array"])
+def test_one_call_answers_about_any_photo(tiny_tokenizer_dir, tmp_path, kind):
+    predictor = predictor_saying(tiny_tokenizer_dir, f"the thing is {GROUP}.</s>")
+    expected = predictor.ask("What?")
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    photo = {"path": tmp_path / "photo.png", "PIL": Image.fromarray(PHOTO), "array": PHOTO}[kind]
+    reply = predictor.segment(photo, "What?")
+    assert reply.output_ids == expected.output_ids
+    assert torch.equal(reply.targets[0].logits, expected.targets[0].logits)
+    drawn = reply.draw(photo)
+    assert np.array_equal(drawn, overlay(PHOTO, reply.targets[0].mask.numpy()[None]))
+    reply.save(tmp_path / "new/drawn.png", photo)
+    assert np.array_equal(read_image(tmp_path / "new/drawn.png"), drawn)
+
+
+def test_a_reply_without_targets_is_drawn_as_the_photo(tiny_tokenizer_dir):
+    reply = predictor_saying(tiny_tokenizer_dir, "mask</s>").ask("What?")
+    assert np.array_equal(reply.draw(PHOTO), PHOTO)
+
+
+def test_a_reply_is_drawn_over_its_own_photo(tiny_tokenizer_dir, tmp_path):
+    reply = predictor_saying(tiny_tokenizer_dir, f"the {GROUP}</s>").ask("What?")
+    with pytest.raises(InputError, match="the photo is 20 x 60 pixels, the masks are 40 x 60; give the photo that the"):
+        reply.draw(PHOTO[:20])
+    with pytest.raises(InputError, match=r"'\.txt' is no known picture format"):
+        reply.save(tmp_path / "drawn.txt", PHOTO)

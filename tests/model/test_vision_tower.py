@@ -15,7 +15,7 @@ from .test_configuration import CODEBOOK
 def clip_and_tower(*, size: int = 56) -> tuple[CLIPVisionModel, VisionTower]:
     config = tiny_config(CODEBOOK, image_size=size)
     torch.manual_seed(0)
-    clip = CLIPVisionModel(CLIPVisionConfig(**{**config.vision, "image_size": size})).eval()
+    clip = CLIPVisionModel(CLIPVisionConfig(**{**config.vision_config.to_dict(), "image_size": size})).eval()
     tower = VisionTower(config).eval()
     state = {name.removeprefix("vision_model."): tensor for name, tensor in clip.state_dict().items()}
     tower.vision_tower["vision_model"].load_state_dict(

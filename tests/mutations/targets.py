@@ -16,17 +16,15 @@ import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
-from transformers import LlamaTokenizer
 
-import chat
 import merge_lora_weights_and_save_hf_model
 from model.errors import InputError
 from model.files import write_json
 from model.image import ImagePreprocessor, read_image
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
+from model.processor import PixelLMProcessor
 from model.text.tokenizer import add_codebook, load_tokenizer, save_tokenizer
-from model.weights.checkpoint import save_pretrained
 from scripts import convert_to_custom, evaluate, make_custom_sample
 from tests.support.launch import TRAIN_FLAGS
 from tests.support.parrot import write_parrot
@@ -39,14 +37,16 @@ from utils.cli.args import parse
 from utils.cli.config import ChatConfig, MergeConfig, RunConfig
 from utils.data import verify
 from utils.data.encode import Encoder
+from utils.data.flags import VerifyConfig
 from utils.data.options import DataOptions
 from utils.data.photos import photo_hw, read_label_map
 from utils.data.registry import build_train_sources, build_val_source
 from utils.data.small_tokenizer import write_tokenizer
 from utils.data.sources import Source
 from utils.data.sources.custom import CustomSource
-from utils.evaluation.run import EvaluateConfig
+from utils.evaluation.flags import EvaluateConfig
 from utils.inference.answer import answer, describe, to_json
+from utils.inference.terminal import converse
 from utils.training.deepspeed_config import deepspeed_settings
 from utils.training.merge import read_training_weights
 from utils.training.run_description import RunDescription
@@ -90,7 +90,7 @@ def write_inputs(root: Path) -> None:
     network, tokenizer = make_network(world.llava, scales=1, tokens=2)
     write_parrot(root / MODEL, network, tokenizer, SENTENCE, source=world.llava)
     write_published(root / PUBLISHED, world, scales=2, tokens=3)
-    write_sharded(root / "sharded", network, tokenizer, world)
+    write_sharded(root / "sharded", network)
     write_run(root / RUN, world)
     (root / "configs").mkdir()
     for name in ("pixellm_7b", "tiny_cpu", "ds_zero2", "preprocessor_448"):
@@ -118,11 +118,11 @@ def write_photos(folder: Path) -> None:
     Image.fromarray(rng.integers(0, 2000, (40, 60), dtype=np.uint16)).save(folder / "deep.png")
 
 
-def write_sharded(folder: Path, network: PixelLMForCausalLM, tokenizer: LlamaTokenizer, world: TinyWorld) -> None:
+def write_sharded(folder: Path, network: PixelLMForCausalLM) -> None:
     """A folder of ours whose weights are two safetensors files with an index."""
     from huggingface_hub import save_torch_state_dict
 
-    save_pretrained(network, tokenizer, folder, tokenizer_source=world.llava, save_vision_tower=True)
+    network.save_pretrained(folder)
     (folder / "model.safetensors").unlink()
     save_torch_state_dict(network.state_dict(), folder, max_shard_size=300_000)
 
@@ -141,7 +141,7 @@ def write_run(folder: Path, world: TinyWorld) -> None:
     run = parse(RunConfig, run_flags(root), "").config
     training = build_for_training(run)
     (folder / "model_config").mkdir(parents=True)
-    training.config.save(folder / "model_config")
+    training.config.save_pretrained(folder / "model_config")
     save_tokenizer(training.tokenizer, folder / "model_config", source=training.base_folder)
     write_json(folder / "run_config.json", asdict(run))
     state = {name: tensor.contiguous() for name, tensor in training.wrapped.state_dict().items()}
@@ -287,6 +287,18 @@ def load_and_ask(folder: str) -> Callable[[Case], None]:
     return use
 
 
+def read_processor(case: Case) -> None:
+    """With its model, and as if it had been saved alone."""
+    photo = case.tools.photo
+    case.attempt(lambda: PixelLMProcessor.from_pretrained(case.root / MODEL)(images=photo, text="What is it?"))
+    alone = case.scratch / "alone"
+    alone.mkdir()
+    for file in model_files(MODEL, "processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        if (case.root / file).exists():
+            (alone / Path(file).name).symlink_to(case.root / file)
+    case.attempt(lambda: PixelLMProcessor.from_pretrained(alone)(images=photo, text="What is it?"))
+
+
 def start_run(case: Case) -> None:
     build_for_training(parse(RunConfig, run_flags(case.root), "").config)
 
@@ -332,7 +344,7 @@ def read_preprocessor(case: Case) -> None:
 
 
 CONFIGS = {"run": RunConfig, "chat": ChatConfig, "merge": MergeConfig, "evaluate": EvaluateConfig,
-           "verify": verify.VerifyConfig}  # fmt: skip
+           "verify": VerifyConfig}  # fmt: skip
 
 
 def give_flags(case: Case) -> None:
@@ -377,7 +389,7 @@ def talk(case: Case) -> None:
     stdin = io.TextIOWrapper(io.BytesIO(case.mutator.file("stdin", typed)), encoding="utf-8")
     settings = ChatConfig(vis_save_path=str(case.scratch), max_new_tokens=2)
     with mock.patch("sys.stdin", stdin), contextlib.redirect_stdout(io.StringIO()):
-        chat.converse(case.tools.predictor, settings)
+        converse(case.tools.predictor, settings)
 
 
 def evaluate_model(case: Case) -> None:
@@ -430,6 +442,12 @@ TARGETS = {
     "model_tokenizer": Target(
         load_and_ask(MODEL), model_files(MODEL, "tokenizer_config.json", "tokenizer.json", "tokenizer.model"), weight=2
     ),
+    "model_processor": Target(
+        read_processor,
+        model_files(MODEL, *["processor_config.json"] * 4, "tokenizer_config.json", "chat_template.jinja"),
+        weight=2,
+    ),
+    "model_generation": Target(load_and_ask(MODEL), model_files(MODEL, "generation_config.json"), weight=2),
     "model_weights": Target(load_and_ask(MODEL), model_files(MODEL, "model.safetensors"), weight=2),
     "sharded_weights": Target(
         load_and_ask("sharded"),

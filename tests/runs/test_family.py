@@ -85,9 +85,9 @@ def train_one_step(run: RunConfig, training: TrainingModel) -> None:
     trained = {name: p for name, p in training.wrapped.named_parameters() if p.requires_grad}
     before = {name: parameter.detach().clone() for name, parameter in trained.items()}
     training.wrapped.train()
-    output = training.wrapped(batch)
-    assert [len(logits) for logits in output.mask_logits] == [len(masks) for masks in batch.masks]
-    terms = pixellm_loss(output.lm_loss, output.mask_logits, batch.masks, output.query_index, LossWeights())
+    output = training.wrapped(**batch.inputs())
+    assert [len(logits) for logits in output.photo_logits] == [len(masks) for masks in batch.masks]
+    terms = pixellm_loss(output.lm_loss, output.photo_logits, batch.masks, output.query_index, LossWeights())
     assert torch.isfinite(terms.total)
     assert terms.num_masks >= 2
     terms.total.backward()

@@ -16,6 +16,7 @@ import torch
 
 import chat
 import merge_lora_weights_and_save_hf_model as merge
+from model.files import read_object
 from model.image import read_image
 from model.PixelLM import PixelLMForCausalLM
 from model.weights.tensors import read_weights
@@ -151,20 +152,25 @@ def test_merging_adds_lora_to_the_base(trained, merged, consolidated):
 def test_merged_weights_are_rounded_on_request(merged, trained, tiny_world, tmp_path):
     flags = [f"--weight={trained.folder / 'ckpt_model'}", f"--save_path={tmp_path / 'hf'}", "--save_vision_tower"]
     assert merge.main(flags) == 0
-    network, _, report = PixelLMForCausalLM.from_folder(tmp_path / "hf", vision_tower="/nowhere")
-    assert report.initialized == []
+    network = PixelLMForCausalLM.from_pretrained(tmp_path / "hf", vision_tower="/nowhere")
+    assert network.load_report.initialized == []
     half = read_weights(tmp_path / "hf")
     assert {tensor.dtype for tensor in half.values()} == {torch.bfloat16}
     for name, tensor in read_weights(merged).items():
         assert torch.equal(tensor.bfloat16(), half[name]), name
-    assert network.pixellm_config.image_feature_scale_num == 2
+    assert network.config.image_feature_scale_num == 2
 
 
 def test_a_merged_folder_may_be_replaced(merged, trained, tmp_path):
     folder = Path(shutil.copytree(merged, tmp_path / "hf"))
     (folder / "model.safetensors").write_bytes(b"old")
+    (folder / "README.md").write_text("mine")
+    listed = set(read_object(folder / ".pixellm.json")["files"])
+    assert listed == {path.name for path in folder.iterdir()} - {".pixellm.json"}
+    assert listed >= {"README.md", "processor_config.json", "chat_template.jinja", "config.json"}
     assert merge.main([f"--weight={trained.folder / 'ckpt_model'}", f"--save_path={folder}", "--precision=fp32"]) == 0
     assert set(read_weights(folder)) == set(read_weights(merged))
+    assert (folder / "README.md").read_text() == "mine", "a card that somebody edited comes along"
     assert [path.name for path in tmp_path.iterdir()] == ["hf"], "no scratch folder is left"
 
 

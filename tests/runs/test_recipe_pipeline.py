@@ -12,6 +12,7 @@ import merge_lora_weights_and_save_hf_model as merge
 from model.files import read_object
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
+from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.weights.tensors import read_weights
 from tests.support.launch import TRAIN_FLAGS, python
 from utils.training.run_description import RunDescription
@@ -60,14 +61,21 @@ def test_run_and_merged_model_record_the_choices(first, second):
             flat = read_object(folder / "config.json")
             assert flat["vision_position_resize"] == "released"
             assert flat["image_mean"] == pytest.approx([0.485, 0.456, 0.406])
-            assert flat["recipe"] == {
-                "release_recipe": True, "refine_alpha": 1.0, "trained_set": "released", "projector_init": "fresh",
-                "query_init": "released",
-            }  # fmt: skip
+            assert flat["recipe"].items() >= {"release_recipe": True, **RECIPE_OF_PUBLISHED_WEIGHTS}.items()
+
+
+def test_a_merge_records_what_was_trained(first, second):
+    before, after = (read_object(stage.merged / "config.json")["recipe"] for stage in (first, second))
+    assert (before["base"], before["updates"], before["epochs"]) == ("llava-tiny", 1, 1)
+    assert (after["init_from"], after["updates"], after["earlier"]) == ("first", 1, [before])
+    for stage in (first, second):
+        card = (stage.merged / "README.md").read_text()
+        assert "llava-tiny" in card
+        assert str(first.folder.parent) not in card
 
 
 def test_a_merged_model_behaves_by_the_recorded_choices(first):
-    config = PixelLMPredictor.from_pretrained(first.merged, device="cpu").model.pixellm_config
+    config = PixelLMPredictor.from_pretrained(first.merged, device="cpu").model.config
     assert (config.image_size, config.vision_position_resize) == (84, "released")
     assert config.preprocessor.mean == pytest.approx((0.485, 0.456, 0.406))
 
@@ -85,9 +93,9 @@ def test_the_second_run_goes_on_where_the_first_ended(first, second):
 
 
 def test_the_second_run_keeps_the_tokens(first, second):
-    (_, tokens, _), (_, again, report) = (PixelLMForCausalLM.from_folder(stage.merged) for stage in (first, second))
-    assert tokens.get_vocab() == again.get_vocab()
-    assert report.initialized == report.constant == []
+    before, after = (PixelLMForCausalLM.from_pretrained(stage.merged) for stage in (first, second))
+    assert before.processor.tokenizer.get_vocab() == after.processor.tokenizer.get_vocab()
+    assert after.load_report.initialized == after.load_report.constant == []
 
 
 def test_a_merged_model_is_validated_as_it_is(first, tiny_world, repository, tmp_path):

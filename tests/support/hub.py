@@ -1,7 +1,8 @@
-"""A hub of one's own: a cache in the layout of huggingface_hub, and a server of the few requests of a download."""
+"""A hub of one's own: a cache in the layout of huggingface_hub, and a server of what downloads and uploads ask."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -44,11 +45,13 @@ class Hub:
     Attributes:
         repositories: name -> path in it -> content.
         gated: repositories whose files are refused.
+        commits: summaries of what was uploaded, in order.
         served: paths of files that were sent, in order.
     """
 
     repositories: dict[str, dict[str, bytes]]
     gated: set[str] = field(default_factory=set)
+    commits: list[str] = field(default_factory=list)
     served: list[str] = field(default_factory=list)
     address: str = ""
 
@@ -77,6 +80,26 @@ class _HubHandler(BaseHTTPRequestHandler):
         else:  # owner/name/resolve/revision/path
             self._answer("/".join(parts[:2]), parts[2:])
 
+    def do_POST(self) -> None:
+        """A repository is made, every file is said to be a small one, and a commit brings them."""
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        hub, answer = self.served_hub, {}
+        if self.path == "/api/repos/create":
+            request = json.loads(content)
+            repository = f"{request.get('organization', 'me')}/{request['name']}"
+            hub.repositories.setdefault(repository, {})
+            answer = {"url": f"{hub.address}/{repository}"}
+        elif self.path.endswith("/preupload/main"):
+            paths = [file["path"] for file in json.loads(content)["files"]]
+            answer = {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]}
+        elif self.path.endswith("/commit/main"):
+            entries = [json.loads(line) for line in content.splitlines()]
+            owner, name = self.path.split("/")[3:5]
+            files = {e["value"]["path"]: base64.b64decode(e["value"]["content"]) for e in entries if e["key"] == "file"}
+            hub.repositories[f"{owner}/{name}"] |= files
+            answer = {"commitUrl": f"{hub.address}/{owner}/{name}/commit/{COMMIT}", "commitOid": COMMIT}
+        self._send(200, json.dumps(answer).encode())
+
     def _answer(self, repository: str, request: list[str]) -> None:
         hub = self.served_hub
         files = hub.repositories.get(repository)
@@ -90,10 +113,15 @@ class _HubHandler(BaseHTTPRequestHandler):
             sizes = {path: {"size": len(content), "oid": _oid(content)} for path, content in files.items()}
             tree = [{"type": "file", "path": path, **entry} for path, entry in sizes.items()]
             self._send(200, json.dumps(tree).encode())
+        elif request[0] == "resolve" and "/".join(request[2:]) not in files:
+            self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
         elif request[0] == "resolve":
             path = "/".join(request[2:])
             if self.command == "GET":
                 hub.served.append(path)
+            if path not in files:
+                self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+                return
             self._send(200, files[path], {"X-Repo-Commit": COMMIT, "ETag": f'"{_oid(files[path])}"'})
         else:
             siblings = [{"rfilename": path} for path in files]
@@ -104,7 +132,7 @@ class _HubHandler(BaseHTTPRequestHandler):
         for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:

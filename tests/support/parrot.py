@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from transformers import LlamaTokenizer
 
+from model.outputs import output_folder
 from model.PixelLM import PixelLMForCausalLM
 from model.text.conversation import IMAGE, get_conversation
 from model.text.tokens import encode_conversation
-from model.weights.checkpoint import save_pretrained
+from model.weights.checkpoint import MERGED_MODEL
 
 
 @torch.no_grad()
@@ -28,7 +29,7 @@ def teach(network: PixelLMForCausalLM, tokenizer: LlamaTokenizer, sentence: Sequ
     for layer in network.model.layers:
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
-    rendered = get_conversation(network.pixellm_config.conv_type).render([("x", None)], image=IMAGE)
+    rendered = get_conversation(network.config.conv_type).render([("x", None)], image=IMAGE)
     last_of_prompt = encode_conversation(tokenizer, rendered, num_image_tokens=1)[0][-1]
     assert last_of_prompt not in sentence
     width = network.lm_head.in_features
@@ -49,5 +50,6 @@ def write_parrot(
     """Teach a sentence, save the model with its tower inside, and return the ids it will say."""
     ids = tokenizer(sentence, add_special_tokens=False).input_ids
     teach(network, tokenizer, ids)
-    save_pretrained(network, tokenizer, folder, tokenizer_source=source, save_vision_tower=True)
+    with output_folder(folder, kind=MERGED_MODEL) as partial:  # as the merge does
+        network.save_pretrained(partial)
     return ids

@@ -11,7 +11,7 @@ import torch
 from model.configuration import feature_layers
 from model.files import read_object
 from model.image import CLIP_MEAN, CLIP_STD
-from model.part_configs import vision_keys
+from model.part_configs import LlamaKeys, clip_config
 from model.PixelLM import PixelLMForCausalLM
 from model.weights.bases import TOWER_PREFIX, read_tower
 
@@ -27,13 +27,13 @@ def write_published(
     folder: Path, world: TinyWorld, *, scales: int, tokens: int, pad: bool = True, separate: bool = True
 ) -> PixelLMForCausalLM:
     """What the release's merge script leaves; returns the network whose weights it holds."""
-    vision = vision_keys(read_object(world.clip / "config.json"))
+    vision = clip_config(read_object(world.clip / "config.json"))
     network, tokenizer = make_network(
-        world.llava, scales=scales, tokens=tokens, vision=vision, vision_tower=str(world.clip), image_size=SIZE,
-        vision_feature_layers=feature_layers(scales, depth=vision["num_hidden_layers"]), separate_mm_projector=separate,
+        world.llava, scales=scales, tokens=tokens, vision_config=vision, vision_tower=str(world.clip), image_size=SIZE,
+        vision_feature_layers=feature_layers(scales, depth=vision.num_hidden_layers), separate_mm_projector=separate,
         pad_train_clip_images=pad, vision_position_resize="released", **({} if pad else CLIP),
     )  # fmt: skip
-    network.load_state_dict(read_tower(world.clip, network.pixellm_config), strict=False)
+    network.load_state_dict(read_tower(world.clip, network.config), strict=False)
     left_out = (*CONSTANTS, TOWER_PREFIX)
     state = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(left_out)}
     state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(2)
@@ -44,10 +44,11 @@ def write_published(
         torch.save({name: state[name] for name in part}, folder / file)
     weight_map = {name: file for file, part in shards.items() for name in part}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    language = {name: getattr(network.config.text_config, name, None) for name in LlamaKeys.__annotations__}
     write_settings(
         folder,
         {
-            **network.pixellm_config.llama, "model_type": "llava", "architectures": ["PixelLMForCausalLM"],
+            **language, "model_type": "llava", "architectures": ["PixelLMForCausalLM"],
             "mm_vision_tower": world.clip.name, "mm_vision_select_layer": -2, "mm_projector_hidden_dim": 2,
             "image_feature_scale_num": scales, "resize_vision_tower": True, "resize_vision_tower_size": SIZE,
             "pad_train_clip_images": pad, "separate_mm_projector": separate, "vision_tower_for_mask": True,

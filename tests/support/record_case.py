@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.configuration import PixelLMConfig, feature_layers
 from model.losses import LossWeights, pixellm_loss
-from model.part_configs import llama_keys, vision_keys
+from model.part_configs import clip_config, llama_config, llama_keys
 from model.PixelLM import PixelLMForCausalLM
 from model.text.conversation import IMAGE, get_conversation
 from model.text.tokenizer import add_codebook, load_tokenizer
@@ -45,7 +45,11 @@ def write_case(
     codebook = add_codebook(tokenizer, scales=scales, tokens=tokens)
     llama = {**llama_keys(flat), "vocab_size": len(tokenizer)}
     layers = feature_layers(scales, depth=vision["num_hidden_layers"])
-    config = PixelLMConfig(llama, vision_keys(vision), "tower", tokens, scales, codebook.ids, size, layers, out_dim=32)
+    config = PixelLMConfig(
+        text_config=llama_config(llama), vision_config=clip_config(vision), vision_tower="tower", seg_token_num=tokens,
+        image_feature_scale_num=scales, seg_token_ids=codebook.ids, image_size=size, vision_feature_layers=layers,
+        out_dim=32,
+    )  # fmt: skip
     shapes = {name: list(tensor.shape) for name, tensor in PixelLMForCausalLM(config).state_dict().items()}
     constants = ("model.token_fusion.weights", "model.mask_decoder.scale_weights")
     write(folder / "state_dict_shapes.json", {name: shape for name, shape in shapes.items() if name not in constants})
@@ -86,14 +90,14 @@ def write_results(case: Case) -> None:
     """expected.npz and train_step.json."""
     network, batch = case.network, case.batch
     with sdpa_kernel(SDPBackend.MATH):
-        output = network(batch)
+        output = network(**batch.inputs())
         features = network.encode_images(batch.pixel_values, batch.valid_hw)
         tower = network.model.vision_tower(batch.pixel_values, batch.valid_hw)
-    whole = {"images_clip": batch.pixel_values, "clip_last": tower[0], "hidden": output.hidden}
-    whole["logits"] = network.lm_head(output.hidden)
+    whole = {"images_clip": batch.pixel_values, "clip_last": tower[0], "hidden": output.last_hidden_state}
+    whole["logits"] = network.lm_head(output.last_hidden_state)
     pyramid = features.pyramid.flatten(3).transpose(2, 3)
     whole |= {f"multi_{scale}": projected for scale, projected in enumerate(pyramid)}
-    whole |= {f"low_res_masks_{image}": logits[:, None] for image, logits in enumerate(output.low_res_logits)}
+    whole |= {f"low_res_masks_{image}": logits[:, None] for image, logits in enumerate(output.mask_logits)}
     arrays = {name: case.thin(name, tensor) for name, tensor in whole.items()}
     rows = [released_ids(ids) for ids in batch.input_ids.tolist()]
     labels = [row[-len(ids) :] for row, ids in zip(batch.labels.tolist(), rows, strict=True)]
@@ -103,7 +107,7 @@ def write_results(case: Case) -> None:
     arrays["resize"] = batch.valid_hw.numpy()
     np.savez(case.folder / "expected.npz", **arrays)
     terms = pixellm_loss(
-        output.lm_loss, output.mask_logits, batch.masks, output.query_index, LossWeights(refine_alpha=1.0)
+        output.lm_loss, output.photo_logits, batch.masks, output.query_index, LossWeights(refine_alpha=1.0)
     )
     terms.total.backward()
     norms = {n: float(torch.norm(p.grad)) for n, p in network.named_parameters() if p.grad is not None}

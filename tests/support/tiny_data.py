@@ -129,12 +129,16 @@ def write_dataset(root: Path) -> Path:
     return root
 
 
+_SIDES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+LLAMA = {**_SIDES, "vocab_size": 400, "rms_norm_eps": 1e-6}
+TOWER = {**_SIDES, "image_size": 56, "patch_size": 14}
+
+
 def tiny_config(codebook: SegCodebook, **changes: Any) -> PixelLMConfig:
     """56 px input, 16 image tokens."""
-    sides = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
     values = {
-        "llama": {**sides, "vocab_size": 400, "rms_norm_eps": 1e-6},
-        "vision": {**sides, "image_size": 56, "patch_size": 14},
+        "text_config": LLAMA,
+        "vision_config": TOWER,
         "vision_tower": "none",
         "seg_token_num": codebook.tokens,
         "image_feature_scale_num": codebook.scales,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from transformers import LlamaTokenizer
 
-from model.pixel_decoder import PositionEncoding
 from model.PixelLM import PixelLMForCausalLM
+from model.processor import PixelLMProcessor
 from model.structures import Batch
 from model.text.conversation import IMAGE, get_conversation
 from model.text.tokenizer import add_codebook, load_tokenizer
@@ -30,11 +30,9 @@ def make_network(
     codebook = add_codebook(tokenizer, scales=scales, tokens=tokens)
     layers = {"vision_feature_layers": (-2, -3, -4)[:scales], "out_dim": 32}
     torch.manual_seed(seed)
-    network = PixelLMForCausalLM(tiny_config(codebook, **{**layers, **changes}))
-    for module in network.modules():
-        if isinstance(module, PositionEncoding):
-            module.reset_parameters()
-    return network.eval(), tokenizer
+    network = PixelLMForCausalLM(tiny_config(codebook, **{**layers, **changes})).eval()
+    network.processor = PixelLMProcessor.of(network.config, tokenizer)
+    return network, tokenizer
 
 
 def make_batch(
@@ -50,7 +48,7 @@ def make_batch(
     Args:
         pad_to: pad the text to this many positions; 0 pads to the longest.
     """
-    config = network.pixellm_config
+    config = network.config
     rng = np.random.default_rng(7)
     group = seg_strings(config.image_feature_scale_num, config.seg_token_num)
     photos = [config.preprocessor(rng.integers(0, 256, (*hw, 3), dtype=np.uint8)) for hw in photo_hw]

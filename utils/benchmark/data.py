@@ -10,14 +10,24 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
+from model.files import write_json
+from model.outputs import check_output_file
+from utils.cli.config import RunConfig
+from utils.data.downloads import require_data
 from utils.data.encode import Encoder, Sample, read_photo
 from utils.data.mixture import Mixture
+from utils.data.names import split_names
+from utils.data.paths import check_data_kept
 from utils.data.records import RawSample
+from utils.data.registry import DataOptions, build_train_sources
 from utils.data.sources import Source
+from utils.data.workers import init_worker
+from utils.training.preview import build_encoder
 
 STAGES = ("decode", "resize", "masks", "text")
 
@@ -36,6 +46,34 @@ class Timing:
     rate: float
     cpu_ms: float
     shares: dict[str, float]
+
+
+def benchmark(run: RunConfig, *, num: int, rounds: int, output_json: str = "") -> None:
+    """Print how fast every source of a run is for itself, then their mixture.
+
+    Args:
+        num: samples per round and source.
+        rounds: the median counts.
+        output_json: a file for the numbers.
+    Raises:
+        InputError: if data are missing, or the file cannot be written.
+    """
+    if output_json:
+        check_output_file(output_json, flag="--output_json", inputs=split_names(run.custom_data))
+        check_data_kept(output_json, [run.dataset_dir], flag="--output_json")
+    init_worker()
+    options = DataOptions.of(run)
+    require_data(options, [])
+    sources, rates = build_train_sources(options)
+    encoder = build_encoder(run)
+    how = {"num": num, "rounds": rounds, "seed": run.seed}
+    timings = [time_samples(source.name, [source], [1.0], encoder, **how) for source in sources]
+    timings.append(time_samples("mixture", sources, rates, encoder, **how))
+    size = encoder.config.image_size
+    print(f"one process, one thread, {size} px, --dataset {run.dataset} --sample_rates {run.sample_rates}")
+    print(table(timings))
+    if output_json:
+        write_json(Path(output_json), {"image_size": size, "timings": [asdict(timing) for timing in timings]})
 
 
 def time_samples(

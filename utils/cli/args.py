@@ -176,7 +176,8 @@ def _add_flags(parser: argparse.ArgumentParser, config_type: type) -> None:
         title = _title(_owner(config_type, field.name))
         group = titles[title] if title in titles else titles.setdefault(title, parser.add_argument_group(title))
         _add_flag(group, field, hints[field.name])
-    parser.add_argument("--config", help="JSON file of flag values; flags on the command line win")
+    if titles:
+        parser.add_argument("--config", help="JSON file of flag values; flags on the command line win")
 
 
 def _owner(config_type: type, name: str) -> type:

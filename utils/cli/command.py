@@ -1,4 +1,7 @@
-"""The one way to write ``main``: parse, say which flags have no effect, run, and turn bad input into one line."""
+"""The one way to write ``main``: parse, say which flags have no effect, run, and turn bad input into one line.
+
+A command imports its work inside its function, so that ``--help`` and bad flags need not wait for torch.
+"""
 
 from __future__ import annotations
 

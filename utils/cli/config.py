@@ -12,6 +12,7 @@ from model.errors import InputError
 from model.outputs import NAME_BYTES
 from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.values import (
+    Attention,
     Count,
     DecoderWidth,
     InputSide,
@@ -139,8 +140,8 @@ class TrainableFlags:
         "first queries as large as the decoder's own tokens, or of PyTorch's size",
         fixed="checkpoint",
     )
-    load_in_8bit: bool = flag(False, "8-bit base weights")
-    load_in_4bit: bool = flag(False, "4-bit base weights")
+    load_in_8bit: bool = flag(False, "8-bit base weights; refused: for chat and evaluation only")
+    load_in_4bit: bool = flag(False, "4-bit base weights; refused likewise")
 
 
 @settings
@@ -169,6 +170,7 @@ class OptimizerFlags:
     beta1: ShareBelowOne = flag(0.9, "AdamW beta1")
     beta2: ShareBelowOne = flag(0.95, "AdamW beta2")
     warmup_steps: NonNegativeInt = flag(100, "updates of linear warm-up, at most a tenth of the run")
+    attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/hardware.md)")
     gradient_checkpointing: bool = flag(True, "recompute activations to save memory")
     deepspeed_config: str = flag("configs/ds_zero2.json", "ZeRO settings", aliases=("--deepspeed_config_file",))
 
@@ -244,7 +246,11 @@ class RunConfig(
     """Flags of train_ds.py; saved as run_config.json in the run directory. Each part belongs to what reads it."""
 
     def __post_init__(self) -> None:
-        refuse_quantized(self.load_in_8bit, self.load_in_4bit)
+        if self.load_in_8bit or self.load_in_4bit:
+            raise InputError(
+                "--load_in_8bit and --load_in_4bit are for chat and evaluation; training rounds no weights: use "
+                "--precision bf16 or fp16, and --gradient_checkpointing or a smaller --batch_size to save memory"
+            )
 
     @property
     def run_dir(self) -> Path:
@@ -260,12 +266,35 @@ TRAINING_ONLY = (ValidationFlags, OptimizerFlags, LossFlags, TrainableFlags)
 
 
 @settings
-class ChatConfig:
+class InferenceFlags:
+    """How the language model is computed."""
+
+    precision: Precision = flag("bf16", "inference precision")
+    attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/hardware.md)")
+    load_in_8bit: bool = flag(False, "8-bit weights in the language model; needs bitsandbytes")
+    load_in_4bit: bool = flag(False, "4-bit weights in the language model; needs bitsandbytes")
+
+    def __post_init__(self) -> None:
+        if self.load_in_8bit and self.load_in_4bit:
+            raise InputError("--load_in_8bit and --load_in_4bit exclude each other; give one of them")
+        if self.bits < 16 and self.precision == "fp32":
+            raise InputError(
+                f"--load_in_{self.bits}bit keeps everything but the language model in 16 bits; "
+                "give --precision bf16 or fp16"
+            )
+
+    @property
+    def bits(self) -> int:
+        """Of a weight of the language model."""
+        return 8 if self.load_in_8bit else 4 if self.load_in_4bit else 16
+
+
+@settings
+class ChatConfig(InferenceFlags):
     """Flags of chat.py. What describes the model is read from its folder, whatever the flags say."""
 
     version: str = flag("maverickrzw/PixelLM-13B/hf_model", "merged model: folder or hub id (docs/weights.md)")
     vis_save_path: str = flag("./vis_output", "where masks and pictures are written")
-    precision: Precision = flag("bf16", "inference precision")
     image_size: NonNegativeInt = flag(1024, "side of the SAM image", unused=_NO_SAM)
     model_max_length: Count = flag(512, "token budget", unused=_FROM_FOLDER)
     lora_r: LoraRank = flag(8, "LoRA rank", unused="merged weights have no LoRA")
@@ -273,8 +302,6 @@ class ChatConfig:
         "openai/clip-vit-large-patch14", "CLIP tower, when the model folder has none", aliases=("--vision-tower",)
     )
     local_rank: LocalRank = flag(0, "set by a launcher", aliases=("--local-rank",), unused="chat is one process")
-    load_in_8bit: bool = flag(False, "8-bit weights")
-    load_in_4bit: bool = flag(False, "4-bit weights")
     use_mm_start_end: bool = flag(True, "image marks", unused=_FROM_FOLDER)
     seg_token_num: TokensPerScale = flag(1, "tokens per scale", unused=_FROM_FOLDER)
     pad_train_clip_images: bool = flag(False, "padding", unused=_FROM_FOLDER)
@@ -292,7 +319,7 @@ class ChatConfig:
     max_new_tokens: Count = flag(512, "longest answer, in tokens")
 
     def __post_init__(self) -> None:
-        refuse_quantized(self.load_in_8bit, self.load_in_4bit)
+        super().__post_init__()
         if bool(self.image) != bool(self.prompt):
             raise InputError("--image and --prompt belong together; give both, or neither for a conversation")
         if self.output_json and not self.image:
@@ -331,8 +358,3 @@ class MergeConfig:
     save_path: str = flag("./pixellm_model", "folder to write")
     # Ours.
     save_vision_tower: bool = flag(False, "store the tower inside, so that the folder stands alone")
-
-
-def refuse_quantized(load_in_8bit: bool, load_in_4bit: bool) -> None:
-    if load_in_8bit or load_in_4bit:
-        raise InputError("--load_in_8bit and --load_in_4bit are not available yet; use --precision bf16 or fp16")

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-import torch
-
 from utils import dist
+
+from .args import Parsed, settings
+from .command import run_command
 
 _ROOT = Path(__file__).resolve().parents[2]
 _LIBRARIES = (
@@ -39,14 +40,18 @@ _LIBRARIES = (
 _GIB = 1024**3
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print one ``name: value`` line per fact; there are no flags."""
-    del argv
+@settings
+class NoFlags:
+    """There are none."""
+
+
+def print_facts(parsed: Parsed[NoFlags]) -> None:
+    """One ``name: value`` line per fact."""
+    del parsed
     rows = [*_code(), *_machine(), *_gpus(), *_libraries()]
     width = max(len(name) for name, _ in rows) + 1
     for name, value in rows:
         print(f"{name + ':':<{width}} {value}")
-    return 0
 
 
 def _code() -> list[tuple[str, str]]:
@@ -96,6 +101,8 @@ def _memory() -> str:
 
 def _gpus() -> list[tuple[str, str]]:
     """Torch's version with the CUDA it was built for, the driver, and a line per GPU."""
+    import torch
+
     rows = [("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}")]
     if not torch.cuda.is_available():
         return [*rows, ("gpus", "none")]
@@ -125,6 +132,10 @@ def _version(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(NoFlags, print_facts, __doc__, argv)
 
 
 if __name__ == "__main__":

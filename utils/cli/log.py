@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import time
 import warnings
@@ -14,6 +15,8 @@ from utils import dist
 EXIT_BAD_INPUT = 2
 # A launcher stops all processes when the first one exits, so the one that speaks must be first.
 _PATIENCE_SECONDS = 20
+# Errors alone. These libraries are imported later, and set the levels of their loggers by these variables then.
+_QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error", "TORCH_LOGS": "-distributed"}
 
 
 def setup_logging() -> None:
@@ -25,8 +28,8 @@ def setup_logging() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("utils", "model", "scripts"):
         logging.getLogger(name).setLevel(logging.INFO if dist.is_main() else logging.ERROR)
-    for name in ("DeepSpeed", "torch.distributed", "huggingface_hub", "transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", module=r"(deepspeed|peft|torch)(\..*)?")
 
 

@@ -197,6 +197,18 @@ def _labelme_mask(text: str | None, *, where: str) -> np.ndarray:
     return values > 0
 
 
+def read_classes(text: str) -> dict[int, str]:
+    """The value of ``--classes`` -> value of a label and its name."""
+    try:
+        if text.endswith(".json"):
+            pairs = read_json(Path(text), remedy="check the path").items()
+        else:
+            pairs = [pair.split("=", 1) for pair in text.split(",") if pair]
+        return {int(value): clean_name(name, where=f"value {value}") for value, name in pairs}
+    except (AttributeError, ValueError) as err:
+        raise InputError(f"--classes {text} cannot be read ({err}); expected '1=cat,2=dog' or a JSON file") from err
+
+
 def clean_name(name: str, *, where: str) -> str:
     """``traffic_light`` -> ``traffic light``.
 

@@ -21,6 +21,7 @@ from model.outputs import check_output_file
 
 from . import prompts
 from .annotation_formats import NamedShapes, Shape
+from .flags import OutputConfig
 from .paths import check_data_kept
 from .photos import photo_hw
 from .sources.custom import draw_target
@@ -42,6 +43,19 @@ class Wording:
     targets_per_question: int
     val_share: float
     seed: int
+
+
+def convert(photos: Iterable[NamedShapes], flags: OutputConfig, *, inputs: Sequence[str]) -> None:
+    """Write what a reader gives; it has read nothing yet, because readers are generators.
+
+    Args:
+        inputs: files and folders that it will read.
+    Raises:
+        InputError: as ``check_target`` and ``write_records``.
+    """
+    out = Path(flags.out)
+    check_target(out, flag="--out", inputs=[Path(name) for name in inputs], val_share=flags.val_share)
+    write_records(photos, out, Wording(flags.targets_per_question, flags.val_share, flags.seed))
 
 
 def check_target(out: Path, *, flag: str, inputs: Sequence[Path], val_share: float) -> None:

@@ -103,7 +103,7 @@ class Encoder:
         """The photo as the network reads it; a blank one, which no conversation shows, where there is none."""
         if raw.image_path is None:
             size = self.config.image_size
-            return ImageInput(torch.zeros(3, size, size), (size, size), (0, 0, 0, 0), (0, 0))
+            return ImageInput((size, size), (0, 0, 0, 0), (0, 0), torch.zeros(3, size, size))
         return self.config.preprocessor(read_photo(raw))
 
     def _fit(

@@ -9,44 +9,18 @@ from pathlib import Path
 
 import torch
 
-from model.errors import InputError
+from model.drawing import write_image
 from model.files import write_json
 from model.outputs import check_output_file
 from model.predictor import PixelLMPredictor
-from model.values import Count, NonNegativeInt
 from utils import dist
-from utils.cli.args import flag, settings
-from utils.cli.config import Precision, Template
 from utils.data.names import split_names
 from utils.data.registry import build_val_source
-from utils.pictures import contact_sheet, write_image
+from utils.pictures import contact_sheet
 
+from .flags import EvaluateConfig
 from .generative import evaluate_generative, gather
 from .pictures import picture_panels
-
-
-@settings
-class EvaluateConfig:
-    """Flags of scripts/evaluate.py."""
-
-    version: str = flag("", "merged model: folder or hub id")
-    vision_tower: str = flag("", "CLIP tower, when the model folder has none", aliases=("--vision-tower",))
-    conv_type: Template = flag("llava_v1", "template of a published model; a folder of ours records its own")
-    precision: Precision = flag("bf16", "inference precision")
-    dataset_dir: str = flag("./dataset", "dataset tree")
-    val_dataset: str = flag("MultiReasonSeg|val", "validation sets, joined with ||")
-    limit: NonNegativeInt = flag(0, "images per set, from its start; 0 takes all")
-    max_new_tokens: Count = flag(512, "longest answer, in tokens")
-    output_dir: str = flag("./eval_output", "where results.json and pictures.png are written")
-    pictures: NonNegativeInt = flag(8, "questions per set in pictures.png; 0 writes none")
-
-    def __post_init__(self) -> None:
-        if not self.version:
-            raise InputError("--version is missing; give the folder of a merged model")
-        if not self.output_dir:
-            raise InputError("--output_dir is empty; give the folder for results.json and pictures.png")
-        if not split_names(self.val_dataset):
-            raise InputError("--val_dataset names no set; expected names joined with ||, such as MultiReasonSeg|val")
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -61,6 +35,8 @@ def evaluate(config: EvaluateConfig) -> None:
     predictor = PixelLMPredictor.from_pretrained(
         config.version,
         precision=config.precision,
+        bits=config.bits,
+        attn_implementation=config.attn_implementation,
         device=device,
         vision_tower=config.vision_tower or None,
         conv_type=config.conv_type,

@@ -24,7 +24,7 @@ from .metrics import IoUMeter
 class Network(Protocol):
     """What validation needs of a network: a module, or the DeepSpeed engine around one."""
 
-    def __call__(self, batch: Batch) -> PixelLMOutput: ...
+    def __call__(self, **inputs: Any) -> PixelLMOutput: ...
 
     def train(self, mode: bool = True) -> Any: ...
 
@@ -65,7 +65,7 @@ def validate_teacher_forced(
         with dist.stop_together():
             samples = [dataset[index % len(source)] for index in indices]
         batch = collator(samples).to(device, dtype)
-        _count(meter, network(batch), batch, num_images=sum(index < len(source) for index in indices))
+        _count(meter, network(**batch.inputs()), batch, num_images=sum(index < len(source) for index in indices))
     network.train()
     return meter.all_reduce(dist.all_reduce_sum, device=device)
 
@@ -73,7 +73,7 @@ def validate_teacher_forced(
 def _count(meter: IoUMeter, output: PixelLMOutput, batch: Batch, *, num_images: int) -> None:
     """Add the targets of the first images of a batch to the meter."""
     for image in range(num_images):
-        predictions, masks = output.mask_logits[image] > 0, batch.masks[image]
+        predictions, masks = output.photo_logits[image] > 0, batch.masks[image]
         ignore = batch.ignore[image] if batch.ignore else None
         if ignore is not None:
             predictions, masks = predictions & ~ignore, masks & ~ignore

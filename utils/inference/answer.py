@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from model.drawing import check_picture, overlay, write_image
 from model.files import write_json
 from model.hub import files_read
 from model.image import read_image
@@ -16,7 +17,7 @@ from model.outputs import NAME_BYTES, check_output_file, exclusive
 from model.predictor import PixelLMPredictor
 from model.replies import Reply
 from utils.masks.rle import encode_rle
-from utils.pictures import PALETTE, check_picture, overlay, released_overlay, write_image
+from utils.pictures import released_overlay
 
 _STEM_BYTES = NAME_BYTES - len("_masked_img_10000.jpg")
 
@@ -54,19 +55,12 @@ def answer(
     image = read_image(image_path)
     predictor.set_image(image)
     reply = predictor.ask(question, max_new_tokens=max_new_tokens)
-    masks = target_masks(reply, image.shape[:2])
+    masks = reply.masks(image.shape[:2])
     with exclusive(output_dir):
         written = write_pictures(image, masks, output_dir=output_dir, stem=picture_stem(image_path))
         if output_json:
             write_json(Path(output_json), to_json(reply, image_path=image_path, question=question))
     return reply, written
-
-
-def target_masks(reply: Reply, photo_hw: tuple[int, int]) -> np.ndarray:
-    """(N, H, W) bool."""
-    if not reply.targets:
-        return np.zeros((0, *photo_hw), dtype=bool)
-    return np.stack([target.mask.cpu().numpy() for target in reply.targets])
 
 
 def write_pictures(image: np.ndarray, masks: np.ndarray, *, output_dir: Path, stem: str) -> list[Path]:
@@ -84,7 +78,7 @@ def write_pictures(image: np.ndarray, masks: np.ndarray, *, output_dir: Path, st
     for path in paths:
         check_picture(path)
     pictures = [drawn for mask in masks for drawn in (mask.astype(np.uint8) * 100, released_overlay(image, mask))]
-    pictures.append(overlay(image, masks, colors=PALETTE, alpha=0.5))
+    pictures.append(overlay(image, masks))
     for path, picture in zip(paths, pictures, strict=True):
         write_image(path, picture)
     return paths

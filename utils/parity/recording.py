@@ -208,13 +208,13 @@ class Case:
 
     @property
     def codebook(self) -> SegCodebook:
-        return SegCodebook(self.config.image_feature_scale_num, self.config.seg_token_num, self.config.seg_token_ids)
+        return self.config.codebook
 
     @cached_property
     def network(self) -> PixelLMForCausalLM:
         """The recorded weights; LoRA, where there is some, inside the language model."""
         plain, lora = split_training_state(self.state)
-        network, _ = PixelLMForCausalLM.from_weights(self.config, plain, dtype=torch.float32, source=str(self.folder))
+        network = PixelLMForCausalLM.from_state(self.config, plain, dtype=torch.float32, source=str(self.folder))
         if lora:
             names = lora_module_names(lora)
             wrapped = wrap_lora(

@@ -12,14 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from model.errors import InputError
+from model.drawing import write_image
 from model.files import write_json, write_text
 from model.outputs import output_folder
-from model.values import Count, NonNegativeInt
-from utils.cli.args import flag, settings
 from utils.masks.outlines import polygons
 from utils.masks.rle import encode_rle
-from utils.pictures import write_image
 
 from .scene import Scene, ToyObject, draw_scene
 from .shapes import SHAPES
@@ -27,34 +24,25 @@ from .shapes import SHAPES
 _VALUES = {shape: value for value, shape in enumerate(SHAPES, 1)}
 
 
-@settings
-class CustomSampleConfig:
-    """Flags of scripts/make_custom_sample.py."""
-
-    out: str = flag("", "folder to make")
-    num: Count = flag(40, "photos")
-    seed: NonNegativeInt = flag(0, "every photo follows from it")
-
-    def __post_init__(self) -> None:
-        if not self.out:
-            raise InputError("--out is missing; give the folder to make, such as --out custom_sample")
-
-
-def make_sample(config: CustomSampleConfig) -> None:
+def make_sample(out: str, *, num: int, seed: int) -> None:
     """Draw the photos and write their masks in every format; an earlier sample in the folder is replaced.
 
+    Args:
+        out: folder to make.
+        num: photos.
+        seed: every photo follows from it.
     Raises:
         InputError: if the folder holds anything else, or cannot be written.
     """
-    with output_folder(config.out, kind="custom sample") as root:
-        _write_sample(root, config)
-    print(f"{config.out}: {config.num} photos")
+    with output_folder(out, kind="custom sample") as root:
+        _write_sample(root, num=num, seed=seed)
+    print(f"{out}: {num} photos")
 
 
-def _write_sample(root: Path, config: CustomSampleConfig) -> None:
+def _write_sample(root: Path, *, num: int, seed: int) -> None:
     instances: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
     instances["categories"] = [{"id": value, "name": shape} for shape, value in _VALUES.items()]
-    scenes = [draw_scene(np.random.default_rng([config.seed, index])) for index in range(config.num)]
+    scenes = [draw_scene(np.random.default_rng([seed, index])) for index in range(num)]
     for index, scene in enumerate(scenes):
         name = f"{index:04d}"
         write_image(root / "images" / f"{name}.jpg", scene.image)

@@ -33,8 +33,13 @@ def start_workers(count: int) -> Iterator[OrderedMap]:
     if count == 1:
         yield map
         return
-    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,))
+    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_use_one_thread)
     try:
         yield partial(pool.map, chunksize=_CHUNK)
     finally:
         pool.shutdown(cancel_futures=True)  # after an error, what waits is not begun
+
+
+def _use_one_thread() -> None:
+    """OpenCV's function does not name its module: to pickle it, Python would look into all that are loaded."""
+    cv2.setNumThreads(1)

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from model.drawing import write_image
 from model.files import write_json
 from utils.data.records import Turn
 from utils.masks.outlines import polygons, uncompressed_rle
-from utils.pictures import write_image
 
 from .parallel import OrderedMap
 from .questions import MAX_TARGETS, ask_questions, referring_phrases, short_name

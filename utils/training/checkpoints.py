@@ -46,6 +46,12 @@ def latest_step(folder: Path) -> Path | None:
     return step if step.parent == folder and is_step(step) and is_folder(step) else None
 
 
+def updates_of(weight: Path) -> int | None:
+    """The updates that a checkpoint folder, or one step of it, has seen; None for weights that do not say so."""
+    step = weight if is_step(weight) else latest_step(weight)
+    return int(step.name.removeprefix(_STEP)) if step else None
+
+
 def step_names(folder: Path) -> list[str]:
     """The steps that a checkpoint folder holds, earliest first; none if there is no such folder."""
     return sorted((path.name for path in folder.glob(f"{_STEP}*") if is_step(path)), key=lambda name: (len(name), name))

@@ -19,6 +19,11 @@ _FROM_FLAGS = {
 }
 
 
+def shards_parameters(settings: dict[str, Any]) -> bool:
+    """Whether each process keeps only its part of the weights (ZeRO-3)."""
+    return settings.get("zero_optimization", {}).get("stage") == 3
+
+
 def deepspeed_settings(run: RunConfig) -> dict[str, Any]:
     """Read ``--deepspeed_config`` (relative to the repository when it is not found from here) and add the flags.
 

@@ -6,12 +6,14 @@ peft is imported only where a model is wrapped.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import cast
 
 from torch import Tensor, nn
 
 from model.errors import InputError
+from model.weights.quantization import import_bitsandbytes
 
 PEFT_PREFIX = "base_model.model."
 
@@ -53,6 +55,7 @@ def wrap_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, names:
     Raises:
         InputError: if one of ``names`` is the name of no layer, or ``rank`` is larger than a layer.
     """
+    import_bitsandbytes()  # which peft would import otherwise
     from peft import LoraConfig, get_peft_model
 
     targets = lora_targets(model, names)
@@ -66,7 +69,10 @@ def wrap_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, names:
         target_modules=targets,
         bias="none",
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # peft asks transformers under a name that transformers has given up.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        return get_peft_model(model, config)
 
 
 def is_trained(name: str, *, train_mask_decoder: bool = True, released_set: bool = False) -> bool:

@@ -17,17 +17,19 @@ from model.hub import resolve_folder
 from model.outputs import check_output_folder, output_folder
 from model.part_configs import read_base_config, read_tower_config
 from model.PixelLM import PixelLMForCausalLM
+from model.processor import PixelLMProcessor
 from model.structures import Batch
 from model.text.conversation import IMAGE, SEG_MARK, get_conversation
 from model.text.tokenizer import load_tokenizer
 from model.text.tokens import IGNORE_INDEX, encode_conversation, seg_strings
 from model.weights.bases import read_tower
-from model.weights.checkpoint import MERGED_MODEL, write_pretrained
+from model.weights.card import keep_own_card
+from model.weights.checkpoint import MERGED_MODEL
 from model.weights.released import config_of_weights
 from model.weights.tensors import read_weights
 from utils.cli.config import MergeConfig
 
-from .checkpoints import LATEST, consolidate_zero, is_step
+from .checkpoints import LATEST, consolidate_zero, is_step, updates_of
 from .lora import load_lora, lora_module_names, lora_rank, merge_lora, split_training_state, wrap_lora
 from .run_description import RunDescription
 from .start import portable_path
@@ -45,7 +47,6 @@ class _Run:
 
     config: PixelLMConfig
     tokenizer: LlamaTokenizer
-    tokenizer_folder: Path
     lora_alpha: int
 
 
@@ -67,6 +68,7 @@ def merge(flags: MergeConfig) -> None:
         size=_size_on_disk(weight) // 2,  # weights of four bytes may become weights of two
     )
     with output_folder(folder, kind=MERGED_MODEL) as unchecked:
+        keep_own_card(folder, unchecked)
         expected = _write_merged(flags, unchecked)
         verify(unchecked, expected, precision=flags.precision)
     logger.info("saved %s", folder)
@@ -84,10 +86,12 @@ def _write_merged(flags: MergeConfig, folder: Path) -> dict[str, Tensor]:
     weight = Path(flags.weight)
     base, lora = split_training_state(read_training_weights(weight))
     run = _describe(base, flags)
+    if updates := updates_of(weight):
+        run.config.recipe = {**run.config.recipe, "updates": updates}
     if not flags.save_vision_tower:
         base = _with_tower_of_folder(base, run.config)
-    network, report = PixelLMForCausalLM.from_weights(run.config, base, dtype=torch.float32, source=str(weight))
-    logger.info("%s", report.describe())
+    network = PixelLMForCausalLM.from_state(run.config, base, dtype=torch.float32, source=str(weight))
+    network.processor = PixelLMProcessor.of(run.config, run.tokenizer)
     if lora:
         rank = lora_rank(lora)
         logger.info(
@@ -100,13 +104,8 @@ def _write_merged(flags: MergeConfig, folder: Path) -> dict[str, Tensor]:
     else:
         logger.info("the weights hold no LoRA; they are saved as they are")
         expected = probe(network, run.tokenizer)
-    write_pretrained(
-        network.to(PRECISIONS[flags.precision]),
-        run.tokenizer,
-        folder,
-        tokenizer_source=run.tokenizer_folder,
-        save_vision_tower=flags.save_vision_tower,
-    )
+    network.to(dtype=PRECISIONS[flags.precision])  # pyright: ignore[reportCallIssue]
+    network.save_pretrained(folder, save_vision_tower=flags.save_vision_tower)
     return expected
 
 
@@ -135,7 +134,7 @@ def _from_description(description: RunDescription) -> _Run:
     config, tokenizer = description.read_model()
     old = "" if is_step(description.folder) else "; the checkpoint itself, of an older version, does not say them"
     logger.info("rank, alpha, token counts and sizes are taken from %s%s", description.folder, old)
-    return _Run(config, tokenizer, description.model_folder, run.lora_alpha)
+    return _Run(config, tokenizer, run.lora_alpha)
 
 
 def _from_weights(base: dict[str, Tensor], flags: MergeConfig) -> _Run:
@@ -155,7 +154,7 @@ def _from_weights(base: dict[str, Tensor], flags: MergeConfig) -> _Run:
         model_max_length=flags.model_max_length,
         source=f"--weight {flags.weight}",
     )
-    return _Run(config, tokenizer, folder, flags.lora_alpha)
+    return _Run(config, tokenizer, flags.lora_alpha)
 
 
 def _with_tower_of_folder(base: dict[str, Tensor], config: PixelLMConfig) -> dict[str, Tensor]:
@@ -182,7 +181,7 @@ def probe(network: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> dict[str, T
         logits: (1, L, vocabulary) of the language model.
         masks: (1, h, w) mask logits before resizing.
     """
-    config = network.pixellm_config
+    config = network.config
     rendered = get_conversation(config.conv_type).render(
         [("What is this?", f"It is {SEG_MARK}.")],
         image=IMAGE,
@@ -203,8 +202,8 @@ def probe(network: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> dict[str, T
         orig_hw=[(side, side)],
         sample_ids=["probe"],
     )
-    output = network(batch)
-    return {"logits": network.lm_head(output.hidden).float(), "masks": output.low_res_logits[0].float()}
+    output = network(**batch.inputs())
+    return {"logits": network.lm_head(output.last_hidden_state).float(), "masks": output.mask_logits[0].float()}
 
 
 def verify(folder: Path, expected: dict[str, Tensor], *, precision: str) -> None:
@@ -216,8 +215,9 @@ def verify(folder: Path, expected: dict[str, Tensor], *, precision: str) -> None
     Raises:
         InputError: if they differ by more.
     """
-    network, tokenizer, _ = PixelLMForCausalLM.from_folder(folder, dtype=torch.float32)
-    found = probe(network, tokenizer)
+    network = PixelLMForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert network.processor is not None
+    found = probe(network, network.processor.tokenizer)
     limit = _TOLERANCE[precision]
     for name, reference in expected.items():
         difference = float((found[name] - reference).norm() / reference.norm().clamp(min=1e-12))

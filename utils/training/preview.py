@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from model.configuration import PixelLMConfig
+from model.drawing import overlay
 from model.files import is_folder, write_json
 from model.part_configs import read_base_config
 from model.text.conversation import IMAGE_END, IMAGE_START, OURS, Conversation, get_conversation
@@ -24,7 +25,6 @@ from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, name_groups
 from utils.cli.config import RunConfig
 from utils.data.encode import Encoder, Sample
 from utils.data.small_tokenizer import PROMPT_WORDINGS, train_tokenizer, write_tokenizer
-from utils.pictures import overlay
 
 from .start import make_config
 

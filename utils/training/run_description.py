@@ -82,7 +82,7 @@ class RunDescription:
         """
         self.write_flags(run)  # first: a model folder without flags beside it is none of ours
         with atomic_folder(self.model_folder) as folder:
-            config.save(folder)
+            config.save_pretrained(folder)
             save_tokenizer(tokenizer, folder, source=source)
 
     def write_flags(self, run: RunConfig) -> None:
@@ -110,7 +110,7 @@ class RunDescription:
         Raises:
             InputError: if a file is missing or damaged.
         """
-        config = PixelLMConfig.read(self.model_folder)
+        config = PixelLMConfig.from_pretrained(self.model_folder)
         tokenizer = load_tokenizer(self.model_folder, model_max_length=config.model_max_length)
         add_codebook(tokenizer, scales=config.image_feature_scale_num, tokens=config.seg_token_num)
         return config, tokenizer

@@ -22,16 +22,16 @@ from model.hub import resolve_folder
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.part_configs import read_base_config, read_tower_config
 from model.PixelLM import PixelLMForCausalLM
-from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.text.tokenizer import add_codebook, load_tokenizer
 from model.text.tokens import SegCodebook
 from model.values import Count, Finite, Positive, Schema
 from model.weights.bases import FRESH_MODULES, read_base, read_tower, tower_beside
-from model.weights.checkpoint import LoadReport, read_architecture
+from model.weights.checkpoint import read_architecture
 from utils.cli.args import Parsed
 from utils.cli.config import RunConfig
 
 from .lora import set_trained, wrap_lora
+from .recipe import recipe_of
 
 logger = logging.getLogger(__name__)
 
@@ -104,15 +104,19 @@ def resolve_run_flags(parsed: Parsed[RunConfig]) -> RunConfig:
     return replace(run, resize_vision_tower=True, **recorded)
 
 
-def build_for_training(run: RunConfig) -> TrainingModel:
+def build_for_training(run: RunConfig, *, device: torch.device | None = None) -> TrainingModel:
     """Read what the run starts from and wrap it with LoRA; the same on every process.
 
+    Args:
+        device: where the weights go one by one, so that the processes of a machine never hold a model each in its
+            memory; default is the CPU, where they lie in the files that all of them share.
     Raises:
         InputError: if a folder is missing, or its weights do not fit the flags.
     """
     torch.manual_seed(run.seed)
-    network, tokenizer, folder, report = _from_merged_model(run) if run.init_from else _from_base(run)
-    logger.info("%s", report.describe())
+    network, tokenizer, folder = (_from_merged_model if run.init_from else _from_base)(
+        run, device or torch.device("cpu")
+    )
     if run.gradient_checkpointing:
         _enable_checkpointing(network.model)
     wrapped = wrap_lora(
@@ -124,10 +128,10 @@ def build_for_training(run: RunConfig) -> TrainingModel:
     )
     counts = set_trained(wrapped, train_mask_decoder=run.train_mask_decoder, released_set=run.trained_set == "released")
     logger.info("trained parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items()))
-    return TrainingModel(wrapped, network, tokenizer, network.pixellm_config, folder)
+    return TrainingModel(wrapped, network, tokenizer, network.config, folder)
 
 
-def _from_base(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path, LoadReport]:
+def _from_base(run: RunConfig, device: torch.device) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path]:
     """A LLaVA base and a CLIP tower; the codebook is added and everything about masks is new."""
     folder = resolve_folder(run.version, flag="--version")
     tower_folder = resolve_folder(run.vision_tower, flag="--vision-tower")
@@ -136,35 +140,43 @@ def _from_base(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path
     config = make_config(run, read_base_config(folder), codebook, len(tokenizer), tower_folder)
     state, unused = read_base(folder, config, keep_projector=run.projector_init == "llava")
     state |= read_tower(tower_folder, config)
-    network, report = PixelLMForCausalLM.from_weights(
-        config, state, dtype=PRECISIONS[run.precision], source=f"--version {run.version}", may_initialize=FRESH_MODULES
+    if unused:
+        logger.info("not used of --version %s: %d weights (e.g. %s)", run.version, len(unused), unused[0])
+    network = PixelLMForCausalLM.from_state(
+        config,
+        state,
+        source=f"--version {run.version}",
+        may_initialize=FRESH_MODULES,
+        dtype=PRECISIONS[run.precision],
+        device_map={"": device},
+        attn_implementation=run.attn_implementation,
     )
     if run.query_init == "unit":
         projection = network.model.text_hidden_fcs[0]
         assert isinstance(projection, nn.Sequential)
         start_at_unit_size(projection, network.model.token_fusion)
-    report.ignored += unused
-    return network, tokenizer, folder, report
+    return network, tokenizer, folder
 
 
-def _from_merged_model(run: RunConfig) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path, LoadReport]:
+def _from_merged_model(run: RunConfig, device: torch.device) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path]:
     """Everything as it was trained, tokens included; only LoRA will be new. See ``resolve_run_flags``."""
-    network, tokenizer, report = PixelLMForCausalLM.from_folder(
-        run.init_from, dtype=PRECISIONS[run.precision], vision_tower=run.vision_tower, conv_type=run.conv_type
+    folder = resolve_folder(run.init_from, flag="--init_from")
+    network = PixelLMForCausalLM.from_pretrained(
+        folder,
+        vision_tower=run.vision_tower,
+        conv_type=run.conv_type,
+        dtype=PRECISIONS[run.precision],
+        device_map={"": device},
+        attn_implementation=run.attn_implementation,
     )
+    if network.processor is None:
+        raise InputError(f"--init_from {run.init_from} has no tokenizer; copy the tokenizer files of the model there")
+    tokenizer = network.processor.tokenizer
     tokenizer.model_max_length = run.model_max_length
-    network.pixellm_config = replace(
-        network.pixellm_config,
-        vision_tower=portable_path(run.vision_tower),
-        model_max_length=run.model_max_length,
-        recipe=recipe_of(run),
-    )
-    return network, tokenizer, resolve_folder(run.init_from, flag="--init_from"), report
-
-
-def recipe_of(run: RunConfig) -> dict[str, Any]:
-    """The choices between paper and release that config.json has no other key for."""
-    return {name: getattr(run, name) for name in ("release_recipe", *RECIPE_OF_PUBLISHED_WEIGHTS)}
+    network.config.vision_tower = portable_path(run.vision_tower)
+    network.config.model_max_length = run.model_max_length
+    network.config.recipe = recipe_of(run, before=network.config.recipe)
+    return network, tokenizer, folder
 
 
 def _enable_checkpointing(llama: PreTrainedModel) -> None:

@@ -12,6 +12,7 @@ from typing import cast
 
 import torch
 
+from model.attention import check_attention
 from model.configuration import PRECISIONS
 from model.errors import InputError
 from model.losses import LossWeights, pixellm_loss
@@ -25,6 +26,7 @@ from utils.data.sources import Source
 from utils.evaluation.teacher_forced import validate_teacher_forced
 
 from .checkpoints import check_free_space, load_checkpoint, save_checkpoint, step_folder
+from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
 from .journal import Journal, UpdateReport
 from .run_data import open_train_sources, open_val_sources, warn_of_little_data
@@ -72,6 +74,7 @@ class Trainer:
         Raises:
             InputError: if flags, data, weights or checkpoint cannot be used; before the first update.
         """
+        check_attention(run.attn_implementation, dtype=PRECISIONS[run.precision])
         directory = RunDirectory.of(run)
         with ExitStack() as on_error:
             lock = RunLock.take(directory.path) if dist.is_main() else None
@@ -95,7 +98,9 @@ class Trainer:
         val_sources: list[Source],
     ) -> Trainer:
         device = init_distributed()
-        training = build_for_training(run)
+        # A model that ZeRO-3 divides need not fit on one device.
+        whole = not shards_parameters(deepspeed_settings(run))
+        training = build_for_training(run, device=device if whole else None)
         with dist.stop_together():
             if lock and sources:
                 goes_on = directory.has_checkpoint and not run.overwrite_run
@@ -224,10 +229,10 @@ class Trainer:
         return means, int(sums[-1])
 
     def _losses(self, batch: Batch) -> LossTerms:
-        run, output = self.run, self.engine(batch)
+        run, output = self.run, self.engine(**batch.inputs())
         weights = LossWeights(run.ce_loss_weight, run.bce_loss_weight, run.dice_loss_weight, run.refine_alpha)
         return pixellm_loss(
-            output.lm_loss, output.mask_logits, batch.masks, output.query_index, weights, ignore=batch.ignore
+            output.lm_loss, output.photo_logits, batch.masks, output.query_index, weights, ignore=batch.ignore
         )
 
     def _check_finite(self, terms: LossTerms, batch: Batch) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from model.errors import InputError
 from model.files import read_object
-from model.part_configs import vision_keys
+from model.part_configs import clip_config, llama_config
 from model.projector import build_projector
 from model.weights.bases import read_base, read_tower
 from model.weights.tensors import read_weights
@@ -22,8 +22,8 @@ from tests.support.tiny_world import CLIP, LLAMA
 @pytest.fixture(scope="module")
 def base_config(tiny_world):
     """Eight more rows than the tiny LLaVA has."""
-    vision = vision_keys(read_object(tiny_world.clip / "config.json"))
-    return tiny_config(CODEBOOK, llama={**LLAMA, "vocab_size": 368}, vision=vision)
+    vision = clip_config(read_object(tiny_world.clip / "config.json"))
+    return tiny_config(CODEBOOK, text_config=llama_config({**LLAMA, "vocab_size": 368}), vision_config=vision)
 
 
 def test_a_base_grows_rows_for_the_new_tokens(tiny_world, base_config):
@@ -55,6 +55,7 @@ def test_delta_weights_are_refused(tiny_world, base_config, tmp_path):
     folder = Path(shutil.copytree(tiny_world.llava, tmp_path / "llava"))
     state = read_weights(folder)
     state["model.norm.weight"] *= 0.001
+    (folder / "pytorch_model.bin").unlink()  # the weights still lie in the old file
     torch.save(state, folder / "pytorch_model.bin")
     with pytest.raises(InputError, match=rf"{folder} holds delta weights.*scripts/apply_delta\.py --base LLAMA"):
         read_base(folder, base_config)

@@ -13,11 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from model.errors import InputError
 from model.files import read_object
-from model.part_configs import vision_keys
+from model.part_configs import clip_config
 from model.PixelLM import PixelLMForCausalLM
 from model.text.tokenizer import load_tokenizer, save_tokenizer
 from model.weights.bases import FRESH_MODULES, TOWER_PREFIX, read_tower
-from model.weights.checkpoint import save_pretrained
 from model.weights.tensors import read_weights
 from tests.support.tiny_network import make_batch, make_network
 from tests.support.tiny_world import TinyWorld
@@ -28,16 +27,16 @@ TALKS = [(0, "Which thing?", "The thing is {seg}."), (1, "What is it?", "It is h
 @pytest.fixture(scope="module")
 def tiny(tiny_world: TinyWorld):
     """A network on the tower of the tiny world, so that a folder without the tower finds it again."""
-    vision = vision_keys(read_object(tiny_world.clip / "config.json"))
-    network, tokenizer = make_network(tiny_world.llava, vision=vision, vision_tower=str(tiny_world.clip))
-    network.load_state_dict(read_tower(tiny_world.clip, network.pixellm_config), strict=False)
+    vision = clip_config(read_object(tiny_world.clip / "config.json"))
+    network, tokenizer = make_network(tiny_world.llava, vision_config=vision, vision_tower=str(tiny_world.clip))
+    network.load_state_dict(read_tower(tiny_world.clip, network.config), strict=False)
     return network, tokenizer
 
 
 @pytest.fixture(scope="module")
 def saved(tiny, tiny_world: TinyWorld, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("saved") / "model"
-    save_pretrained(*tiny, folder, tokenizer_source=tiny_world.llava)
+    tiny[0].save_pretrained(folder, save_vision_tower=False)
     return folder
 
 
@@ -50,8 +49,9 @@ def copied(saved: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("with_tower", [False, True])
 def test_saved_and_loaded_bit_for_bit(tiny, tiny_world, tmp_path, with_tower):
     network, tokenizer = tiny
-    save_pretrained(network, tokenizer, tmp_path / "m", tokenizer_source=tiny_world.llava, save_vision_tower=with_tower)
-    loaded, again, report = PixelLMForCausalLM.from_folder(tmp_path / "m")
+    network.save_pretrained(tmp_path / "m", save_vision_tower=with_tower)
+    loaded = PixelLMForCausalLM.from_pretrained(tmp_path / "m")
+    again, report = loaded.processor.tokenizer, loaded.load_report
     own, found = network.state_dict(), loaded.state_dict()
     assert set(own) == set(found)
     for name, tensor in own.items():
@@ -62,7 +62,7 @@ def test_saved_and_loaded_bit_for_bit(tiny, tiny_world, tmp_path, with_tower):
     assert any(name.startswith(TOWER_PREFIX) for name in stored) is with_tower
     with torch.no_grad():
         batch = make_batch(network, tokenizer, TALKS)
-        assert torch.equal(network(batch).hidden, loaded(batch).hidden)
+        assert torch.equal(network(**batch.inputs()).last_hidden_state, loaded(**batch.inputs()).last_hidden_state)
 
 
 def test_a_folder_has_all_that_transformers_users_expect(saved):
@@ -79,11 +79,11 @@ def test_from_pretrained(saved):
 
 def test_slices_of_a_larger_storage_are_saved(tiny, tmp_path):
     """zero_to_fp32.py writes every trained weight as a slice of one flat tensor."""
-    network, tokenizer = make_network(Path(tiny[1].name_or_path))
+    network, _ = make_network(Path(tiny[1].name_or_path))
     for parameter in network.parameters():
         flat = torch.cat([parameter.detach().flatten(), torch.zeros(7)])
         parameter.data = flat[: parameter.numel()].view(parameter.shape)
-    save_pretrained(network, tokenizer, tmp_path / "m", save_vision_tower=True)
+    network.save_pretrained(tmp_path / "m")
     stored = load_file(tmp_path / "m/model.safetensors")
     assert all(torch.equal(tensor, stored[name]) for name, tensor in network.state_dict().items())
 
@@ -115,7 +115,7 @@ def test_every_layout_of_weights_is_read(copied, layout):
     found = read_weights(copied)
     assert set(found) == set(state)
     assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
-    assert PixelLMForCausalLM.from_folder(copied)[2].initialized == []
+    assert PixelLMForCausalLM.from_pretrained(copied).load_report.initialized == []
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_every_layout_of_weights_is_read(copied, layout):
 def test_weights_that_do_not_fit_are_named(copied, change, message):
     rewrite(copied, change)
     with pytest.raises(InputError, match=rf"{copied} does not fit the model: {message}.*config\.json"):
-        PixelLMForCausalLM.from_folder(copied)
+        PixelLMForCausalLM.from_pretrained(copied)
 
 
 CONSTANTS = ("model.token_fusion.weights", "model.mask_decoder.scale_weights")
@@ -145,7 +145,8 @@ def test_constants_of_the_release_may_be_missing(copied):
     """Published weights have no fusion and scale weights: they were constants (docs/paper_to_code.md, row 2)."""
     for name in CONSTANTS:
         rewrite(copied, lambda state, name=name: state.pop(name))
-    network, _, report = PixelLMForCausalLM.from_folder(copied)
+    network = PixelLMForCausalLM.from_pretrained(copied)
+    report = network.load_report
     assert torch.allclose(network.model.token_fusion.weights, torch.full((3,), 1 / 6))
     assert torch.allclose(network.model.mask_decoder.scale_weights, torch.full((2,), 1 / 2))
     assert report.initialized == []
@@ -163,7 +164,7 @@ def test_nothing_else_may_be_missing(tiny):
     for name in kinds.values():
         rest = {other: tensor for other, tensor in state.items() if other != name}
         if name in CONSTANTS:
-            assert build(network, rest)[1].constant == [name]
+            assert build(network, rest).load_report.constant == [name]
             continue
         with pytest.raises(InputError, match=rf"weights missing: 1, first {re.escape(name)}"):
             build(network, rest)
@@ -174,7 +175,7 @@ def test_nothing_else_may_be_missing(tiny):
 )
 def test_buffers_without_information_may_be_left_over(tiny, name):
     network, _ = tiny
-    _, report = build(network, {**network.state_dict(), name: torch.zeros(2)})
+    report = build(network, {**network.state_dict(), name: torch.zeros(2)}).load_report
     assert report.ignored == [name]
     assert f"not used: 1 (e.g. {name})" in report.describe()
 
@@ -197,15 +198,16 @@ def test_nothing_else_may_be_left_over(tiny, name):
 
 
 def build(network, state):
-    return PixelLMForCausalLM.from_weights(network.pixellm_config, state, dtype=torch.float32, source="test")
+    return PixelLMForCausalLM.from_state(network.config, state, dtype=torch.float32, source="test")
 
 
 def test_fresh_modules_are_initialized_and_reported(tiny):
     network, _ = tiny
     state = {name: t for name, t in network.state_dict().items() if not name.startswith(FRESH_MODULES)}
-    built, report = PixelLMForCausalLM.from_weights(
-        network.pixellm_config, state, dtype=torch.float32, source="test", may_initialize=FRESH_MODULES
+    built = PixelLMForCausalLM.from_state(
+        network.config, state, dtype=torch.float32, source="test", may_initialize=FRESH_MODULES
     )
+    report = built.load_report
     missing = {name for name in network.state_dict() if name.startswith(FRESH_MODULES)}
     assert set(report.initialized) == missing - {"model.mask_decoder.scale_weights"}, "a constant of the release"
     for name, tensor in built.state_dict().items():
@@ -221,7 +223,7 @@ def test_a_bad_config_json_is_named(copied, content):
     if content is not None:
         (copied / "config.json").write_text(content)
     with pytest.raises(InputError, match=rf"{copied / 'config.json'} "):
-        PixelLMForCausalLM.from_folder(copied)
+        PixelLMForCausalLM.from_pretrained(copied)
 
 
 def test_tokenizer_and_config_must_belong_together(copied):
@@ -231,7 +233,7 @@ def test_tokenizer_and_config_must_belong_together(copied):
     with pytest.raises(
         InputError, match=r"its tokenizer gives the codebook ids .*take both files from the same folder"
     ):
-        PixelLMForCausalLM.from_folder(copied)
+        PixelLMForCausalLM.from_pretrained(copied)
 
 
 def test_a_tower_that_is_gone(copied):
@@ -240,17 +242,15 @@ def test_a_tower_that_is_gone(copied):
         flat[name] = "/nowhere/clip"
     (copied / "config.json").write_text(json.dumps(flat))
     with pytest.raises(InputError, match=r"names its vision tower /nowhere/clip, which is not found; .*--vision-tower"):
-        PixelLMForCausalLM.from_folder(copied)
+        PixelLMForCausalLM.from_pretrained(copied)
 
 
 def test_a_vocabulary_smaller_than_the_tokenizer(copied):
     """The image marks get ids behind the embedding table where added_tokens.json of a published folder is lost."""
     flat = read_object(copied / "config.json")
-    last = flat["vocab_size"] - 1
+    rows = flat["text_config"]["vocab_size"]
     tokenizer = load_tokenizer(copied)
-    tokenizer.add_tokens([f"[more{number}]" for number in range(flat["vocab_size"])])
+    tokenizer.add_tokens([f"[more{number}]" for number in range(rows)])
     save_tokenizer(tokenizer, copied)
-    with pytest.raises(
-        InputError, match=rf"tokenizer {copied}: .* has id \d+ but config\.json says vocab_size {last + 1}"
-    ):
-        PixelLMForCausalLM.from_folder(copied)
+    with pytest.raises(InputError, match=rf"tokenizer {copied}: .* has id \d+ but config\.json says vocab_size {rows}"):
+        PixelLMForCausalLM.from_pretrained(copied)

@@ -1,4 +1,4 @@
-"""benchmark.py counts what it says: every source and the mixture, and stages that make up the whole time."""
+"""benchmark.py counts what it says: sources, mixture and stages of the data; memory and masks of quantized models."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import pytest
 from scripts import benchmark
 from tests.support.bad_input import refused
 from utils.benchmark.data import STAGES, time_samples
+from utils.benchmark.quantization import agreement
 from utils.data.records import RawSample, Turn
 from utils.data.sources import Source
+from utils.evaluation.matching import MatchedPairs
+from utils.evaluation.results import QuestionRecord
+from utils.masks.rle import encode_rle
 from utils.training.preview import build_encoder
 
 DATA = ("--dataset=multi_reason_seg||refer_seg", "--sample_rates=1,1", "--refer_seg_data=refcoco")
@@ -54,8 +58,10 @@ def test_a_dialogue_without_photo_decodes_and_resizes_nothing():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "the following arguments are required: data"),
-        (["model"], "argument data: invalid choice: 'model' (choose from"),
+        ([], "the following arguments are required: data|loading|quantization"),
+        (["model"], "invalid choice: 'model' (choose from"),
+        (["quantization"], "--version is missing"),
+        (["quantization", "--version=x", "--precision=fp32"], "--precision"),
         (["data", "--num=0"], "--num is 0"),
         (["data", "--rounds=0"], "--rounds is 0"),
         (["data", "--dataset_dir=/nowhere"], "--dataset_dir /nowhere is not a folder"),
@@ -69,4 +75,54 @@ def test_help_names_the_commands(capsys):
     with pytest.raises(SystemExit) as exited:
         benchmark.main(["--help"])
     assert exited.value.code == 0
-    assert "benchmark.py data" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "benchmark.py data" in out
+    assert "benchmark.py quantization" in out
+
+
+def test_quantization_measures_three_models_and_computes_the_published_sizes(parrot, tiny_world, tmp_path, capsys):
+    file = tmp_path / "out/table.md"
+    flags = [f"--version={parrot}", f"--dataset_dir={tiny_world.dataset}", "--limit=1", f"--output_md={file}"]
+    assert benchmark.main(["quantization", *flags, "--max_new_tokens=20"]) == 0
+    text = file.read_text(encoding="utf-8")
+    assert capsys.readouterr().out.strip() in text
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert [row[0] for row in rows] == [
+        "Bits",
+        "---",
+        "16",
+        "8",
+        "4",
+        "Model",
+        "---",
+        *3 * ["PixelLM-7B"],
+        *3 * ["PixelLM-13B"],
+    ]
+    sixteen, eight, four = (dict(zip(rows[0], row, strict=True)) for row in rows[2:5])
+    assert (sixteen["IoU with 16 bits"], sixteen["Same answer"]) == ("100.0%", "100.0%")
+    for row in (eight, four):
+        assert float(row["IoU with 16 bits"].rstrip("%")) > 90
+        assert row["Same answer"] == "100.0%", "the parrot says what it says"
+        assert [row[name] for name in ("tables, MiB", "tower, MiB", "masks, MiB")] == [
+            sixteen[name] for name in ("tables, MiB", "tower, MiB", "masks, MiB")
+        ]
+    # 6.74 and 13.02 billion weights of LLaMA, at two bytes each.
+    computed = {(row[0], row[1]): dict(zip(rows[5], row, strict=True)) for row in rows[7:]}
+    for name, billions in (("PixelLM-7B", 6.74), ("PixelLM-13B", 13.02)):
+        row = computed[name, "16"]
+        assert float(row["blocks, GiB"]) + float(row["tables, GiB"]) == pytest.approx(
+            2 * billions * 1e9 / 2**30, rel=0.002
+        )
+
+
+def test_a_mask_without_partner_counts_as_nothing():
+    def record(*masks: np.ndarray, answer: str = "yes") -> QuestionRecord:
+        none = np.zeros(0, dtype=np.int64)
+        pairs = MatchedPairs(none, none, none, none)
+        return QuestionRecord(0, 0, "photo", "What?", answer, answer, None, pairs, tuple(map(encode_rle, masks)))
+
+    left, right = np.zeros((2, 4, 6), dtype=bool)
+    left[:, :3], right[:, 3:] = True, True
+    assert agreement([record(left, right)], [record(right, left)]) == (1.0, 1.0)
+    assert agreement([record(left, right), record()], [record(right), record(answer="no")]) == (0.5, 0.5)
+    assert agreement([record(left)], [record(right)]) == (0.0, 1.0)

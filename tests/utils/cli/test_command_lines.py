@@ -21,6 +21,7 @@ from tests.support.released_flags import CHAT_LINE, CHOICES, DEFAULTS, MERGE_LIN
 from utils.cli.args import Parsed, build_parser, parse
 from utils.cli.command import run_command, run_commands
 from utils.cli.config import ChatConfig, MergeConfig, RunConfig
+from utils.evaluation.flags import EvaluateConfig
 
 SCRIPTS = {"train_ds.py": RunConfig, "chat.py": ChatConfig, "merge_lora_weights_and_save_hf_model.py": MergeConfig}
 COLUMN = {RunConfig: 0, ChatConfig: 1, MergeConfig: 2}
@@ -58,7 +59,10 @@ def test_released_flag_and_default(config_type, flag, default):
     assert type(found) is type(default)
     if isinstance(default, bool):
         assert getattr(parse(config_type, [f"--no_{name}"], "").config, name) is False
-        if name not in ("load_in_8bit", "load_in_4bit"):  # refused: see test_quantized_loading_is_refused
+        if config_type is ChatConfig or name not in (
+            "load_in_8bit",
+            "load_in_4bit",
+        ):  # training refuses them
             assert getattr(parse(config_type, [flag], "").config, name) is True
         return
     value = {str: CHOICES.get(flag, ("a",))[0], int: "32" if flag == "--out_dim" else "1", float: "0.5"}[type(default)]
@@ -93,11 +97,31 @@ def test_every_switch_can_be_turned_off(config_type):
         assert getattr(parse(config_type, [f"--no_{name}"], "").config, name) is False
 
 
-@pytest.mark.parametrize("config_type", [RunConfig, ChatConfig])
 @pytest.mark.parametrize("flag", ["--load_in_8bit", "--load_in_4bit"])
-def test_quantized_loading_is_refused(config_type, flag):
-    with pytest.raises(InputError, match=r"--precision bf16"):
-        parse(config_type, [flag], "")
+def test_training_rounds_no_weights(flag):
+    with pytest.raises(InputError, match=r"are for chat and evaluation; .* use --precision bf16 or fp16, and"):
+        parse(RunConfig, [flag], "")
+
+
+@pytest.mark.parametrize("config_type", [ChatConfig, EvaluateConfig])
+def test_bits_of_the_language_model(config_type):
+    flags = ["--version=model"]
+    for bits, given in ((16, []), (8, ["--load_in_8bit"]), (4, ["--load_in_4bit", "--precision=fp16"])):
+        assert parse(config_type, [*flags, *given], "").config.bits == bits
+    with pytest.raises(InputError, match="--load_in_8bit and --load_in_4bit exclude each other; give one of them"):
+        parse(config_type, [*flags, "--load_in_8bit", "--load_in_4bit"], "")
+    with pytest.raises(InputError, match=r"--load_in_8bit keeps .* in 16 bits; give --precision bf16 or fp16"):
+        parse(config_type, [*flags, "--load_in_8bit", "--precision=fp32"], "")
+
+
+@pytest.mark.parametrize("config_type", [RunConfig, ChatConfig, EvaluateConfig])
+def test_attention_implementations(config_type):
+    flags = ["--version=model"]
+    assert parse(config_type, flags, "").config.attn_implementation == "sdpa"
+    for name in ("sdpa", "eager", "flash_attention_2", "flex_attention"):
+        assert parse(config_type, [*flags, "--attn_implementation", name], "").config.attn_implementation == name
+    with pytest.raises(InputError, match=r"'kernels-community/flash-attn2' \(choose from"):
+        parse(config_type, [*flags, "--attn_implementation=kernels-community/flash-attn2"], "")
 
 
 @pytest.mark.parametrize("line", [TRAIN_LINE, MERGE_LINE, CHAT_LINE])

@@ -47,14 +47,14 @@ def test_the_commit_is_the_one_checked_out(repository, printed):
 
 def test_a_missing_library_is_said_to_be(monkeypatch, capsys):
     monkeypatch.setattr(env, "_LIBRARIES", ("numpy", "no-such-library"))
-    assert env.main() == 0
+    assert env.main([]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split() == ["no-such-library:", "not", "installed"]
 
 
 def test_code_without_git_is_no_checkout(monkeypatch, tmp_path, capsys):
     """An installed copy may lie inside somebody else's checkout, whose commit is not ours."""
     monkeypatch.setattr(env, "_ROOT", tmp_path)
-    env.main()
+    env.main([])
     assert "no checkout" in capsys.readouterr().out
 
 
@@ -66,7 +66,7 @@ def test_gpus_are_named_with_their_memory(monkeypatch, printed, capsys):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Properties)
     monkeypatch.setattr(env, "_driver", lambda: "580.1")
-    env.main()
+    env.main([])
     out = " ".join(capsys.readouterr().out.split())
     assert "gpus: 2 driver: 580.1 gpu 0: Card X, 80.0 GiB gpu 1: Card X, 80.0 GiB" in out
 
@@ -82,5 +82,5 @@ def test_nothing_names_a_person_or_a_place(repository, printed):
 def test_launched_processes_are_counted(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    env.main()
+    env.main([])
     assert "4 of the launcher, 2 on this machine" in capsys.readouterr().out

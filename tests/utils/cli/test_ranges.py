@@ -14,7 +14,7 @@ import pytest
 from model.errors import InputError
 from utils.cli.args import parse
 from utils.cli.config import ChatConfig, MergeConfig, RunConfig
-from utils.evaluation.run import EvaluateConfig
+from utils.evaluation.flags import EvaluateConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 HUGE = 10**22

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.support.tiny_data import H, W
-from utils.data.verify import VerifyConfig, find_problems
+from utils.data.flags import VerifyConfig
+from utils.data.verification import find_problems
 
 MUSE, LLAVA = "muse/muse_train.json", "llava_dataset/llava_instruct_150k.json"
 REFS, INSTANCES = "refer_seg/refcoco/refs(unc).p", "refer_seg/refcoco/instances.json"

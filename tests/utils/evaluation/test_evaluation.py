@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.drawing import PALETTE, write_image
 from model.errors import InputError
 from model.replies import Reply, Target
 from utils.data.records import RawSample, Turn
@@ -17,7 +18,6 @@ from utils.evaluation.generative import evaluate_generative
 from utils.evaluation.pictures import picture_panels
 from utils.evaluation.results import EvaluationResult, Scores
 from utils.masks.rle import decode_rles
-from utils.pictures import PALETTE, write_image
 
 H, W = 24, 36
 A, B, C, NOTHING = "A", "B", "C", "nothing"

@@ -19,25 +19,39 @@ from utils.evaluation.metrics import IoUMeter
 from utils.evaluation.teacher_forced import validate_teacher_forced
 
 
+class Table(Collator):
+    """Collates, and keeps the batches for a painter to look at."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder.codebook, pad_token_id=0)
+        self.batches: list[Batch] = []
+
+    def __call__(self, samples) -> Batch:
+        self.batches.append(super().__call__(samples))
+        return self.batches[-1]
+
+
 class Painter(torch.nn.Module):
-    """Predicts the true masks, and foreground wherever pixels do not count; keeps the names of every pass."""
+    """Predicts the true masks of the batch on the table, and foreground wherever pixels do not count."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: Table) -> None:
         super().__init__()
-        self.passes: list[list[str]] = []
+        self.table = table
 
-    def forward(self, batch: Batch) -> PixelLMOutput:
-        self.passes.append(batch.sample_ids)
+    def forward(self, **inputs) -> PixelLMOutput:
+        batch = self.table.batches[-1]
+        assert torch.equal(inputs["input_ids"], batch.input_ids)
         logits = [
             (masks if ignore is None else masks | ignore).float() - 0.5
             for masks, ignore in zip(batch.masks, batch.ignore or [None] * len(batch.masks), strict=True)
         ]
-        return PixelLMOutput(mask_logits=logits)
+        return PixelLMOutput(photo_logits=logits)
 
 
-def score(source: Source, encoder: Encoder, *, painter: Painter | None = None, batch_size: int = 2) -> IoUMeter:
+def score(source: Source, encoder: Encoder, *, table: Table | None = None, batch_size: int = 2) -> IoUMeter:
+    table = table or Table(encoder)
     return validate_teacher_forced(
-        painter or Painter(), source, encoder, Collator(encoder.codebook, pad_token_id=0), batch_size=batch_size,
+        Painter(table), source, encoder, table, batch_size=batch_size,
         device=torch.device("cpu"), dtype=torch.float32,
     )  # fmt: skip
 
@@ -56,20 +70,17 @@ def test_a_bad_sample_stops_it(tmp_path, encoder):
         score(build_val_source(root, "ReasonSeg|val"), encoder)
 
 
-class WithoutIgnore(Collator):
+class WithoutIgnore(Table):
     """Collates into a batch whose ``ignore`` is empty: none of its images has pixels that do not count."""
 
     def __call__(self, samples):
-        return replace(super().__call__(samples), ignore=[])
+        self.batches.append(replace(super().__call__(samples), ignore=[]))
+        return self.batches[-1]
 
 
 def test_a_batch_may_have_no_ignored_pixels_at_all(tmp_path, encoder):
     source = build_val_source(write_whole_tree(tmp_path), "multirefcoco|unc|val")
-    meter = validate_teacher_forced(
-        Painter(), source, encoder, WithoutIgnore(encoder.codebook, pad_token_id=0), batch_size=2,
-        device=torch.device("cpu"), dtype=torch.float32,
-    )  # fmt: skip
-    assert meter == score(source, encoder)
+    assert score(source, encoder, table=WithoutIgnore(encoder)) == score(source, encoder)
 
 
 @dataclass
@@ -95,11 +106,11 @@ def test_every_process_makes_as_many_passes(tmp_path, encoder, monkeypatch, num_
     """Under ZeRO-3 every process takes part in the passes of the others; a sample that fills up is not counted."""
     source = Sized(build_val_source(write_whole_tree(tmp_path), "MultiReasonSeg|val"), num_samples)
     alone = score(source, encoder)
-    painters, meters = [Painter(), Painter()], []
+    tables, meters = [Table(encoder), Table(encoder)], []
     monkeypatch.setattr(dist, "world_size", lambda: 2)
-    for rank, painter in enumerate(painters):
+    for rank, table in enumerate(tables):
         monkeypatch.setattr(dist, "rank", lambda rank=rank: rank)
-        meters.append(score(source, encoder, painter=painter, batch_size=batch_size))
-    passes = [[len(names) for names in painter.passes] for painter in painters]
+        meters.append(score(source, encoder, table=table, batch_size=batch_size))
+    passes = [[len(batch.sample_ids) for batch in table.batches] for table in tables]
     assert passes[0] == passes[1]
     assert meters[0] + meters[1] == alone

@@ -14,6 +14,8 @@ from scripts.check_parity import main
 from tests.support.bad_input import edit_json, refused
 from tests.support.record_case import write_case
 from tests.support.seeded_case import write_recording
+from utils.parity.stage_names import STAGE_NAMES
+from utils.parity.stages import STAGES
 
 pytestmark = pytest.mark.slow  # nearly every test runs the stages of a recording
 LINE = re.compile(
@@ -38,6 +40,10 @@ def check(golden: Path, capsys, *flags: str) -> tuple[int, dict[tuple[str, str],
     lines = [LINE.fullmatch(line) for line in capsys.readouterr().out.splitlines()]
     assert all(lines)
     return code, {(line["case"], line["stage"]): line for line in lines}
+
+
+def test_the_flags_name_every_stage():
+    assert tuple(STAGES) == STAGE_NAMES
 
 
 def test_one_line_per_stage(recorded, capsys):

@@ -29,14 +29,14 @@ def cases(golden) -> list[Case]:
 
 def test_the_folder_is_understood(golden):
     """It names its tower and does not hold it; it lies one folder up."""
-    model, tokenizer, report = PixelLMForCausalLM.from_folder(golden / "pixellm-tiny/hf_model")
-    config = model.pixellm_config
+    model = PixelLMForCausalLM.from_pretrained(golden / "pixellm-tiny/hf_model")
+    config, tokenizer = model.config, model.processor.tokenizer
     assert (config.image_feature_scale_num, config.seg_token_num, config.image_size) == (2, 3, 448)
     assert config.seg_token_ids == tuple(range(1200, 1206))
     assert tokenizer.convert_tokens_to_ids("[SEG5]") == 1205
     assert config.num_image_tokens == 256
     assert config.vision_position_resize == "released"
-    assert report.initialized == []
+    assert model.load_report.initialized == []
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ def settle(folder: Path, *more: str) -> RunConfig:
 def assert_nothing_is_new(run: RunConfig, folder: Path, **options) -> None:
     """Every weight of the folder is in the training model; LoRA is there and does nothing yet."""
     training = build_for_training(run)
-    expected, tokenizer, report = PixelLMForCausalLM.from_folder(folder, **options)
-    assert report.initialized == []
+    expected = PixelLMForCausalLM.from_pretrained(folder, **options)
+    assert expected.load_report.initialized == []
     plain, lora = split_training_state(training.wrapped.state_dict())
     state = expected.state_dict()
     assert set(plain) == set(state)
@@ -36,8 +36,8 @@ def assert_nothing_is_new(run: RunConfig, folder: Path, **options) -> None:
     ups = [tensor for name, tensor in lora.items() if ".lora_B." in name]
     assert ups
     assert not any(tensor.any() for tensor in ups)
-    assert training.tokenizer.get_vocab() == tokenizer.get_vocab()
-    assert training.config.seg_token_ids == expected.pixellm_config.seg_token_ids
+    assert training.tokenizer.get_vocab() == expected.processor.tokenizer.get_vocab()
+    assert training.config.seg_token_ids == expected.config.seg_token_ids
 
 
 def test_our_own_folder(parrot):

@@ -115,14 +115,14 @@ def test_merged_is_unmerged(tiny, names):
     batch = make_batch(network, tokenizer, TALKS)
     wrapped = wrapped_with_noise(network, names=names)
     with torch.no_grad():
-        expected = network(batch)
+        expected = network(**batch.inputs())
         merged = wrapped.merge_and_unload()
-        found, without = merged(batch), plain(batch)
+        found, without = merged(**batch.inputs()), plain(**batch.inputs())
     assert not [name for name, _ in merged.named_parameters() if "lora" in name]
-    assert torch.allclose(found.hidden, expected.hidden, atol=1e-5)
+    assert torch.allclose(found.last_hidden_state, expected.last_hidden_state, atol=1e-5)
     for masks, reference in zip(found.mask_logits, expected.mask_logits, strict=True):
         assert torch.allclose(masks, reference, atol=1e-4)
-    assert not torch.allclose(found.hidden, without.hidden, atol=1e-3), "the noise does something"
+    assert not torch.allclose(found.last_hidden_state, without.last_hidden_state, atol=1e-3), "the noise does something"
 
 
 def test_training_weights_are_split_and_put_back(tiny, tiny_tokenizer_dir):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from model.drawing import PALETTE
 from model.image import read_image
 from scripts import preview_data
 from tests.support.bad_input import refused
 from tests.support.tiny_data import H, W
 from utils.data.records import RawSample, Turn
-from utils.pictures import PALETTE
 from utils.training.preview import input_pixels, sample_panel
 
 DATA = ("--dataset=multi_reason_seg||refer_seg", "--sample_rates=1,1", "--refer_seg_data=refcoco")

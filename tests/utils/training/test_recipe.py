@@ -12,11 +12,13 @@ from model.configuration import PixelLMConfig
 from model.errors import InputError
 from model.files import read_object
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
+from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.vision_tower import resize_position_table
 from model.weights.tensors import read_weights
 from tests.support.tiny_world import LLAMA, TinyWorld
 from utils.cli.args import parse
 from utils.cli.config import RELEASE_RECIPE_FLAGS, RunConfig
+from utils.training.recipe import recipe_of, shown_name
 from utils.training.run_description import RunDescription
 from utils.training.start import TrainingModel, build_for_training, read_normalization, resolve_run_flags
 
@@ -139,21 +141,97 @@ def test_first_queries(paper, released):
 def test_the_saved_config_records_each_choice(paper, released, tmp_path):
     records = []
     for training in (paper, released):
-        training.config.save(tmp_path)
+        training.config.save_pretrained(tmp_path)
         flat = read_object(tmp_path / "config.json")
         assert PixelLMConfig.from_dict(flat) == training.config
         records.append(flat)
     ours, theirs = records
-    assert ours["recipe"] == {
+    choices = ("release_recipe", *RECIPE_OF_PUBLISHED_WEIGHTS)
+    assert {name: ours["recipe"][name] for name in choices} == {
         "release_recipe": False, "refine_alpha": 2.0, "trained_set": "paper", "projector_init": "llava",
         "query_init": "unit",
     }  # fmt: skip
-    assert theirs["recipe"] == {
+    assert {name: theirs["recipe"][name] for name in choices} == {
         "release_recipe": True, "refine_alpha": 1.0, "trained_set": "released", "projector_init": "fresh",
         "query_init": "released",
     }  # fmt: skip
     assert (ours["vision_position_resize"], theirs["vision_position_resize"]) == ("correct", "released")
     assert ours["image_mean"] != theirs["image_mean"]
+
+
+def test_the_record_says_what_a_run_is_made_of(tiny_world):
+    mix = (
+        "--dataset=sem_seg||refer_seg",
+        "--sample_rates=1,3",
+        "--sem_seg_data=ade20k",
+        "--refer_seg_data=refclef||refcoco",
+    )
+    record = build_for_training(flags(tiny_world, *mix, "--epochs=2", "--steps_per_epoch=3")).config.recipe
+    assert (record["base"], record["vision_tower"]) == ("llava-tiny", "clip-tiny")
+    assert record["data"] == [
+        {"name": "sem_seg: ade20k", "share": 0.25}, {"name": "refer_seg: refclef", "share": 0.375},
+        {"name": "refer_seg: refcoco", "share": 0.375},
+    ]  # fmt: skip
+    assert {entry["title"] for entry in record["data_terms"]} >= {
+        "ADE20K, scene parsing edition",
+        "refcoco annotations",
+    }
+    assert (record["epochs"], record["updates_per_epoch"], record["images_per_update"]) == (2, 3, 20)
+    assert record["lora"] == {"rank": 8, "alpha": 16, "layers": ["q_proj", "v_proj"]}
+    assert (record["optimizer"], record["lr"], record["precision"]) == ("adamw", 0.0003, "fp32")
+    assert "updates" not in record  # a plan is no fact
+
+
+def test_the_record_names_no_place_on_this_machine(tmp_path, tiny_world):
+    (tmp_path / "mine.jsonl").touch()
+    mine = (f"--custom_data={tmp_path / 'mine.jsonl'}", "--dataset=custom", "--epoch_mode=all")
+    record = recipe_of(flags(tiny_world, *mine))
+    assert str(tmp_path) not in json.dumps(record)
+    assert str(tiny_world.llava.parent) not in json.dumps(record)
+    assert record["data"] == [{"name": "custom: mine.jsonl", "share": None}]
+    assert record["updates_per_epoch"] is None
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("openai/clip-vit-large-patch14", "openai/clip-vit-large-patch14"), ("maverickrzw/PixelLM-7B/hf_model@v1",) * 2,
+        ("{tmp}/llava", "llava"), ("{tmp}/llava/", "llava"), ("{tmp}/run/hf_model", "run"),
+    ],
+)  # fmt: skip
+def test_names_on_the_hub_stay_and_folders_lose_their_path(tmp_path, given, shown):
+    for name in ("llava", "run/hf_model"):
+        (tmp_path / name).mkdir(parents=True)
+    assert shown_name(given.format(tmp=tmp_path)) == shown
+
+
+def test_a_run_on_top_of_another_keeps_its_record(tiny_world):
+    run = flags(tiny_world)
+    first = recipe_of(run)
+    second = recipe_of(dataclasses.replace(run, init_from="owner/first"), before=first)
+    third = recipe_of(dataclasses.replace(run, init_from="owner/second"), before=second)
+    assert [stage.get("init_from", stage.get("base")) for stage in third["earlier"]] == ["owner/first", "llava-tiny"]
+    assert "base" not in third
+    assert not any("earlier" in stage for stage in third["earlier"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "problem"),
+    [
+        ({"base": 3}, "base is 3"),
+        ({"lora": {"rank": 8}}, "lora"),
+        ({"data": [{"name": "x", "share": 2.0}]}, "share is 2.0"),
+    ],
+)
+def test_a_damaged_record_is_named(paper, recipe, problem):
+    with pytest.raises(InputError, match=problem):
+        dataclasses.replace(paper.config, recipe=recipe)
+
+
+def test_a_record_of_another_version_loads(paper):
+    for recipe in ({}, {"refine_alpha": 1.0}, {"release_recipe": True, "of_tomorrow": [1]}):
+        config = dataclasses.replace(paper.config, recipe=recipe)
+        assert PixelLMConfig.from_dict(config.to_diff_dict()).recipe == recipe
 
 
 def test_the_run_directory_records_each_choice(tiny_world, tmp_path):

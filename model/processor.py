@@ -1,0 +1,473 @@
+"""PixelLMProcessor: photos and questions -> what the network reads; what it wrote -> answers with masks of the photo.
+
+Shapes: Q conversations, B images, L tokens, N masks, R input side; H, W size of a photo.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import BatchFeature, LlamaTokenizer, ProcessorMixin
+from transformers.image_processing_base import ImageProcessingMixin
+from typing_extensions import TypedDict
+
+from .configuration import PixelLMConfig
+from .errors import InputError
+from .files import is_file, read_object, write_json, write_text
+from .hub import resolve_folder, take_hub_options, upload_folder
+from .image import ImagePreprocessor, Photo, photo_pixels, resize_logits
+from .part_configs import REMEDY
+from .replies import Reply, make_reply
+from .structures import PixelLMGenerateOutput
+from .text.conversation import IMAGE, IMAGE_MARK, OURS, SEG_MARK, Conversation, Rendered, get_conversation
+from .text.tokenizer import add_codebook, answer_text, load_tokenizer, save_tokenizer
+from .text.tokens import IMAGE_TOKEN_ID, SegCodebook, encode_conversation, seg_strings
+from .values import Count, Finite, InputSide, Positive, Scales, Schema, Text, TokensPerScale
+from .weights.checkpoint import read_model
+
+PROCESSOR_FILE = "processor_config.json"
+_PREPROCESSOR_FILE = "preprocessor_config.json"
+_TEMPLATE_FILE = "chat_template.jinja"
+
+
+class ProcessorKeys(TypedDict):
+    """What is read of processor_config.json."""
+
+    image_size: InputSide
+    patch_size: InputSide
+    pad_train_clip_images: bool
+    image_mean: tuple[Finite, Finite, Finite]
+    image_std: tuple[Positive, Positive, Positive]
+    num_image_tokens: Count
+    seg_token_num: TokensPerScale
+    image_feature_scale_num: Scales
+    conv_type: Text
+
+
+_KEYS = Schema(ProcessorKeys)
+
+
+class PixelLMImageProcessor(ImageProcessingMixin):
+    """Photos -> network input, and the place of a photo in it.
+
+    Args:
+        preprocess: resizes, normalizes, pads or crops.
+        patch_size: pixels per side of a patch of the tower; a remainder of the input is seen by no patch.
+    """
+
+    model_input_names = ["pixel_values", "valid_hw"]  # noqa: RUF012
+
+    def __init__(self, preprocess: ImagePreprocessor, patch_size: int) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.patch_size = patch_size
+
+    @property
+    def covered_size(self) -> int:
+        """Pixels per side that patches cover, from the top left."""
+        return self.preprocess.size // self.patch_size * self.patch_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """preprocessor_config.json: what comes nearest in CLIP's own terms, for programs that read only these."""
+        pad, size = self.preprocess.pad, self.preprocess.size
+        return {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_resize": True,
+            "do_center_crop": not pad,
+            "do_pad": pad,
+            "size": {("longest_edge" if pad else "shortest_edge"): size},
+            "crop_size": {"height": size, "width": size},
+            "do_normalize": True,
+            "image_mean": list(self.preprocess.mean),
+            "image_std": list(self.preprocess.std),
+        }
+
+    def __call__(self, images: Photo | Sequence[Photo], **options: Any) -> BatchFeature:
+        """B photos -> pixel_values (B, 3, R, R) and valid_hw (B, 2).
+
+        Args:
+            images: (H, W, 3) uint8 RGB arrays, PIL images or file names.
+        Raises:
+            InputError: if a photo cannot be read.
+        """
+        _refuse(options)
+        photos = [images] if isinstance(images, Photo) else images
+        prepared = [self.preprocess(photo_pixels(photo)) for photo in photos]
+        return BatchFeature(
+            {
+                "pixel_values": torch.stack([photo.pixel_values for photo in prepared]),
+                "valid_hw": torch.tensor([photo.valid_hw for photo in prepared]),
+            }
+        )
+
+
+class PixelLMProcessor(ProcessorMixin):
+    """Everything between a user's photos and words and the network's tensors; it needs no weights.
+
+    Args:
+        image_processor: photos -> pixel values.
+        tokenizer: with the codebook in it.
+        num_image_tokens: P, what an image takes of the language model's input.
+        codebook: the segmentation tokens of ``tokenizer``.
+        conv_type: conversation template.
+    """
+
+    def __init__(
+        self,
+        image_processor: PixelLMImageProcessor,
+        tokenizer: LlamaTokenizer,
+        *,
+        num_image_tokens: int,
+        codebook: SegCodebook,
+        conv_type: str,
+    ) -> None:
+        self.image_processor = image_processor
+        self.tokenizer = tokenizer
+        self.num_image_tokens = num_image_tokens
+        self.codebook = codebook
+        self.conversation = get_conversation(conv_type)
+        self.chat_template = chat_template(self.conversation, codebook)
+
+    @classmethod
+    def of(cls, config: PixelLMConfig, tokenizer: LlamaTokenizer) -> Self:
+        """The processor of a model.
+
+        Args:
+            tokenizer: with the codebook in it.
+        """
+        return cls(
+            PixelLMImageProcessor(config.preprocessor, config.patch_size),
+            tokenizer,
+            num_image_tokens=config.num_image_tokens,
+            codebook=config.codebook,
+            conv_type=config.conv_type,
+        )
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, name: str | Path, *, vision_tower: str | None = None, conv_type: str | None = None, **options: Any
+    ) -> Self:
+        """Read what a model folder, ours or a published one, says about its inputs; weights are not touched.
+
+        Args:
+            vision_tower, conv_type: as of ``PixelLMForCausalLM.from_pretrained``, for published folders.
+            options: ``subfolder``, ``revision``, ``token``, ``cache_dir``, as in transformers.
+        Raises:
+            InputError: if a file is missing or damaged, or files contradict one another.
+        """
+        folder = resolve_folder(str(name), **take_hub_options(options))
+        if not is_file(folder / "config.json"):
+            return cls._of_settings(folder, _read_settings(folder))
+        found = read_model(folder, vision_tower=vision_tower, conv_type=conv_type)
+        processor = cls.of(found.config, found.tokenizer or load_tokenizer(folder))
+        if is_file(folder / PROCESSOR_FILE):
+            _check_agreement(processor.settings(), _read_settings(folder), folder)
+        return processor
+
+    @classmethod
+    def _of_settings(cls, folder: Path, keys: ProcessorKeys) -> Self:
+        """A processor that was saved without its model."""
+        tokenizer = load_tokenizer(folder)
+        words = len(tokenizer)
+        codebook = add_codebook(tokenizer, scales=keys["image_feature_scale_num"], tokens=keys["seg_token_num"])
+        if len(tokenizer) != words:
+            raise InputError(
+                f"{folder}: {PROCESSOR_FILE} says {codebook.scales} scales x {codebook.tokens} tokens, which its "
+                "tokenizer does not have; take both from the same folder"
+            )
+        _check_tokens(keys, folder)
+        preprocess = ImagePreprocessor(
+            keys["image_size"], keys["pad_train_clip_images"], keys["image_mean"], keys["image_std"]
+        )
+        return cls(
+            PixelLMImageProcessor(preprocess, keys["patch_size"]),
+            tokenizer,
+            num_image_tokens=keys["num_image_tokens"],
+            codebook=codebook,
+            conv_type=keys["conv_type"],
+        )
+
+    def settings(self) -> ProcessorKeys:
+        """What processor_config.json holds."""
+        preprocess = self.image_processor.preprocess
+        return {
+            "image_size": preprocess.size,
+            "patch_size": self.image_processor.patch_size,
+            "pad_train_clip_images": preprocess.pad,
+            "image_mean": preprocess.mean,
+            "image_std": preprocess.std,
+            "num_image_tokens": self.num_image_tokens,
+            "seg_token_num": self.codebook.tokens,
+            "image_feature_scale_num": self.codebook.scales,
+            "conv_type": self.conversation.name,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings, and the class that reads them."""
+        return {"processor_class": type(self).__name__, **self.settings()}
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **options: Any) -> None:
+        """Write tokenizer, settings and chat template into a folder; what it replaces is lost.
+
+        Args:
+            push_to_hub: upload the folder, too; then ``repo_id`` and the like as in transformers.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tokenizer(self.tokenizer, folder, source=Path(self.tokenizer.name_or_path))
+        write_json(folder / PROCESSOR_FILE, self.to_dict())
+        write_json(folder / _PREPROCESSOR_FILE, self.image_processor.to_dict())
+        write_text(folder / _TEMPLATE_FILE, chat_template(self.conversation, self.codebook))
+        if push_to_hub:
+            self.push_to_hub(options.pop("repo_id", folder.name), **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Upload what ``save_pretrained`` writes; options and result as of the model's ``push_to_hub``."""
+        return upload_folder(repo_id, self.save_pretrained, **options)
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        images: Photo | Sequence[Any] | None = None,
+        text: str | Sequence[str] | None = None,
+        **options: Any,
+    ) -> BatchFeature:
+        """Photos and questions -> inputs of the network, padded on the left.
+
+        Args:
+            images: one for each text, one for all texts, or none; arrays (H, W, 3) uint8 RGB, PIL images, file names.
+                A file is turned as its EXIF data ask for; PIL images are taken as they are.
+            text: a question, which gets the model's conversation around it, or what ``apply_chat_template`` gives.
+        Returns:
+            input_ids and attention_mask (Q, L); with images also pixel_values (B, 3, R, R), valid_hw (B, 2) and
+            image_index (Q,).
+        Raises:
+            InputError: if a photo cannot be read, a question holds an image mark, or counts do not fit.
+        """
+        _refuse(options)
+        texts, photos = [text] if isinstance(text, str) else list(text or []), _flatten(images)
+        if not texts and not photos:
+            raise InputError(
+                "neither images nor text was given; give text=QUESTION, with images=PHOTO if it is about one"
+            )
+        rows = [self._encode(question, has_image=bool(photos)) for question in texts]
+        length = max(map(len, rows), default=0)
+        pad = self.tokenizer.pad_token_id
+        inputs: dict[str, Any] = {
+            "input_ids": torch.tensor([[pad] * (length - len(row)) + row for row in rows], dtype=torch.long),
+            "attention_mask": torch.tensor(
+                [[0] * (length - len(row)) + [1] * len(row) for row in rows], dtype=torch.long
+            ),
+        }
+        if photos:
+            inputs |= self.image_processor(photos)
+            inputs["image_index"] = _image_index([IMAGE_TOKEN_ID in row for row in rows], len(photos))
+        return BatchFeature(inputs)
+
+    def prompt_ids(self, question: str, *, has_image: bool = True) -> list[int]:
+        """The open conversation of a question, image placeholder expanded.
+
+        Raises:
+            InputError: if it cannot be written as UTF-8.
+        """
+        return self._ids(self.conversation.render([(question, None)], image=IMAGE if has_image else ""))
+
+    def _encode(self, text: str, *, has_image: bool) -> list[int]:
+        if text.startswith(self.conversation.head):  # apply_chat_template has rendered it
+            return self._ids(Rendered(text, ()))
+        if IMAGE_MARK in text:
+            raise InputError(
+                f"text has {IMAGE_MARK} in it; give the bare question, which gets the conversation and the image mark "
+                "around it, or what apply_chat_template renders"
+            )
+        return self.prompt_ids(text, has_image=has_image)
+
+    def _ids(self, rendered: Rendered) -> list[int]:
+        ids, _ = encode_conversation(self.tokenizer, rendered, num_image_tokens=self.num_image_tokens)
+        return ids
+
+    def post_process_masks(
+        self, mask_logits: Sequence[Tensor], sizes: Sequence[tuple[int, int]] | Tensor, *, binarize: bool = True
+    ) -> list[Tensor]:
+        """Masks of the padded input -> masks of the photos.
+
+        Args:
+            mask_logits: (N, h, w) for each photo or conversation, as ``generate`` and the forward pass give them.
+            sizes: (H, W) of each one's photo.
+            binarize: give (N, H, W) bool; else the logits, minus infinity where the network does not see the photo.
+        """
+        placed = [self._on_photo(logits, (int(h), int(w))) for logits, (h, w) in zip(mask_logits, sizes, strict=True)]
+        return [logits > 0 for logits in placed] if binarize else placed
+
+    def _on_photo(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        place = self.image_processor.preprocess.place(size)
+        _, _, height, width = place.region
+        shown = resize_logits(
+            logits, size=self.image_processor.covered_size, valid_hw=place.valid_hw, out_hw=(height, width)
+        )
+        return place.put_back(shown, outside=float("-inf"))
+
+    def replies(
+        self, generated: PixelLMGenerateOutput, sizes: Sequence[tuple[int, int]] | Tensor, *, prompt_length: int
+    ) -> list[Reply]:
+        """What ``generate`` returned, as text and targets.
+
+        Args:
+            sizes: (H, W) of each conversation's photo; not read where there is none.
+            prompt_length: L, of the ``input_ids`` that were given.
+        """
+        prompts, answers = generated.sequences.tensor_split([prompt_length], dim=1)
+        sees_image = (prompts == IMAGE_TOKEN_ID).any(1).tolist()
+        replies = []
+        for row, (ids, (height, width)) in enumerate(zip(answers.tolist(), sizes, strict=True)):
+            logits = None
+            if generated.mask_logits is not None and sees_image[row]:
+                logits = self._on_photo(generated.mask_logits[row], (int(height), int(width)))
+            ended = _until(ids, self.tokenizer.eos_token_id)
+            replies.append(make_reply(ended, logits, self.codebook, self.tokenizer))
+        return replies
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **options: Any) -> Any:
+        """Messages -> the text of their conversation, or with ``tokenize=True, return_dict=True`` the network's inputs.
+
+        Args:
+            conversation: messages of "user" and "assistant" in turn, or a list of such lists. Content is a string, or
+                a list of ``{"type": "text", "text": ...}`` and ``{"type": "image", "path": ...}`` ("image" in place of
+                "path" for a PIL image or an array). ``{seg}``, or a token group as a model wrote it, stands for a mask.
+            options: as in transformers.
+        Raises:
+            InputError: for other roles, or more than one image in a conversation.
+        """
+        try:
+            return super().apply_chat_template(conversation, *args, **options)
+        except TemplateError as err:
+            raise InputError(f"messages: {err}") from err
+
+    def decode(self, ids: Any, *, skip_special_tokens: bool = False, **options: Any) -> Any:
+        """The words of a sequence, image placeholders and end mark left out, with the spacing of the release.
+
+        Args:
+            ids: of one sequence, or of several, which gives a list.
+            skip_special_tokens: leave out padding and the other marks, too; token groups stay.
+        """
+        del options  # there is nothing to clean up: spaces are those of the release
+        listed = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else ids
+        if listed and not isinstance(listed[0], int):
+            return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in listed]
+        left_out = {IMAGE_TOKEN_ID}
+        if skip_special_tokens:
+            left_out |= {token_id for token_id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        kept = [token_id for token_id in listed if token_id not in left_out]
+        return answer_text(self.tokenizer, kept)
+
+    def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
+        """``decode`` of every row."""
+        return [self.decode(row, **options) for row in sequences]
+
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **options: Any
+    ) -> list[str]:
+        """The same without the marks, under transformers' name for models that read images."""
+        return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **options)
+
+
+def chat_template(conversation: Conversation, codebook: SegCodebook) -> str:
+    """A conversation template in Jinja: what ``Conversation.render`` writes, for messages.
+
+    An image stands before the first question, wherever the messages put it. Marks in what is said are letters, the
+    token groups of an assistant's answer excepted. A question is always followed by what opens its answer.
+    """
+    group = seg_strings(codebook.scales, codebook.tokens)
+    literal = json.dumps
+    said = f'replace({literal(OURS)}, "\\ufffd")'
+    marked = literal(" ".join(OURS + token for token in group))
+    groups = f"replace({literal(SEG_MARK)}, {marked}) | replace({literal(' '.join(group))}, {marked})"
+    return (
+        f"{{{{- {literal(conversation.head)} -}}}}"
+        "{%- set images = namespace(count=0) -%}"
+        "{%- for message in messages if message['content'] is not string -%}"
+        "{%- set found = message['content'] | selectattr('type', 'equalto', 'image') | list | length -%}"
+        "{%- set images.count = images.count + found -%}"
+        "{%- endfor -%}"
+        "{%- if images.count > 1 -%}{{- raise_exception('a conversation is about one image at most') -}}"
+        f"{{%- elif images.count -%}}{{{{- {literal(IMAGE)} -}}}}{{%- endif -%}}"
+        "{%- for message in messages -%}"
+        "{%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}"
+        "{{- raise_exception('roles have to be user, assistant, user, and so on') -}}"
+        "{%- endif -%}"
+        "{%- set parts = [{'type': 'text', 'text': message['content']}] if message['content'] is string"
+        " else message['content'] -%}"
+        "{%- set words = parts | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') -%}"
+        "{%- if message['role'] == 'assistant' -%}"
+        f"{{{{- ' ' + (words | {said} | {groups}) + {literal(conversation.after_answer)} -}}}}"
+        "{%- else -%}"
+        f"{{%- if not loop.first -%}}{{{{- {literal(conversation.before_question)} -}}}}{{%- endif -%}}"
+        f"{{{{- (words | {said}) + {literal(conversation.before_answer)} -}}}}"
+        "{%- endif -%}"
+        "{%- endfor -%}"
+    )
+
+
+def _refuse(options: dict[str, Any]) -> None:
+    """transformers' usual options change nothing here, or would change what the network was trained on."""
+    given = {name: value for name, value in options.items() if value is not None}  # "videos" of chat templates is None
+    if given.pop("return_tensors", "pt") != "pt":
+        raise InputError("return_tensors: only 'pt' is available")
+    unknown = set(given) - {"padding", "padding_side", "add_special_tokens"}
+    if unknown:
+        raise InputError(f"{', '.join(sorted(unknown))}: this processor has no such option")
+
+
+def _flatten(images: Photo | Sequence[Any] | None) -> list[Photo]:
+    """One photo or nested lists of photos, as chat templates give them."""
+    if images is None:
+        return []
+    if isinstance(images, Photo):
+        return [images]
+    return [photo for entry in images for photo in _flatten(entry)]
+
+
+def _image_index(shows_image: Sequence[bool], num_photos: int) -> Tensor:
+    """(Q,) photo of each conversation: one for all, or one for each that shows an image; 0 where there is none."""
+    needed = sum(shows_image)
+    if num_photos == 1 or not shows_image:
+        return torch.zeros(len(shows_image), dtype=torch.long)
+    if num_photos != needed:
+        raise InputError(f"{num_photos} images for {needed} texts about one; give one for each of them, or one for all")
+    return (torch.tensor(shows_image).cumsum(0) - 1).clamp(min=0)
+
+
+def _until(ids: list[int], end_id: Any) -> list[int]:
+    """An answer to its end mark; what follows is padding."""
+    return ids[: ids.index(end_id) + 1] if end_id in ids else ids
+
+
+def _read_settings(folder: Path) -> ProcessorKeys:
+    file = folder / PROCESSOR_FILE
+    content = {key: tuple(v) if isinstance(v, list) else v for key, v in read_object(file).items()}
+    return _KEYS.check(content, where=str(file), remedy=REMEDY)
+
+
+def _check_tokens(keys: ProcessorKeys, folder: Path) -> None:
+    """Without config.json, what the language model reads of an image is held to the input itself."""
+    patches = (keys["image_size"] // keys["patch_size"]) ** 2
+    if keys["num_image_tokens"] > patches:
+        raise InputError(
+            f"{folder / PROCESSOR_FILE}: num_image_tokens is {keys['num_image_tokens']}, but an image of "
+            f"{keys['image_size']} pixels has {patches} patches of {keys['patch_size']} pixels. {REMEDY}"
+        )
+
+
+def _check_agreement(ours: ProcessorKeys, theirs: ProcessorKeys, folder: Path) -> None:
+    for key, value in ours.items():
+        if value != theirs[key]:
+            raise InputError(
+                f"{folder}: {PROCESSOR_FILE} says {key} {theirs[key]}, config.json says {value}; take both files from "
+                "the same folder"
+            )

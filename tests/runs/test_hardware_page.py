@@ -1,0 +1,32 @@
+"""The commands of docs/hardware.md run as they stand there, on a small model and a small tree."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+import chat
+from scripts import benchmark, evaluate
+
+COMMANDS = {"chat.py": chat.main, "scripts/evaluate.py": evaluate.main, "scripts/benchmark.py": benchmark.main}
+PAGE = (Path(__file__).resolve().parents[2] / "docs/hardware.md").read_text(encoding="utf-8")
+LINES = re.findall(r"^    python (.*)$", PAGE, re.MULTILINE)
+
+
+def test_every_command_is_there():
+    assert {line.split()[0] for line in LINES} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_command_runs(line, parrot, tiny_world, tmp_path, monkeypatch, capsys):
+    shutil.copytree(parrot, tmp_path / "runs/toy/hf_model")
+    shutil.copytree(tiny_world.dataset, tmp_path / "toy_world/dataset")
+    shutil.copy(next(tiny_world.dataset.rglob("*.jpg")), tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    command, *flags = shlex.split(line)
+    assert COMMANDS[command]([*flags, "--max_new_tokens=20"]) == 0
+    assert capsys.readouterr().out
