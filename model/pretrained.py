@@ -23,7 +23,7 @@ from .configuration import PixelLMConfig
 from .errors import InputError
 from .files import is_file
 from .generation import read_generation_config
-from .hub import resolve_folder, take_hub_options, upload_folder
+from .hub import link_model, resolve_folder, take_hub_options, upload_folder
 from .processor import PixelLMProcessor
 from .weights.bases import TOWER_PREFIX
 from .weights.card import write_card
@@ -205,7 +205,12 @@ class PixelLMPreTrainedModel(OwnRules):
             self.processor.save_pretrained(folder)
         write_card(folder, self.config, has_tower=save_vision_tower)
         if push_to_hub:
-            self.push_to_hub(upload.pop("repo_id", folder.name), **upload)
+
+            def fill(copy: Path) -> None:
+                link_model(folder, copy)
+                write_card(copy, self.config, has_tower=save_vision_tower)
+
+            upload_folder(upload.pop("repo_id", folder.name), fill, **upload)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Upload what ``save_pretrained`` writes; transformers' own would put an empty model card in place of ours.
