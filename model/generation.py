@@ -54,6 +54,7 @@ class AnswersWithMasks(GenerationMixin):
     embed: Callable[[Tensor, Tensor, VisionFeatures | None, Tensor], tuple[Tensor, Tensor]]
     fuse: Callable[[Tensor], Tensor]
     decode_masks: Callable[[VisionFeatures, SegQueries], Tensor]
+    generation_config: GenerationConfig
 
     @classmethod
     def can_generate(cls) -> bool:
@@ -101,7 +102,9 @@ class AnswersWithMasks(GenerationMixin):
             new_states=states,
             **{**options, "return_dict_in_generate": True},
         )
-        return self._with_masks(cast(ModelOutput, output), states, input_ids, image_index, vision_features)
+        found = self._with_masks(cast(ModelOutput, output), states, input_ids, image_index, vision_features)
+        found["end_ids"] = _end_ids(options, self.generation_config)
+        return found
 
     def _validate_generation_mode(
         self, generation_mode: GenerationMode, generation_config: GenerationConfig, *args: Any, **options: Any
@@ -172,6 +175,13 @@ def read_generation_config(file: Path) -> GenerationConfig:
         return GenerationConfig.from_dict(content)
     except (ValueError, TypeError) as err:
         raise InputError(f"{file} is not valid ({err}). {_REMEDY}") from err
+
+
+def _end_ids(options: dict[str, Any], of_model: GenerationConfig) -> tuple[int, ...]:
+    """Which tokens end an answer, as transformers takes it from the options of ``generate``."""
+    settings = options.get("generation_config") or of_model
+    ends = options.get("eos_token_id", settings.eos_token_id)
+    return () if ends is None else tuple(torch.as_tensor(ends).flatten().tolist())
 
 
 def positions(attention_mask: Tensor) -> Tensor:

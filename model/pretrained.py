@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self, cast
 
 import torch
@@ -22,7 +23,7 @@ from .configuration import PixelLMConfig
 from .errors import InputError
 from .files import is_file
 from .generation import read_generation_config
-from .hub import resolve_folder, take_hub_options, upload_folder
+from .hub import link_model, resolve_folder, take_hub_options, upload_folder
 from .processor import PixelLMProcessor
 from .weights.bases import TOWER_PREFIX
 from .weights.card import write_card
@@ -32,7 +33,7 @@ from .weights.quantization import (
     language_model_only,
     use_kernels_that_fit,
 )
-from .weights.tensors import own_storage
+from .weights.tensors import move_weights, own_storage
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,16 @@ class PixelLMPreTrainedModel(OwnRules):
 
     processor: PixelLMProcessor | None = None
     load_report: LoadReport | None = None
+
+    def require_processor(self) -> PixelLMProcessor:
+        """``processor``, for those who cannot do without.
+
+        Raises:
+            InputError: if the folder that the network was read from has no tokenizer.
+        """
+        if self.processor is None:
+            raise InputError(f"{self.name_or_path} has no tokenizer; copy the tokenizer files of the model there")
+        return self.processor
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -185,15 +196,21 @@ class PixelLMPreTrainedModel(OwnRules):
             if save_vision_tower or not name.startswith(TOWER_PREFIX)
         }
         folder = Path(save_directory)
-        with _own_words():
-            super().save_pretrained(folder, state_dict=kept, **options)
-        for weights in folder.glob("*.safetensors"):
-            weights.chmod(0o644)  # written readable by their owner alone
+        folder.mkdir(parents=True, exist_ok=True)
+        # Aside, because the weights may lie in the very files that are replaced.
+        with _own_words(), TemporaryDirectory(dir=folder, prefix=".weights-") as aside:
+            super().save_pretrained(aside, state_dict=kept, **options)
+            move_weights(Path(aside), folder)
         if self.processor is not None:
             self.processor.save_pretrained(folder)
         write_card(folder, self.config, has_tower=save_vision_tower)
         if push_to_hub:
-            self.push_to_hub(upload.pop("repo_id", folder.name), **upload)
+
+            def fill(copy: Path) -> None:
+                link_model(folder, copy)
+                write_card(copy, self.config, has_tower=save_vision_tower)
+
+            upload_folder(upload.pop("repo_id", folder.name), fill, **upload)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Upload what ``save_pretrained`` writes; transformers' own would put an empty model card in place of ours.

@@ -329,8 +329,9 @@ class PixelLMProcessor(ProcessorMixin):
             logits = None
             if generated.mask_logits is not None and sees_image[row]:
                 logits = self._on_photo(generated.mask_logits[row], (int(height), int(width)))
-            ended = _until(ids, self.tokenizer.eos_token_id)
-            replies.append(make_reply(ended, logits, self.codebook, self.tokenizer))
+            # What follows an end mark is padding.
+            length = next((place + 1 for place, token in enumerate(ids) if token in generated.end_ids), None)
+            replies.append(make_reply(ids[:length], logits, self.codebook, self.tokenizer, is_cut=length is None))
         return replies
 
     def apply_chat_template(self, conversation: Any, *args: Any, **options: Any) -> Any:
@@ -441,11 +442,6 @@ def _image_index(shows_image: Sequence[bool], num_photos: int) -> Tensor:
     if num_photos != needed:
         raise InputError(f"{num_photos} images for {needed} texts about one; give one for each of them, or one for all")
     return (torch.tensor(shows_image).cumsum(0) - 1).clamp(min=0)
-
-
-def _until(ids: list[int], end_id: Any) -> list[int]:
-    """An answer to its end mark; what follows is padding."""
-    return ids[: ids.index(end_id) + 1] if end_id in ids else ids
 
 
 def _read_settings(folder: Path) -> ProcessorKeys:

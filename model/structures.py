@@ -143,12 +143,14 @@ class PixelLMGenerateOutput(ModelOutput):
         mask_logits: Q tensors (N_q, h, w), one mask per complete token group of the answer, of the padded input; None
             without images. ``PixelLMProcessor.post_process_masks`` makes masks of the photo of them.
         states: (Q, T, D), the last hidden state that predicted each new token.
+        end_ids: tokens of which each ends an answer.
         others: what transformers' ``generate`` returns beside the sequences, such as scores.
     """
 
     sequences: Tensor = _SET_WHERE_PROMISED
     mask_logits: list[Tensor] | None = None
     states: Tensor = _SET_WHERE_PROMISED
+    end_ids: tuple[int, ...] = _SET_WHERE_PROMISED
     others: dict[str, Any] | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from torch import Tensor
 from model.errors import InputError
 from model.files import is_file, read_shard_names
 from model.values import shorten
+
+# What transformers writes for a model of one file, or of several.
+_SAVED_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -127,6 +131,20 @@ def _weight_files(folder: Path) -> list[Path]:
     raise InputError(
         f"no weights in {folder}: expected model.safetensors or pytorch_model.bin (or their shards with an index)"
     )
+
+
+def move_weights(source: Path, folder: Path) -> None:
+    """Move the files of a ``save_pretrained`` into a folder, in place of the weights that an earlier one left there.
+
+    Weights that are mapped from the files they replace stay readable: a rename takes only the name away.
+    """
+    written = {file.name for file in source.iterdir()}
+    for file in sorted(source.iterdir()):
+        file.chmod(0o644)  # safetensors writes files that their owner alone may read
+        file.replace(folder / file.name)
+    for name in os.listdir(folder):
+        if _SAVED_WEIGHTS.fullmatch(name) and name not in written:
+            (folder / name).unlink()  # of another number of shards; an index is read before a whole file
 
 
 def check_matrix(state: dict[str, Tensor], name: str, *, where: str, columns: int | None = None) -> None:
