@@ -195,7 +195,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
             attentions=output.attentions,
         )
         if labels is not None:
-            found["lm_loss"] = self.lm_loss(hidden, labels)
+            found["loss"] = self.lm_loss(hidden, labels)
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             found["logits"] = self.lm_head(hidden[:, kept])
@@ -213,7 +213,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
 
     def lm_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy in float32, with logits computed only where a label is supervised; () tensor."""
-        supervised = labels[:, 1:] != IGNORE_INDEX
+        supervised = (labels[:, 1:] != IGNORE_INDEX) & (labels[:, 1:] != IMAGE_TOKEN_ID)  # nobody writes images
         logits = self.lm_head(hidden[:, :-1][supervised])
         targets = labels[:, 1:][supervised]
         if len(targets) == 0:

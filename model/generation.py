@@ -80,6 +80,7 @@ class AnswersWithMasks(GenerationMixin):
             attention_mask: (Q, L), zero on padding.
             vision_features: of ``encode_images``, in place of the images, to ask again without encoding again.
             options: as of transformers' ``generate``, such as ``max_new_tokens`` or ``streamer``.
+                ``return_dict_in_generate=False`` gives the sequences alone, as transformers' pipelines ask for.
         Raises:
             InputError: if a way of decoding was asked for that keeps no state of each token, such as assisted
                 generation, or the prompt was to be read in chunks.
@@ -93,6 +94,7 @@ class AnswersWithMasks(GenerationMixin):
             vision_features = self.encode_images(pixel_values, cast(Tensor, valid_hw))
         embeds, visible = self.embed(input_ids, attention_mask.bool(), vision_features, image_index)
         states: list[Tensor] = []
+        text_alone = options.get("return_dict_in_generate") is False
         output = super().generate(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids=input_ids.masked_fill(input_ids == IMAGE_TOKEN_ID, 0),  # penalties look ids up in a table
             inputs_embeds=embeds,
@@ -101,7 +103,8 @@ class AnswersWithMasks(GenerationMixin):
             new_states=states,
             **{**options, "return_dict_in_generate": True},
         )
-        return self._with_masks(cast(ModelOutput, output), states, input_ids, image_index, vision_features)
+        found = self._with_masks(cast(ModelOutput, output), states, input_ids, image_index, vision_features)
+        return cast(Any, found.sequences) if text_alone else found
 
     def _validate_generation_mode(
         self, generation_mode: GenerationMode, generation_config: GenerationConfig, *args: Any, **options: Any
