@@ -151,6 +151,11 @@ def files_read(name: str) -> list[Path]:
     return [Path(folder, file) for folder in folders if is_folder(folder) for file in _read(os.listdir(folder), "")]
 
 
+def is_weights(name: str) -> bool:
+    """Whether a model folder's file of this name holds weights, or says where they are."""
+    return any(pattern.fullmatch(name) for pattern in _WEIGHTS)
+
+
 def parse_hub_name(name: str) -> HubName | None:
     """The parts of a hub name; None if it cannot be one."""
     match = _HUB_NAME.fullmatch(name)
