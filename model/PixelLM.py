@@ -165,7 +165,8 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
         """
         features = None
         if pixel_values is not None:
-            assert valid_hw is not None, "give valid_hw with pixel_values"
+            if valid_hw is None:
+                raise ValueError("pixel_values without valid_hw; give both, as the processor does")
             features = self.encode_images(pixel_values, valid_hw)
         if inputs_embeds is None:
             assert input_ids is not None, "give input_ids or inputs_embeds"
@@ -199,7 +200,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
             attentions=output.attentions,
         )
         if labels is not None:
-            found["lm_loss"] = self.lm_loss(hidden, labels)
+            found["loss"] = self.lm_loss(hidden, labels)
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             found["logits"] = self.lm_head(hidden[:, kept])
@@ -217,7 +218,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
 
     def lm_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy in float32, with logits computed only where a label is supervised; () tensor."""
-        supervised = labels[:, 1:] != IGNORE_INDEX
+        supervised = (labels[:, 1:] != IGNORE_INDEX) & (labels[:, 1:] != IMAGE_TOKEN_ID)  # nobody writes images
         logits = self.lm_head(hidden.to(labels.device)[:, :-1][supervised])
         targets = labels[:, 1:][supervised]
         if len(targets) == 0:

@@ -133,18 +133,12 @@ def _weight_files(folder: Path) -> list[Path]:
     )
 
 
-def move_weights(source: Path, folder: Path) -> None:
-    """Move the files of a ``save_pretrained`` into a folder, in place of the weights that an earlier one left there.
+def is_saved_weights(name: str) -> bool:
+    """Whether a ``save_pretrained`` writes weights, or the index of several files, under this name.
 
-    Weights that are mapped from the files they replace stay readable: a rename takes only the name away.
+    What an earlier one left must not stay beside those of another number of files: an index is read first.
     """
-    written = {file.name for file in source.iterdir()}
-    for file in sorted(source.iterdir()):
-        file.chmod(0o644)  # safetensors writes files that their owner alone may read
-        file.replace(folder / file.name)
-    for name in os.listdir(folder):
-        if _SAVED_WEIGHTS.fullmatch(name) and name not in written:
-            (folder / name).unlink()  # of another number of shards; an index is read before a whole file
+    return _SAVED_WEIGHTS.fullmatch(name) is not None
 
 
 def check_matrix(state: dict[str, Tensor], name: str, *, where: str, columns: int | None = None) -> None:

@@ -307,3 +307,16 @@ def test_placeholders_without_photos(parrot):
     assert (inputs["input_ids"] == IMAGE_TOKEN_ID).any()
     with pytest.raises(ValueError, match="input_ids has image placeholders, but no images were given"):
         parrot.generate(inputs["input_ids"])
+
+
+def test_the_sequences_alone_where_a_pipeline_asks_for_them(network):
+    inputs = network.processor(images=PHOTOS[0], text="What?")
+    whole = network.generate(**inputs, max_new_tokens=5)
+    assert torch.equal(network.generate(**inputs, max_new_tokens=5, return_dict_in_generate=False), whole.sequences)
+
+
+def test_image_placeholders_are_no_labels(network):
+    inputs = network.processor(images=PHOTOS[0], text="What?")
+    ids = inputs["input_ids"]
+    found = network(**inputs, labels=ids).loss
+    assert torch.equal(found, network(**inputs, labels=ids.masked_fill(ids == IMAGE_TOKEN_ID, -100)).loss)
