@@ -5,7 +5,6 @@ Shapes: Q conversations, B images, L tokens, N masks, R input side; H, W size of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -27,9 +26,10 @@ from .outputs import output_files
 from .part_configs import REMEDY
 from .replies import Reply, make_reply
 from .structures import PixelLMGenerateOutput
-from .text.conversation import IMAGE, IMAGE_MARK, OURS, SEG_MARK, Conversation, Rendered, get_conversation
+from .text.chat_template import chat_template
+from .text.conversation import IMAGE, IMAGE_MARK, Rendered, get_conversation
 from .text.tokenizer import add_codebook, answer_text, load_tokenizer, save_tokenizer
-from .text.tokens import IMAGE_TOKEN_ID, SegCodebook, encode_conversation, seg_strings
+from .text.tokens import IMAGE_TOKEN_ID, SegCodebook, encode_conversation
 from .values import Count, Finite, InputSide, Positive, Scales, Schema, Text, TokensPerScale, shorten
 from .weights.checkpoint import read_model
 
@@ -384,43 +384,6 @@ class PixelLMProcessor(ProcessorMixin):
     ) -> list[str]:
         """The same without the marks, under transformers' name for models that read images."""
         return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **options)
-
-
-def chat_template(conversation: Conversation, codebook: SegCodebook) -> str:
-    """A conversation template in Jinja: what ``Conversation.render`` writes, for messages.
-
-    An image stands before the first question, wherever the messages put it. Marks in what is said are letters, the
-    token groups of an assistant's answer excepted. A question is always followed by what opens its answer.
-    """
-    group = seg_strings(codebook.scales, codebook.tokens)
-    literal = json.dumps
-    said = f'replace({literal(OURS)}, "\\ufffd")'
-    marked = literal(" ".join(OURS + token for token in group))
-    groups = f"replace({literal(SEG_MARK)}, {marked}) | replace({literal(' '.join(group))}, {marked})"
-    return (
-        f"{{{{- {literal(conversation.head)} -}}}}"
-        "{%- set images = namespace(count=0) -%}"
-        "{%- for message in messages if message['content'] is not string -%}"
-        "{%- set found = message['content'] | selectattr('type', 'equalto', 'image') | list | length -%}"
-        "{%- set images.count = images.count + found -%}"
-        "{%- endfor -%}"
-        "{%- if images.count > 1 -%}{{- raise_exception('a conversation is about one image at most') -}}"
-        f"{{%- elif images.count -%}}{{{{- {literal(IMAGE)} -}}}}{{%- endif -%}}"
-        "{%- for message in messages -%}"
-        "{%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}"
-        "{{- raise_exception('roles have to be user, assistant, user, and so on') -}}"
-        "{%- endif -%}"
-        "{%- set parts = [{'type': 'text', 'text': message['content']}] if message['content'] is string"
-        " else message['content'] -%}"
-        "{%- set words = parts | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') -%}"
-        "{%- if message['role'] == 'assistant' -%}"
-        f"{{{{- ' ' + (words | {said} | {groups}) + {literal(conversation.after_answer)} -}}}}"
-        "{%- else -%}"
-        f"{{%- if not loop.first -%}}{{{{- {literal(conversation.before_question)} -}}}}{{%- endif -%}}"
-        f"{{{{- (words | {said}) + {literal(conversation.before_answer)} -}}}}"
-        "{%- endif -%}"
-        "{%- endfor -%}"
-    )
 
 
 def _refuse(options: dict[str, Any]) -> None:
