@@ -61,7 +61,11 @@ class PixelLMModel(OwnRules, LlamaModel):
 
 
 class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMixin):  # named, as transformers asks
-    """The composition: tower -> projectors -> LLaMA -> codebook -> pixel decoder."""
+    """The composition: tower -> projectors -> LLaMA -> codebook -> pixel decoder.
+
+    ``device_map`` may put its parts on several devices. What a part is called with is moved to it; what meets between
+    two parts is moved here, to the device of the inputs.
+    """
 
     def __init__(self, config: PixelLMConfig) -> None:
         super().__init__(config)
@@ -124,7 +128,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
             raise ValueError(f"image placeholders per conversation {counts.tolist()} != {expected} image features")
         embeds = self.model.embed_tokens(input_ids.masked_fill(is_image, 0))
         sees_image = image_index[counts > 0]
-        rows = rearrange(features.llm[sees_image].to(embeds), "q p d -> (q p) d")
+        rows = rearrange(features.llm.to(embeds)[sees_image], "q p d -> (q p) d")
         embeds = embeds.masked_scatter(is_image[..., None], rows)
         visible = features.patch_mask[sees_image].flatten()
         return embeds, attention_mask.masked_scatter(is_image, visible)
@@ -161,7 +165,8 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
         """
         features = None
         if pixel_values is not None:
-            assert valid_hw is not None, "give valid_hw with pixel_values"
+            if valid_hw is None:
+                raise ValueError("pixel_values without valid_hw; give both, as the processor does")
             features = self.encode_images(pixel_values, valid_hw)
         if inputs_embeds is None:
             assert input_ids is not None, "give input_ids or inputs_embeds"
@@ -195,7 +200,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
             attentions=output.attentions,
         )
         if labels is not None:
-            found["lm_loss"] = self.lm_loss(hidden, labels)
+            found["loss"] = self.lm_loss(hidden, labels)
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             found["logits"] = self.lm_head(hidden[:, kept])
@@ -213,17 +218,17 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
 
     def lm_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy in float32, with logits computed only where a label is supervised; () tensor."""
-        supervised = labels[:, 1:] != IGNORE_INDEX
-        logits = self.lm_head(hidden[:, :-1][supervised])
+        supervised = (labels[:, 1:] != IGNORE_INDEX) & (labels[:, 1:] != IMAGE_TOKEN_ID)  # nobody writes images
+        logits = self.lm_head(hidden.to(labels.device)[:, :-1][supervised])
         targets = labels[:, 1:][supervised]
         if len(targets) == 0:
             return logits.sum().float()  # zero, and every rank still touches lm_head
-        return F.cross_entropy(logits.float(), targets)
+        return F.cross_entropy(logits.float(), targets.to(logits.device))
 
     def seg_queries(self, hidden: Tensor, input_ids: Tensor, image_index: Tensor) -> SegQueries:
         """(Q, L, D) states -> fused decoder queries, ordered by image and then by reading order."""
-        states, query_index = gather_seg_states(hidden, input_ids, codebook=self.codebook)
-        embeds = self.fuse(states)
+        states, query_index = gather_seg_states(hidden.to(input_ids.device), input_ids, codebook=self.codebook)
+        embeds = self.fuse(states).to(states.device)
         order = torch.argsort(image_index[query_index], stable=True)
         query_index = query_index[order]
         return SegQueries(embeds[order], query_index, image_index[query_index])
@@ -247,7 +252,8 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
             # every trained parameter in the graph: a process without masks must not leave the others waiting.
             embeds, image_index = embeds.sum() + embeds.new_zeros(1, *embeds.shape[1:]), image_index.new_zeros(1)
         encoded, no_mask = self.model.prompt_encoder(pyramid.shape[-1])
-        return self.model.mask_decoder(pyramid[:, image_index], embeds, encoded, no_mask)[:count]
+        chosen = pyramid[:, image_index.to(pyramid.device)]
+        return self.model.mask_decoder(chosen, embeds, encoded, no_mask)[:count].to(image_index.device)
 
     def resize_masks(self, logits: Tensor, *, valid_hw: Tensor, out_hw: tuple[int, int]) -> Tensor:
         """(N, h, w) logits of one image -> (N, *out_hw), padding cut off."""

@@ -273,7 +273,7 @@ class PixelLMConfig(PreTrainedConfig):
         """
         folder = options.get("name_or_path")
         where = str(Path(folder, "config.json")) if folder else "config.json"
-        if config_dict.get("model_type") == "llava":
+        if is_published(config_dict):
             raise InputError(
                 f"{where} is of a model that the release published, which does not say everything about itself: "
                 "PixelLMForCausalLM.from_pretrained reads the folder, and scripts/convert_to_hf.py converts it"
@@ -333,6 +333,11 @@ class PixelLMConfig(PreTrainedConfig):
             ),
             **choices,
         )
+
+
+def is_published(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of the release's layout: LLaVA's keys and PixelLM's in one, and nothing of the tower."""
+    return config.get("model_type") != PixelLMConfig.model_type and "vision_config" not in config
 
 
 def feature_layers(scales: int, *, depth: int, first: int = -2) -> tuple[int, ...]:

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from .configuration import PixelLMConfig
-from .errors import InputError
 from .files import is_folder
 from .hub import resolve_folder
 from .outputs import check_output_folder, output_folder
 from .PixelLM import PixelLMForCausalLM
 from .weights.bases import TOWER_PREFIX, tower_beside
+from .weights.card import keep_own_card
 from .weights.checkpoint import MERGED_MODEL
 from .weights.tensors import read_weights
 
@@ -40,10 +40,10 @@ def convert(
     inputs = [source, *([vision_tower] if vision_tower else [])]
     check_output_folder(folder, kind=MERGED_MODEL, flag="--out", inputs=inputs, size=size)
     model = PixelLMForCausalLM.from_pretrained(source, vision_tower=vision_tower, conv_type=conv_type)
-    if model.processor is None:
-        raise InputError(f"--version {name} has no tokenizer; copy the tokenizer files of the model there")
+    model.require_processor()
     model.config.vision_tower = _place_of_tower(vision_tower or model.config.vision_tower, source)
     with output_folder(folder, kind=MERGED_MODEL) as partial:
+        keep_own_card(folder, partial)
         model.save_pretrained(partial, save_vision_tower=save_vision_tower)
         _check_written(partial, model)
 

@@ -41,6 +41,8 @@ class GenerationKeys(TypedDict, total=False):
     eos_token_id: NonNegativeInt | list[NonNegativeInt] | None
     pad_token_id: NonNegativeInt | None
     max_new_tokens: Count | None
+    num_beams: Count | None
+    num_return_sequences: Count | None
 
 
 _KEYS = Schema(GenerationKeys)
@@ -54,6 +56,7 @@ class AnswersWithMasks(GenerationMixin):
     embed: Callable[[Tensor, Tensor, VisionFeatures | None, Tensor], tuple[Tensor, Tensor]]
     fuse: Callable[[Tensor], Tensor]
     decode_masks: Callable[[VisionFeatures, SegQueries], Tensor]
+    generation_config: GenerationConfig
 
     @classmethod
     def can_generate(cls) -> bool:
@@ -80,19 +83,23 @@ class AnswersWithMasks(GenerationMixin):
             attention_mask: (Q, L), zero on padding.
             vision_features: of ``encode_images``, in place of the images, to ask again without encoding again.
             options: as of transformers' ``generate``, such as ``max_new_tokens`` or ``streamer``.
+                ``return_dict_in_generate=False`` gives the sequences alone, as transformers' pipelines ask for.
         Raises:
             InputError: if a way of decoding was asked for that keeps no state of each token, such as assisted
                 generation, or the prompt was to be read in chunks.
-            ValueError: if the placeholders do not fit the images.
+            ValueError: if the placeholders do not fit the images, or ``valid_hw`` is missing.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if image_index is None:
             image_index = torch.arange(len(input_ids), device=input_ids.device)
         if vision_features is None and pixel_values is not None:
-            vision_features = self.encode_images(pixel_values, cast(Tensor, valid_hw))
+            if valid_hw is None:
+                raise ValueError("pixel_values without valid_hw; give both, as the processor does")
+            vision_features = self.encode_images(pixel_values, valid_hw)
         embeds, visible = self.embed(input_ids, attention_mask.bool(), vision_features, image_index)
         states: list[Tensor] = []
+        text_alone = options.get("return_dict_in_generate") is False
         output = super().generate(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids=input_ids.masked_fill(input_ids == IMAGE_TOKEN_ID, 0),  # penalties look ids up in a table
             inputs_embeds=embeds,
@@ -101,7 +108,9 @@ class AnswersWithMasks(GenerationMixin):
             new_states=states,
             **{**options, "return_dict_in_generate": True},
         )
-        return self._with_masks(cast(ModelOutput, output), states, input_ids, image_index, vision_features)
+        found = self._with_masks(cast(ModelOutput, output), states, input_ids, image_index, vision_features)
+        found["end_ids"] = _end_ids(options, self.generation_config)
+        return cast(Any, found.sequences) if text_alone else found
 
     def _validate_generation_mode(
         self, generation_mode: GenerationMode, generation_config: GenerationConfig, *args: Any, **options: Any
@@ -172,6 +181,13 @@ def read_generation_config(file: Path) -> GenerationConfig:
         return GenerationConfig.from_dict(content)
     except (ValueError, TypeError) as err:
         raise InputError(f"{file} is not valid ({err}). {_REMEDY}") from err
+
+
+def _end_ids(options: dict[str, Any], of_model: GenerationConfig) -> tuple[int, ...]:
+    """Which tokens end an answer, as transformers takes it from the options of ``generate``."""
+    settings = options.get("generation_config") or of_model
+    ends = options.get("eos_token_id", settings.eos_token_id)
+    return () if ends is None else tuple(torch.as_tensor(ends).flatten().tolist())
 
 
 def positions(attention_mask: Tensor) -> Tensor:

@@ -148,7 +148,13 @@ def upload_folder(
 def files_read(name: str) -> list[Path]:
     """The files of a local model folder that a command reads; none for a name on the hub."""
     folders = [os.path.join(os.path.expanduser(name), place) for place in _PLACES]
-    return [Path(folder, file) for folder in folders if is_folder(folder) for file in _read(os.listdir(folder), "")]
+    return [file for folder in folders if is_folder(folder) for file in _files_of(Path(folder))]
+
+
+def link_model(folder: Path, into: Path) -> None:
+    """Put links to the files of a saved model into another folder, for an upload without a copy."""
+    for file in _files_of(folder):
+        (into / file.name).symlink_to(file.resolve())
 
 
 def parse_hub_name(name: str) -> HubName | None:
@@ -183,6 +189,10 @@ def _read(names: Iterable[str], folder: str) -> list[str]:
     inside = [name for path in names for parent, _, name in [path.rpartition("/")] if parent == folder]
     formats = [[name for name in inside if pattern.fullmatch(name)] for pattern in _WEIGHTS]
     return [name for name in inside if name in _SETTINGS] + next((found for found in formats if found), [])
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return [folder / name for name in _read(os.listdir(folder), "")]
 
 
 def _join(folder: str, name: str) -> str:

@@ -61,6 +61,8 @@ def photo_pixels(photo: Photo) -> np.ndarray:
     """
     if isinstance(photo, str | Path):
         return read_image(photo)
+    if isinstance(photo, Image.Image) and photo.mode.startswith("I"):  # 16 bits per pixel, which Pillow would cut off
+        photo = Image.fromarray((np.asarray(photo) // 256).clip(0, 255).astype(np.uint8))
     pixels = np.asarray(photo.convert("RGB")) if isinstance(photo, Image.Image) else photo
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
         raise InputError(f"a photo is {pixels.dtype} of shape {pixels.shape}; expected uint8 of shape (H, W, 3)")

@@ -16,7 +16,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,7 +35,9 @@ _ASIDE = r"\.pixellm-(?P<host>\w+)-(?P<pid>\d+)\.(?P<what>partial|replaced)"
 _UNFINISHED_FOLDER = re.compile(rf"\..+{_ASIDE}")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # safetensors gives no number, torch.save only what its zip writer or the stream below it came upon.
-_FULL_IN_WORDS = re.compile(r"No space left|iostream error|PytorchStreamWriter failed|inline_container.*unexpected pos")
+_FULL_IN_WORDS = re.compile(
+    r"No space left|File too large|iostream error|PytorchStreamWriter failed|inline_container.*unexpected pos"
+)
 
 
 def check_output_file(path: str | Path, *, flag: str = "", inputs: Iterable[str | Path] = (), size: int = 0) -> None:
@@ -167,6 +169,42 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def output_files(folder: str | Path, *, replaces: Callable[[str], bool]) -> Iterator[Path]:
+    """Give a temporary folder to write files in; they take their places in ``folder`` only if everything went well.
+
+    Args:
+        folder: made if it is missing; its other files stay.
+        replaces: whether a file of this name belongs to what is replaced, and goes if it is not written anew.
+    Raises:
+        InputError: if nothing can be written there, or the disk is full.
+    """
+    with _problems_told(str(folder)):
+        target = _locate(folder, str(folder))
+        if target.exists() and not target.is_dir():
+            _refuse(str(folder), "is a file; expected a folder")
+        partial = _aside(target / "files", "partial")
+        target.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target / "files", folders=True)
+        partial.mkdir()
+    try:
+        yield partial
+        _sync_tree(partial)
+        with exclusive(target):
+            written = sorted(partial.iterdir())
+            for path in written:
+                path.replace(target / path.name)
+            names = {path.name for path in written}
+            for old in [path for path in target.iterdir() if replaces(path.name) and path.name not in names]:
+                old.unlink()
+    except Exception as err:
+        if is_full(err):
+            raise InputError(f"{folder} cannot be written ({err}); make room or give another folder") from err
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

@@ -66,9 +66,7 @@ class PixelLMPredictor:
             quantization_config=quantization(bits, dtype=dtype),
             **options,
         )
-        if model.processor is None:
-            raise InputError(f"{folder} has no tokenizer; copy the tokenizer files of the model there")
-        return cls(model, model.processor.tokenizer)
+        return cls(model, model.require_processor().tokenizer)
 
     @torch.inference_mode()
     def set_image(self, image: np.ndarray) -> None:

@@ -22,21 +22,31 @@ from .configuration import PixelLMConfig
 from .errors import InputError
 from .files import is_file
 from .generation import read_generation_config
-from .hub import resolve_folder, take_hub_options, upload_folder
+from .hub import link_model, resolve_folder, take_hub_options, upload_folder
+from .outputs import output_files
 from .processor import PixelLMProcessor
 from .weights.bases import TOWER_PREFIX
-from .weights.card import write_card
+from .weights.card import keep_own_card, write_card
 from .weights.checkpoint import LoadReport, check_fit, read_model, read_weights_of_folder
 from .weights.quantization import (
     check_quantization,
     language_model_only,
     use_kernels_that_fit,
 )
-from .weights.tensors import own_storage
+from .weights.tensors import is_saved_weights, own_storage
 
 logger = logging.getLogger(__name__)
 
 _OF_AN_UPLOAD = ("private", "token", "revision", "create_pr", "commit_message", "commit_description")
+
+_INSTEAD = {
+    "load_in_8bit": "quantization_config=BitsAndBytesConfig(load_in_8bit=True)",
+    "load_in_4bit": "quantization_config=BitsAndBytesConfig(load_in_4bit=True)",
+    "state_dict": "the tensors to PixelLMForCausalLM.from_state",
+    "variant": "a folder of its own for each precision",
+    "key_mapping": "weights under the released names",
+    "gguf_file": "a folder with safetensors",
+}
 
 
 class OwnRules(PreTrainedModel):
@@ -76,6 +86,16 @@ class PixelLMPreTrainedModel(OwnRules):
     processor: PixelLMProcessor | None = None
     load_report: LoadReport | None = None
 
+    def require_processor(self) -> PixelLMProcessor:
+        """``processor``, for those who cannot do without.
+
+        Raises:
+            InputError: if the folder that the network was read from has no tokenizer.
+        """
+        if self.processor is None:
+            raise InputError(f"{self.name_or_path} has no tokenizer; copy the tokenizer files of the model there")
+        return self.processor
+
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls,
@@ -101,6 +121,7 @@ class PixelLMPreTrainedModel(OwnRules):
         Raises:
             InputError: if a file is missing or damaged, files do not belong together, or an option cannot be met here.
         """
+        _refuse_options(options)
         check_attention(options.get("attn_implementation"), dtype=options.get("dtype"))
         options["quantization_config"] = check_quantization(options.get("quantization_config"))
         folder = resolve_folder(str(name), **take_hub_options(options))
@@ -162,7 +183,9 @@ class PixelLMPreTrainedModel(OwnRules):
         push_to_hub: bool = False,
         **options: Any,
     ) -> None:
-        """Write a whole folder: weights, config, tokenizer, processor and model card. What it replaces is lost.
+        """Write a whole folder: weights, config, tokenizer, processor and model card.
+
+        All of it takes its place at the end, or nothing does. Safetensors that the folder had go; other files stay.
 
         Args:
             save_directory: made if it is missing.
@@ -170,8 +193,11 @@ class PixelLMPreTrainedModel(OwnRules):
             push_to_hub: upload the folder, too; then ``repo_id`` and the like as in transformers.
             options: as in transformers, such as ``max_shard_size``.
         Raises:
-            InputError: if the language model is quantized: its weights are rounded for good.
+            InputError: if the language model is quantized, so that its weights are rounded for good, or if the folder
+                cannot be written.
         """
+        if not options.get("is_main_process", True):
+            return
         if getattr(self, "hf_quantizer", None) is not None:
             raise InputError(
                 "this model's language model is quantized; save the model that it was read from, and quantize it again "
@@ -185,15 +211,22 @@ class PixelLMPreTrainedModel(OwnRules):
             if save_vision_tower or not name.startswith(TOWER_PREFIX)
         }
         folder = Path(save_directory)
-        with _own_words():
-            super().save_pretrained(folder, state_dict=kept, **options)
-        for weights in folder.glob("*.safetensors"):
-            weights.chmod(0o644)  # written readable by their owner alone
-        if self.processor is not None:
-            self.processor.save_pretrained(folder)
-        write_card(folder, self.config, has_tower=save_vision_tower)
+        with output_files(folder, replaces=is_saved_weights) as partial:  # it may be the folder that this model lies in
+            with _own_words():
+                super().save_pretrained(partial, state_dict=kept, **options)
+            for weights in partial.glob("*.safetensors"):
+                weights.chmod(0o644)  # written readable by their owner alone
+            if self.processor is not None:
+                self.processor.save_pretrained(partial)
+            keep_own_card(folder, partial)
+            write_card(partial, self.config, has_tower=save_vision_tower)
         if push_to_hub:
-            self.push_to_hub(upload.pop("repo_id", folder.name), **upload)
+
+            def fill(copy: Path) -> None:
+                link_model(folder, copy)
+                write_card(copy, self.config, has_tower=save_vision_tower)
+
+            upload_folder(upload.pop("repo_id", folder.name), fill, **upload)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Upload what ``save_pretrained`` writes; transformers' own would put an empty model card in place of ours.
@@ -213,6 +246,13 @@ class PixelLMPreTrainedModel(OwnRules):
         for module in self.modules():
             if hasattr(module, "positional_encoding_gaussian_matrix"):
                 cast(Any, module).reset_parameters()
+
+
+def _refuse_options(options: dict[str, Any]) -> None:
+    """Options of other or earlier models that mean something else here; where they ask for nothing they are dropped."""
+    for name, instead in _INSTEAD.items():
+        if options.pop(name, None):
+            raise InputError(f"{name}: no such option; give {instead}")
 
 
 @contextmanager

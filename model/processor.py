@@ -5,7 +5,6 @@ Shapes: Q conversations, B images, L tokens, N masks, R input side; H, W size of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -23,18 +22,21 @@ from .errors import InputError
 from .files import is_file, read_object, write_json, write_text
 from .hub import resolve_folder, take_hub_options, upload_folder
 from .image import ImagePreprocessor, Photo, photo_pixels, resize_logits
+from .outputs import output_files
 from .part_configs import REMEDY
 from .replies import Reply, make_reply
 from .structures import PixelLMGenerateOutput
-from .text.conversation import IMAGE, IMAGE_MARK, OURS, SEG_MARK, Conversation, Rendered, get_conversation
+from .text.chat_template import chat_template
+from .text.conversation import IMAGE, IMAGE_MARK, Rendered, get_conversation
 from .text.tokenizer import add_codebook, answer_text, load_tokenizer, save_tokenizer
-from .text.tokens import IMAGE_TOKEN_ID, SegCodebook, encode_conversation, seg_strings
-from .values import Count, Finite, InputSide, Positive, Scales, Schema, Text, TokensPerScale
+from .text.tokens import IMAGE_TOKEN_ID, SegCodebook, encode_conversation
+from .values import Count, Finite, InputSide, Positive, Scales, Schema, Text, TokensPerScale, shorten
 from .weights.checkpoint import read_model
 
 PROCESSOR_FILE = "processor_config.json"
 _PREPROCESSOR_FILE = "preprocessor_config.json"
 _TEMPLATE_FILE = "chat_template.jinja"
+_ORDER = "processor(images=PHOTO, text=QUESTION)"
 
 
 class ProcessorKeys(TypedDict):
@@ -62,7 +64,7 @@ class PixelLMImageProcessor(ImageProcessingMixin):
         patch_size: pixels per side of a patch of the tower; a remainder of the input is seen by no patch.
     """
 
-    model_input_names = ["pixel_values", "valid_hw"]  # noqa: RUF012
+    model_input_names = ["pixel_values", "valid_hw", "image_index"]  # noqa: RUF012
 
     def __init__(self, preprocess: ImagePreprocessor, patch_size: int) -> None:
         super().__init__()
@@ -220,11 +222,11 @@ class PixelLMProcessor(ProcessorMixin):
             push_to_hub: upload the folder, too; then ``repo_id`` and the like as in transformers.
         """
         folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_tokenizer(self.tokenizer, folder, source=Path(self.tokenizer.name_or_path))
-        write_json(folder / PROCESSOR_FILE, self.to_dict())
-        write_json(folder / _PREPROCESSOR_FILE, self.image_processor.to_dict())
-        write_text(folder / _TEMPLATE_FILE, chat_template(self.conversation, self.codebook))
+        with output_files(folder, replaces=lambda name: False) as partial:
+            save_tokenizer(self.tokenizer, partial, source=Path(self.tokenizer.name_or_path))
+            write_json(partial / PROCESSOR_FILE, self.to_dict())
+            write_json(partial / _PREPROCESSOR_FILE, self.image_processor.to_dict())
+            write_text(partial / _TEMPLATE_FILE, chat_template(self.conversation, self.codebook))
         if push_to_hub:
             self.push_to_hub(options.pop("repo_id", folder.name), **options)
 
@@ -251,7 +253,7 @@ class PixelLMProcessor(ProcessorMixin):
             InputError: if a photo cannot be read, a question holds an image mark, or counts do not fit.
         """
         _refuse(options)
-        texts, photos = [text] if isinstance(text, str) else list(text or []), _flatten(images)
+        texts, photos = _questions(text), _flatten(images)
         if not texts and not photos:
             raise InputError(
                 "neither images nor text was given; give text=QUESTION, with images=PHOTO if it is about one"
@@ -293,7 +295,7 @@ class PixelLMProcessor(ProcessorMixin):
         return ids
 
     def post_process_masks(
-        self, mask_logits: Sequence[Tensor], sizes: Sequence[tuple[int, int]] | Tensor, *, binarize: bool = True
+        self, mask_logits: Sequence[Tensor] | None, sizes: Sequence[tuple[int, int]] | Tensor, *, binarize: bool = True
     ) -> list[Tensor]:
         """Masks of the padded input -> masks of the photos.
 
@@ -301,8 +303,13 @@ class PixelLMProcessor(ProcessorMixin):
             mask_logits: (N, h, w) for each photo or conversation, as ``generate`` and the forward pass give them.
             sizes: (H, W) of each one's photo.
             binarize: give (N, H, W) bool; else the logits, minus infinity where the network does not see the photo.
+        Raises:
+            InputError: if there are no masks, or ``sizes`` does not fit them.
         """
-        placed = [self._on_photo(logits, (int(h), int(w))) for logits, (h, w) in zip(mask_logits, sizes, strict=True)]
+        if mask_logits is None:
+            raise InputError("there are no masks: no question was about an image")
+        pairs = _sizes_for(sizes, len(mask_logits))
+        placed = [self._on_photo(logits, size) for logits, size in zip(mask_logits, pairs, strict=True)]
         return [logits > 0 for logits in placed] if binarize else placed
 
     def _on_photo(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -329,8 +336,9 @@ class PixelLMProcessor(ProcessorMixin):
             logits = None
             if generated.mask_logits is not None and sees_image[row]:
                 logits = self._on_photo(generated.mask_logits[row], (int(height), int(width)))
-            ended = _until(ids, self.tokenizer.eos_token_id)
-            replies.append(make_reply(ended, logits, self.codebook, self.tokenizer))
+            # What follows an end mark is padding.
+            length = next((place + 1 for place, token in enumerate(ids) if token in generated.end_ids), None)
+            replies.append(make_reply(ids[:length], logits, self.codebook, self.tokenizer, is_cut=length is None))
         return replies
 
     def apply_chat_template(self, conversation: Any, *args: Any, **options: Any) -> Any:
@@ -358,6 +366,7 @@ class PixelLMProcessor(ProcessorMixin):
         """
         del options  # there is nothing to clean up: spaces are those of the release
         listed = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else ids
+        listed = [listed] if isinstance(listed, int) else listed
         if listed and not isinstance(listed[0], int):
             return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in listed]
         left_out = {IMAGE_TOKEN_ID}
@@ -377,60 +386,50 @@ class PixelLMProcessor(ProcessorMixin):
         return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **options)
 
 
-def chat_template(conversation: Conversation, codebook: SegCodebook) -> str:
-    """A conversation template in Jinja: what ``Conversation.render`` writes, for messages.
-
-    An image stands before the first question, wherever the messages put it. Marks in what is said are letters, the
-    token groups of an assistant's answer excepted. A question is always followed by what opens its answer.
-    """
-    group = seg_strings(codebook.scales, codebook.tokens)
-    literal = json.dumps
-    said = f'replace({literal(OURS)}, "\\ufffd")'
-    marked = literal(" ".join(OURS + token for token in group))
-    groups = f"replace({literal(SEG_MARK)}, {marked}) | replace({literal(' '.join(group))}, {marked})"
-    return (
-        f"{{{{- {literal(conversation.head)} -}}}}"
-        "{%- set images = namespace(count=0) -%}"
-        "{%- for message in messages if message['content'] is not string -%}"
-        "{%- set found = message['content'] | selectattr('type', 'equalto', 'image') | list | length -%}"
-        "{%- set images.count = images.count + found -%}"
-        "{%- endfor -%}"
-        "{%- if images.count > 1 -%}{{- raise_exception('a conversation is about one image at most') -}}"
-        f"{{%- elif images.count -%}}{{{{- {literal(IMAGE)} -}}}}{{%- endif -%}}"
-        "{%- for message in messages -%}"
-        "{%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}"
-        "{{- raise_exception('roles have to be user, assistant, user, and so on') -}}"
-        "{%- endif -%}"
-        "{%- set parts = [{'type': 'text', 'text': message['content']}] if message['content'] is string"
-        " else message['content'] -%}"
-        "{%- set words = parts | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') -%}"
-        "{%- if message['role'] == 'assistant' -%}"
-        f"{{{{- ' ' + (words | {said} | {groups}) + {literal(conversation.after_answer)} -}}}}"
-        "{%- else -%}"
-        f"{{%- if not loop.first -%}}{{{{- {literal(conversation.before_question)} -}}}}{{%- endif -%}}"
-        f"{{{{- (words | {said}) + {literal(conversation.before_answer)} -}}}}"
-        "{%- endif -%}"
-        "{%- endfor -%}"
-    )
-
-
 def _refuse(options: dict[str, Any]) -> None:
     """transformers' usual options change nothing here, or would change what the network was trained on."""
     given = {name: value for name, value in options.items() if value is not None}  # "videos" of chat templates is None
     if given.pop("return_tensors", "pt") != "pt":
         raise InputError("return_tensors: only 'pt' is available")
-    unknown = set(given) - {"padding", "padding_side", "add_special_tokens"}
+    changes_nothing = {"truncation": False, "return_attention_mask": True, "padding_side": "left"}
+    given = {
+        name: value for name, value in given.items() if name not in changes_nothing or value != changes_nothing[name]
+    }
+    unknown = set(given) - {"padding", "add_special_tokens"}
     if unknown:
         raise InputError(f"{', '.join(sorted(unknown))}: this processor has no such option")
 
 
-def _flatten(images: Photo | Sequence[Any] | None) -> list[Photo]:
+def _questions(text: Any) -> list[str]:
+    texts = [text] if isinstance(text, str) else [] if text is None else text
+    if not isinstance(texts, list | tuple) or not all(isinstance(question, str) for question in texts):
+        raise InputError(f"text is {shorten(text)}; expected a question or a list of questions: {_ORDER}")
+    return list(texts)
+
+
+def _flatten(images: Any) -> list[Photo]:
     """One photo or nested lists of photos, as chat templates give them."""
     if images is None:
         return []
     if isinstance(images, Photo):
         return [images]
+    if not isinstance(images, list | tuple):
+        raise InputError(f"images is a {type(images).__name__}; expected file names, PIL images or arrays: {_ORDER}")
     return [photo for entry in images for photo in _flatten(entry)]
+
+
+def _sizes_for(sizes: Any, count: int) -> list[tuple[int, int]]:
+    """(H, W) of as many photos as there are answers."""
+    listed = sizes.tolist() if isinstance(sizes, Tensor | np.ndarray) else sizes
+    try:
+        pairs = [(int(height), int(width)) for height, width in listed]
+    except (TypeError, ValueError):
+        pairs = []
+    if len(pairs) != count or any(side < 1 for pair in pairs for side in pair):
+        raise InputError(
+            f"sizes is {shorten(listed)}; expected (height, width) of the photo for each of {count} answers"
+        )
+    return pairs
 
 
 def _image_index(shows_image: Sequence[bool], num_photos: int) -> Tensor:
@@ -441,11 +440,6 @@ def _image_index(shows_image: Sequence[bool], num_photos: int) -> Tensor:
     if num_photos != needed:
         raise InputError(f"{num_photos} images for {needed} texts about one; give one for each of them, or one for all")
     return (torch.tensor(shows_image).cumsum(0) - 1).clamp(min=0)
-
-
-def _until(ids: list[int], end_id: Any) -> list[int]:
-    """An answer to its end mark; what follows is padding."""
-    return ids[: ids.index(end_id) + 1] if end_id in ids else ids
 
 
 def _read_settings(folder: Path) -> ProcessorKeys:

@@ -98,13 +98,16 @@ class Reply:
         return name_groups(self.text, self.group, [f"[{number}]" for number in range(len(self.targets))])
 
 
-def make_reply(ids: list[int], logits: Tensor | None, codebook: SegCodebook, tokenizer: LlamaTokenizer) -> Reply:
+def make_reply(
+    ids: list[int], logits: Tensor | None, codebook: SegCodebook, tokenizer: LlamaTokenizer, *, is_cut: bool
+) -> Reply:
     """Put words and masks together.
 
     Args:
         ids: the answer, with its end mark if the model ended it itself.
         logits: (N, H, W), one mask per complete token group, in reading order; None if the conversation was about no
             image.
+        is_cut: the model did not end it itself.
     """
     row = torch.tensor([ids])
     spans = [(start, start + codebook.size) for start in codebook.find_groups(row)[1].tolist()]
@@ -119,7 +122,7 @@ def make_reply(ids: list[int], logits: Tensor | None, codebook: SegCodebook, tok
         about_image=about_image,
         num_targets=len(targets),
         num_stray=codebook.count_stray(row),
-        cut_after=0 if ids[-1:] == [tokenizer.eos_token_id] else len(ids),
+        cut_after=len(ids) if is_cut else 0,
     )
     return Reply(answer_text(tokenizer, ids), ids, targets, codebook.group_text, reason)
 

@@ -113,7 +113,7 @@ class PixelLMOutput(ModelOutput):
     """What a forward pass returns (a dict, so that ZeRO-3 hooks see the tensors).
 
     Attributes:
-        lm_loss: () cross-entropy of the supervised tokens; with labels.
+        loss: () cross-entropy of the supervised tokens, without the masks' losses; with labels. transformers' name.
         logits: (Q, L or fewer, vocabulary), see ``logits_to_keep``; without labels.
         mask_logits: B tensors (N_b, h, w), one mask per complete token group, of the padded input; with images.
         photo_logits: B tensors (N_b, H_b, W_b), the same at the size of the photo; with ``orig_hw``.
@@ -123,7 +123,7 @@ class PixelLMOutput(ModelOutput):
         hidden_states, attentions: of every layer, where transformers' options ask for them.
     """
 
-    lm_loss: Tensor = _SET_WHERE_PROMISED
+    loss: Tensor = _SET_WHERE_PROMISED
     logits: Tensor = _SET_WHERE_PROMISED
     mask_logits: list[Tensor] = _SET_WHERE_PROMISED
     photo_logits: list[Tensor] = _SET_WHERE_PROMISED
@@ -143,12 +143,14 @@ class PixelLMGenerateOutput(ModelOutput):
         mask_logits: Q tensors (N_q, h, w), one mask per complete token group of the answer, of the padded input; None
             without images. ``PixelLMProcessor.post_process_masks`` makes masks of the photo of them.
         states: (Q, T, D), the last hidden state that predicted each new token.
+        end_ids: tokens of which each ends an answer.
         others: what transformers' ``generate`` returns beside the sequences, such as scores.
     """
 
     sequences: Tensor = _SET_WHERE_PROMISED
     mask_logits: list[Tensor] | None = None
     states: Tensor = _SET_WHERE_PROMISED
+    end_ids: tuple[int, ...] = _SET_WHERE_PROMISED
     others: dict[str, Any] | None = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, cast
 
@@ -189,7 +190,8 @@ def save_tokenizer(tokenizer: LlamaTokenizer, folder: Path, *, source: Path | No
     config["legacy"] = tokenizer.legacy
     config_path.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
     if source is not None and is_file(source / "tokenizer.model"):
-        shutil.copyfile(source / "tokenizer.model", folder / "tokenizer.model")
+        with suppress(shutil.SameFileError):  # it is written where it was read
+            shutil.copyfile(source / "tokenizer.model", folder / "tokenizer.model")
 
 
 def decode_released(tokenizer: LlamaTokenizer, ids: list[int]) -> str:

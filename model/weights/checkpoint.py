@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from transformers import LlamaTokenizer
 
-from model.configuration import PixelLMConfig
+from model.configuration import PixelLMConfig, is_published
 from model.errors import InputError
 from model.files import is_file, read_object
 from model.text.tokenizer import add_codebook, load_tokenizer
@@ -157,7 +157,7 @@ def read_model(folder: Path, *, vision_tower: str | None = None, conv_type: str 
         InputError: if a file is missing or damaged, or the files do not belong together.
     """
     flat = read_object(folder / "config.json")
-    published = "vision_config" not in flat and flat.get("model_type") != "pixellm"
+    published = is_published(flat)
     if not published and not any(is_file(folder / name) for name in ("tokenizer.model", "tokenizer.json")):
         return ModelDescription(PixelLMConfig.from_pretrained(folder), None, published)
     tokenizer = load_tokenizer(folder)
@@ -169,14 +169,6 @@ def read_model(folder: Path, *, vision_tower: str | None = None, conv_type: str 
         _check_codebook(codebook, config, folder)
     _check_vocabulary(tokenizer, config, folder)
     return ModelDescription(config, tokenizer, published)
-
-
-def read_architecture(
-    folder: Path, *, vision_tower: str | None = None, conv_type: str | None = None
-) -> tuple[PixelLMConfig, LlamaTokenizer]:
-    """Configuration and tokenizer of a merged folder that must have both; arguments and errors as in ``read_model``."""
-    found = read_model(folder, vision_tower=vision_tower, conv_type=conv_type)
-    return found.config, found.tokenizer or load_tokenizer(folder)
 
 
 def _check_codebook(codebook: SegCodebook, config: PixelLMConfig, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from torch import Tensor
 from model.errors import InputError
 from model.files import is_file, read_shard_names
 from model.values import shorten
+
+# What transformers writes for a model of one file, or of several.
+_SAVED_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -127,6 +131,14 @@ def _weight_files(folder: Path) -> list[Path]:
     raise InputError(
         f"no weights in {folder}: expected model.safetensors or pytorch_model.bin (or their shards with an index)"
     )
+
+
+def is_saved_weights(name: str) -> bool:
+    """Whether a ``save_pretrained`` writes weights, or the index of several files, under this name.
+
+    What an earlier one left must not stay beside those of another number of files: an index is read first.
+    """
+    return _SAVED_WEIGHTS.fullmatch(name) is not None
 
 
 def check_matrix(state: dict[str, Tensor], name: str, *, where: str, columns: int | None = None) -> None:

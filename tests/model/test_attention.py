@@ -86,7 +86,7 @@ def test_gradients_of_eager_are_those_of_sdpa(tiny_tokenizer_dir):
         network.zero_grad(set_to_none=True)
         with computing_by(network, name):
             output = network(**batch.inputs())
-            terms = pixellm_loss(output.lm_loss, output.photo_logits, batch.masks, output.query_index, LossWeights())
+            terms = pixellm_loss(output.loss, output.photo_logits, batch.masks, output.query_index, LossWeights())
             terms.total.backward()
         gradients.append({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()

@@ -80,6 +80,23 @@ def test_a_folder_of_before_there_was_a_text_config(parrot, tmp_path):
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
+def test_an_edited_card_stays(published, tmp_path):
+    flags = [f"--version={published}", f"--out={tmp_path / 'out'}"]
+    assert convert_to_hf.main(flags) == 0
+    (tmp_path / "out/README.md").write_text("# Mine\n")
+    assert convert_to_hf.main(flags) == 0
+    assert (tmp_path / "out/README.md").read_text() == "# Mine\n"
+
+
+def test_a_model_without_its_tokenizer_is_refused(parrot, tmp_path, capsys):
+    old = Path(shutil.copytree(parrot, tmp_path / "old"))
+    for file in old.glob("tokenizer*"):
+        file.unlink()
+    refused(
+        convert_to_hf.main, [f"--version={old}", f"--out={tmp_path / 'out'}"], capsys, f"{old} has no tokenizer; copy"
+    )
+
+
 @pytest.mark.parametrize(
     ("flags", "messages"),
     [

@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 import numpy as np
 import pytest
 import torch
-from transformers import TextStreamer
+from transformers import GenerationConfig, TextStreamer
 
 from model.errors import InputError
 from model.PixelLM import PixelLMForCausalLM
@@ -181,6 +181,25 @@ def test_end_and_padding_can_be_others(parrot):
     assert forced.sequences.shape[1] <= short + 1
 
 
+@pytest.mark.parametrize("padding", [None, 0, 5])
+def test_replies_end_where_the_answer_does(parrot, padding):
+    """Of two answers with ends of their own, the shorter one is padded with whatever the caller says."""
+    processor, tokenizer = parrot.processor, parrot.processor.tokenizer
+    inputs = processor(images=PHOTOS[0], text=["What?", "Where?"])
+    length = inputs["input_ids"].shape[1]
+    (stop,) = tokenizer.convert_tokens_to_ids(["[SEG1]"])
+    settings = {"eos_token_id": [stop], **({} if padding is None else {"pad_token_id": padding})}
+    output = parrot.generate(**inputs, **settings)
+    padded = torch.full((2, 3), tokenizer.eos_token_id if padding is None else padding)
+    output["sequences"] = torch.cat([output.sequences, padded], 1)  # as if a third answer were longer
+    for reply in processor.replies(output, [(40, 60)] * 2, prompt_length=length):
+        assert (reply.text, reply.reason, len(reply.targets)) == (f"the thing is {GROUP}", None, 1)
+        assert reply.output_ids[-1] == stop
+    options = {"generation_config": GenerationConfig(eos_token_id=stop, pad_token_id=5, max_new_tokens=3)}
+    (cut, _) = processor.replies(parrot.generate(**inputs, **options), [(40, 60)] * 2, prompt_length=length)
+    assert "the answer was cut after 3 tokens" in cut.reason
+
+
 def test_what_was_encoded_can_be_asked_again(network):
     inputs = network.processor(images=PHOTOS[:2], text=QUESTIONS[:2])
     with torch.no_grad():
@@ -288,3 +307,16 @@ def test_placeholders_without_photos(parrot):
     assert (inputs["input_ids"] == IMAGE_TOKEN_ID).any()
     with pytest.raises(ValueError, match="input_ids has image placeholders, but no images were given"):
         parrot.generate(inputs["input_ids"])
+
+
+def test_the_sequences_alone_where_a_pipeline_asks_for_them(network):
+    inputs = network.processor(images=PHOTOS[0], text="What?")
+    whole = network.generate(**inputs, max_new_tokens=5)
+    assert torch.equal(network.generate(**inputs, max_new_tokens=5, return_dict_in_generate=False), whole.sequences)
+
+
+def test_image_placeholders_are_no_labels(network):
+    inputs = network.processor(images=PHOTOS[0], text="What?")
+    ids = inputs["input_ids"]
+    found = network(**inputs, labels=ids).loss
+    assert torch.equal(found, network(**inputs, labels=ids.masked_fill(ids == IMAGE_TOKEN_ID, -100)).loss)

@@ -244,6 +244,8 @@ def test_a_push_keeps_a_readme_that_somebody_wrote_on_the_hub(hub, parrot, tmp_p
     network = PixelLMForCausalLM.from_pretrained(parrot)
     hub.repositories["me/parrot"] = {"README.md": b"# Mine"}
     network.save_pretrained(tmp_path / "model", push_to_hub=True, repo_id="me/parrot")
-    assert hub.repositories["me/parrot"]["README.md"] == b"# Mine"
-    assert "model.safetensors" in hub.repositories["me/parrot"]
+    (tmp_path / "model/notes.txt").write_text("mine")
+    network.save_pretrained(tmp_path / "model", push_to_hub=True, repo_id="me/parrot")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir() if path.name != "notes.txt"}
+    assert hub.repositories["me/parrot"] == {**written, "README.md": b"# Mine"}
     assert is_ours((tmp_path / "model/README.md").read_bytes())

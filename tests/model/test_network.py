@@ -21,7 +21,7 @@ TALKS = [
 
 
 def losses(output: PixelLMOutput, batch) -> LossTerms:
-    return pixellm_loss(output.lm_loss, output.photo_logits, batch.masks, output.query_index, LossWeights())
+    return pixellm_loss(output.loss, output.photo_logits, batch.masks, output.query_index, LossWeights())
 
 
 VARIANTS = [
@@ -139,7 +139,7 @@ def test_the_text_loss_counts_supervised_tokens_only(network, tokenizer):
         for place, label in enumerate(labels)
         if label != -100
     ]
-    assert output.lm_loss.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+    assert output.loss.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("scales", [1, 3])
@@ -154,7 +154,7 @@ def test_images_without_targets_reach_every_trained_parameter(tiny_tokenizer_dir
     assert decoded == [1], "some GPU attention kernels refuse an empty batch"
     assert [tuple(logits.shape) for logits in output.photo_logits] == [(0, *hw) for hw in batch.orig_hw]
     terms = losses(output, batch)
-    assert terms.total.item() == pytest.approx(output.lm_loss.item())
+    assert terms.total.item() == pytest.approx(output.loss.item())
     terms.total.backward()
     with_targets, _ = make_network(tiny_tokenizer_dir, scales=scales)
     set_trained(with_targets)
@@ -168,15 +168,15 @@ def test_images_without_targets_reach_every_trained_parameter(tiny_tokenizer_dir
 def test_conversations_without_supervision_reach_the_head(network, tokenizer):
     batch = make_batch(network, tokenizer, TALKS[:1])
     output = network(**replace(batch, labels=torch.full_like(batch.labels, -100)).inputs())
-    assert output.lm_loss.item() == 0
-    output.lm_loss.backward()
+    assert output.loss.item() == 0
+    output.loss.backward()
     assert network.lm_head.weight.grad is not None
 
 
 def test_text_without_an_image(network, tokenizer):
     batch = make_batch(network, tokenizer, TALKS[:2])
     ids = batch.input_ids.masked_fill(batch.input_ids == IMAGE_TOKEN_ID, 5)
-    assert torch.isfinite(network(**replace(batch, input_ids=ids).inputs()).lm_loss)
+    assert torch.isfinite(network(**replace(batch, input_ids=ids).inputs()).loss)
 
 
 def test_a_wrong_number_of_placeholders_says_both_numbers(network, tokenizer):

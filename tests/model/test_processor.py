@@ -375,3 +375,43 @@ def test_a_copy_of_the_folder_reads_alike(folder, processor, tmp_path):
     copied = Path(shutil.copytree(folder, tmp_path / "moved"))
     shutil.rmtree(folder)
     assert same(PixelLMProcessor.from_pretrained(copied), processor)
+
+
+# What users mix up.
+
+
+def test_a_photo_of_16_bits_is_the_same_as_a_file_and_from_pillow(processor, tmp_path):
+    pixels = np.arange(40 * 60, dtype=np.uint16).reshape(40, 60) * 27
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    opened = processor(images=Image.open(tmp_path / "photo.png"), text="What?")
+    assert torch.equal(opened["pixel_values"], processor(images=tmp_path / "photo.png", text="What?")["pixel_values"])
+
+
+@pytest.mark.parametrize(
+    "swapped", [("What?", Image.fromarray(PHOTO)), (["What?"], [PHOTO]), (PHOTO, 3), (PHOTO, [None])]
+)
+def test_text_that_is_none_is_told_with_the_order(processor, swapped):
+    with pytest.raises(InputError, match=r"^text is .*processor\(images=PHOTO, text=QUESTION\)$"):
+        processor(*swapped)
+
+
+@pytest.mark.parametrize("images", [3, b"photo", torch.zeros(40, 60, 3), {"photo": PHOTO}])
+def test_what_is_no_photo_is_told_with_what_is(processor, images):
+    with pytest.raises(InputError, match=f"^images is a {type(images).__name__}; expected file names, PIL images"):
+        processor(images=images, text="What?")
+
+
+@pytest.mark.parametrize("sizes", [None, [], (40, 60), [(40, 60)] * 2, [(0, 0)], [(40, 60, 3)], [None]])
+def test_sizes_that_do_not_fit_the_masks_are_told(processor, sizes):
+    with pytest.raises(InputError, match=r"^sizes is .*expected \(height, width\) of the photo for each of 1 answers$"):
+        processor.post_process_masks([torch.zeros(2, 16, 16)], sizes)
+
+
+def test_answers_without_an_image_have_no_masks_to_place(processor):
+    with pytest.raises(InputError, match="there are no masks"):
+        processor.post_process_masks(None, [(40, 60)])
+
+
+def test_one_id_is_decoded_as_a_sequence_of_one(processor):
+    word = processor.tokenizer("thing", add_special_tokens=False).input_ids[0]
+    assert processor.decode(word) == processor.decode(torch.tensor(word)) == processor.decode([word])

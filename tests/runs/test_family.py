@@ -87,7 +87,7 @@ def train_one_step(run: RunConfig, training: TrainingModel) -> None:
     training.wrapped.train()
     output = training.wrapped(**batch.inputs())
     assert [len(logits) for logits in output.photo_logits] == [len(masks) for masks in batch.masks]
-    terms = pixellm_loss(output.lm_loss, output.photo_logits, batch.masks, output.query_index, LossWeights())
+    terms = pixellm_loss(output.loss, output.photo_logits, batch.masks, output.query_index, LossWeights())
     assert torch.isfinite(terms.total)
     assert terms.num_masks >= 2
     terms.total.backward()

@@ -107,7 +107,7 @@ def write_results(case: Case) -> None:
     arrays["resize"] = batch.valid_hw.numpy()
     np.savez(case.folder / "expected.npz", **arrays)
     terms = pixellm_loss(
-        output.lm_loss, output.photo_logits, batch.masks, output.query_index, LossWeights(refine_alpha=1.0)
+        output.loss, output.photo_logits, batch.masks, output.query_index, LossWeights(refine_alpha=1.0)
     )
     terms.total.backward()
     norms = {n: float(torch.norm(p.grad)) for n, p in network.named_parameters() if p.grad is not None}

@@ -275,7 +275,7 @@ def compare_training_step(case: Case) -> Iterator[Measure]:
             expected = case.arrays.get(name, np.zeros(0))
             yield Measure(f"masks of image {image}", relative(case.thin(name, low_res[:, None]), expected), FEATURES)
     terms = pixellm_loss(
-        output.lm_loss, output.photo_logits, case.batch.masks, output.query_index, LossWeights(refine_alpha=1.0)
+        output.loss, output.photo_logits, case.batch.masks, output.query_index, LossWeights(refine_alpha=1.0)
     )
     ours = {"loss": terms.total, "ce_loss": terms.ce, "mask_bce_loss": terms.bce, "mask_dice_loss": terms.dice}
     for name, value in ours.items():

@@ -216,8 +216,7 @@ def verify(folder: Path, expected: dict[str, Tensor], *, precision: str) -> None
         InputError: if they differ by more.
     """
     network = PixelLMForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    assert network.processor is not None
-    found = probe(network, network.processor.tokenizer)
+    found = probe(network, network.require_processor().tokenizer)
     limit = _TOLERANCE[precision]
     for name, reference in expected.items():
         difference = float((found[name] - reference).norm() / reference.norm().clamp(min=1e-12))

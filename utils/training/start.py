@@ -26,7 +26,7 @@ from model.text.tokenizer import add_codebook, load_tokenizer
 from model.text.tokens import SegCodebook
 from model.values import Count, Finite, Positive, Schema
 from model.weights.bases import FRESH_MODULES, read_base, read_tower, tower_beside
-from model.weights.checkpoint import read_architecture
+from model.weights.checkpoint import read_model
 from utils.cli.args import Parsed
 from utils.cli.config import RunConfig
 
@@ -75,7 +75,7 @@ def resolve_run_flags(parsed: Parsed[RunConfig]) -> RunConfig:
         return run
     folder = resolve_folder(run.init_from, flag="--init_from")
     tower, conv_type = (getattr(run, name) if name in parsed.given else None for name in ("vision_tower", "conv_type"))
-    config, _ = read_architecture(folder, vision_tower=tower, conv_type=conv_type)
+    config = read_model(folder, vision_tower=tower, conv_type=conv_type).config
     recorded = {
         "seg_token_num": config.seg_token_num,
         "image_feature_scale_num": config.image_feature_scale_num,
@@ -169,9 +169,7 @@ def _from_merged_model(run: RunConfig, device: torch.device) -> tuple[PixelLMFor
         device_map={"": device},
         attn_implementation=run.attn_implementation,
     )
-    if network.processor is None:
-        raise InputError(f"--init_from {run.init_from} has no tokenizer; copy the tokenizer files of the model there")
-    tokenizer = network.processor.tokenizer
+    tokenizer = network.require_processor().tokenizer
     tokenizer.model_max_length = run.model_max_length
     network.config.vision_tower = portable_path(run.vision_tower)
     network.config.model_max_length = run.model_max_length

@@ -232,7 +232,7 @@ class Trainer:
         run, output = self.run, self.engine(**batch.inputs())
         weights = LossWeights(run.ce_loss_weight, run.bce_loss_weight, run.dice_loss_weight, run.refine_alpha)
         return pixellm_loss(
-            output.lm_loss, output.photo_logits, batch.masks, output.query_index, weights, ignore=batch.ignore
+            output.loss, output.photo_logits, batch.masks, output.query_index, weights, ignore=batch.ignore
         )
 
     def _check_finite(self, terms: LossTerms, batch: Batch) -> None:

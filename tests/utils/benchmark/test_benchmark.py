@@ -36,7 +36,8 @@ def test_data_prints_and_writes_a_row_per_source_and_one_for_the_mixture(tiny_wo
         assert timing["cpu_ms"] > 0
         assert set(timing["shares"]) == set(STAGES)
         assert sum(timing["shares"].values()) == pytest.approx(1)
-        assert all(share > 0 for share in timing["shares"].values())
+        # What is left over is the text's, and may vanish beside other load on the machine.
+        assert all(share > 0 for stage, share in timing["shares"].items() if stage != "text")
 
 
 def test_a_dialogue_without_photo_decodes_and_resizes_nothing():
