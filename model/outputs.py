@@ -157,18 +157,14 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
         if target.parent.is_dir():
             _remove_leftovers(target, folders=True)
         partial.mkdir(parents=True)
-    try:
-        yield partial
-        _sync_tree(partial)
-        _exchange(partial, target)
-    except Exception as err:
-        shutil.rmtree(partial, ignore_errors=True)
-        if is_full(err):
-            raise InputError(f"{folder} cannot be written ({err}); make room or give another folder") from err
-        raise
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with _full_disk_told(folder):
+        try:
+            yield partial
+            _sync_tree(partial)
+            _exchange(partial, target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 @contextmanager
@@ -189,22 +185,19 @@ def output_files(folder: str | Path, *, replaces: Callable[[str], bool]) -> Iter
         target.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target / "files", folders=True)
         partial.mkdir()
-    try:
-        yield partial
-        _sync_tree(partial)
-        with exclusive(target):
-            written = sorted(partial.iterdir())
-            for path in written:
-                path.replace(target / path.name)
-            names = {path.name for path in written}
-            for old in [path for path in target.iterdir() if replaces(path.name) and path.name not in names]:
-                old.unlink()
-    except Exception as err:
-        if is_full(err):
-            raise InputError(f"{folder} cannot be written ({err}); make room or give another folder") from err
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with _full_disk_told(folder):
+        try:
+            yield partial
+            _sync_tree(partial)
+            with exclusive(target):
+                written = sorted(partial.iterdir())
+                for path in written:
+                    path.replace(target / path.name)
+                names = {path.name for path in written}
+                for old in [path for path in target.iterdir() if replaces(path.name) and path.name not in names]:
+                    old.unlink()
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -236,6 +229,17 @@ def is_full(err: BaseException) -> bool:
 
 def _refuse(place: str, problem: str) -> NoReturn:
     raise InputError(f"{place} {problem}. Nothing was written; give another place")
+
+
+@contextmanager
+def _full_disk_told(folder: str | Path) -> Iterator[None]:
+    """That there was no room for a folder, as bad input."""
+    try:
+        yield
+    except Exception as err:
+        if is_full(err):
+            raise InputError(f"{folder} cannot be written ({err}); make room or give another folder") from err
+        raise
 
 
 @contextmanager
