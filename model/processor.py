@@ -14,14 +14,14 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor
 from transformers import BatchFeature, LlamaTokenizer, ProcessorMixin
-from transformers.image_processing_base import ImageProcessingMixin
 from typing_extensions import TypedDict
 
 from .configuration import PixelLMConfig
 from .errors import InputError
 from .files import is_file, read_object, write_json, write_text
 from .hub import resolve_folder, take_hub_options, upload_folder
-from .image import ImagePreprocessor, Photo, photo_pixels, resize_logits
+from .image import ImagePreprocessor, Photo, resize_logits
+from .image_processor import PixelLMImageProcessor, refuse_options
 from .outputs import output_files
 from .part_configs import REMEDY
 from .replies import Reply, make_reply
@@ -54,60 +54,6 @@ class ProcessorKeys(TypedDict):
 
 
 _KEYS = Schema(ProcessorKeys)
-
-
-class PixelLMImageProcessor(ImageProcessingMixin):
-    """Photos -> network input, and the place of a photo in it.
-
-    Args:
-        preprocess: resizes, normalizes, pads or crops.
-        patch_size: pixels per side of a patch of the tower; a remainder of the input is seen by no patch.
-    """
-
-    model_input_names = ["pixel_values", "valid_hw", "image_index"]  # noqa: RUF012
-
-    def __init__(self, preprocess: ImagePreprocessor, patch_size: int) -> None:
-        super().__init__()
-        self.preprocess = preprocess
-        self.patch_size = patch_size
-
-    @property
-    def covered_size(self) -> int:
-        """Pixels per side that patches cover, from the top left."""
-        return self.preprocess.size // self.patch_size * self.patch_size
-
-    def to_dict(self) -> dict[str, Any]:
-        """preprocessor_config.json: what comes nearest in CLIP's own terms, for programs that read only these."""
-        pad, size = self.preprocess.pad, self.preprocess.size
-        return {
-            "image_processor_type": "CLIPImageProcessor",
-            "do_resize": True,
-            "do_center_crop": not pad,
-            "do_pad": pad,
-            "size": {("longest_edge" if pad else "shortest_edge"): size},
-            "crop_size": {"height": size, "width": size},
-            "do_normalize": True,
-            "image_mean": list(self.preprocess.mean),
-            "image_std": list(self.preprocess.std),
-        }
-
-    def __call__(self, images: Photo | Sequence[Photo], **options: Any) -> BatchFeature:
-        """B photos -> pixel_values (B, 3, R, R) and valid_hw (B, 2).
-
-        Args:
-            images: (H, W, 3) uint8 RGB arrays, PIL images or file names.
-        Raises:
-            InputError: if a photo cannot be read.
-        """
-        _refuse(options)
-        photos = [images] if isinstance(images, Photo) else images
-        prepared = [self.preprocess(photo_pixels(photo)) for photo in photos]
-        return BatchFeature(
-            {
-                "pixel_values": torch.stack([photo.pixel_values for photo in prepared]),
-                "valid_hw": torch.tensor([photo.valid_hw for photo in prepared]),
-            }
-        )
 
 
 class PixelLMProcessor(ProcessorMixin):
@@ -252,7 +198,7 @@ class PixelLMProcessor(ProcessorMixin):
         Raises:
             InputError: if a photo cannot be read, a question holds an image mark, or counts do not fit.
         """
-        _refuse(options)
+        refuse_options(options)
         texts, photos = _questions(text), _flatten(images)
         if not texts and not photos:
             raise InputError(
@@ -384,20 +330,6 @@ class PixelLMProcessor(ProcessorMixin):
     ) -> list[str]:
         """The same without the marks, under transformers' name for models that read images."""
         return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **options)
-
-
-def _refuse(options: dict[str, Any]) -> None:
-    """transformers' usual options change nothing here, or would change what the network was trained on."""
-    given = {name: value for name, value in options.items() if value is not None}  # "videos" of chat templates is None
-    if given.pop("return_tensors", "pt") != "pt":
-        raise InputError("return_tensors: only 'pt' is available")
-    changes_nothing = {"truncation": False, "return_attention_mask": True, "padding_side": "left"}
-    given = {
-        name: value for name, value in given.items() if name not in changes_nothing or value != changes_nothing[name]
-    }
-    unknown = set(given) - {"padding", "add_special_tokens"}
-    if unknown:
-        raise InputError(f"{', '.join(sorted(unknown))}: this processor has no such option")
 
 
 def _questions(text: Any) -> list[str]:
