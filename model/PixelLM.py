@@ -81,13 +81,17 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
             max_new_tokens=MAX_NEW_TOKENS,
         )
 
-    def encode_images(self, pixel_values: Tensor, valid_hw: Tensor) -> VisionFeatures:
+    def encode_images(self, pixel_values: Tensor, valid_hw: Tensor | None) -> VisionFeatures:
         """Encode each image once.
 
         Args:
             pixel_values: (B, 3, R, R) float, normalized, zero in the padding.
             valid_hw: (B, 2) long, rows and columns that show the photo, 1 to R.
+        Raises:
+            ValueError: if ``valid_hw`` was left out.
         """
+        if valid_hw is None:
+            raise ValueError("pixel_values without valid_hw; give both, as the processor does")
         config = self.config
         scales = self.model.vision_tower(pixel_values, valid_hw)  # (S, B, g*g, V)
         deepest = rearrange(scales[0], "b (h w) v -> b v h w", h=config.patch_grid)
@@ -165,8 +169,6 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
         """
         features = None
         if pixel_values is not None:
-            if valid_hw is None:
-                raise ValueError("pixel_values without valid_hw; give both, as the processor does")
             features = self.encode_images(pixel_values, valid_hw)
         if inputs_embeds is None:
             assert input_ids is not None, "give input_ids or inputs_embeds"

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 
 from .configuration import PixelLMConfig
-from .files import is_folder
-from .hub import resolve_folder
+from .hub import portable_path, resolve_folder
 from .outputs import check_output_folder, output_folder
 from .PixelLM import PixelLMForCausalLM
 from .weights.bases import TOWER_PREFIX, tower_beside
@@ -41,17 +40,12 @@ def convert(
     check_output_folder(folder, kind=MERGED_MODEL, flag="--out", inputs=inputs, size=size)
     model = PixelLMForCausalLM.from_pretrained(source, vision_tower=vision_tower, conv_type=conv_type)
     model.require_processor()
-    model.config.vision_tower = _place_of_tower(vision_tower or model.config.vision_tower, source)
+    tower = vision_tower or model.config.vision_tower
+    model.config.vision_tower = portable_path(str(tower_beside(tower, source) or tower))
     with output_folder(folder, kind=MERGED_MODEL) as partial:
         keep_own_card(folder, partial)
         model.save_pretrained(partial, save_vision_tower=save_vision_tower)
         _check_written(partial, model)
-
-
-def _place_of_tower(name: str, source: Path) -> str:
-    """A hub id as it is; a local folder as an absolute path, so that it is found from another place."""
-    place = tower_beside(name, source) or Path(name).expanduser()
-    return str(place.resolve()) if is_folder(place) else name
 
 
 def _check_written(folder: Path, model: PixelLMForCausalLM) -> None:

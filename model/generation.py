@@ -52,16 +52,11 @@ class AnswersWithMasks(GenerationMixin):
     """The generating half of PixelLMForCausalLM, which has what is declared here."""
 
     codebook: SegCodebook
-    encode_images: Callable[[Tensor, Tensor], VisionFeatures]
+    encode_images: Callable[[Tensor, Tensor | None], VisionFeatures]
     embed: Callable[[Tensor, Tensor, VisionFeatures | None, Tensor], tuple[Tensor, Tensor]]
     fuse: Callable[[Tensor], Tensor]
     decode_masks: Callable[[VisionFeatures, SegQueries], Tensor]
     generation_config: GenerationConfig
-
-    @classmethod
-    def can_generate(cls) -> bool:
-        """Yes; transformers would look for GenerationMixin among the network's own base classes, and warn."""
-        return True
 
     @torch.no_grad()
     def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -94,8 +89,6 @@ class AnswersWithMasks(GenerationMixin):
         if image_index is None:
             image_index = torch.arange(len(input_ids), device=input_ids.device)
         if vision_features is None and pixel_values is not None:
-            if valid_hw is None:
-                raise ValueError("pixel_values without valid_hw; give both, as the processor does")
             vision_features = self.encode_images(pixel_values, valid_hw)
         embeds, visible = self.embed(input_ids, attention_mask.bool(), vision_features, image_index)
         states: list[Tensor] = []

@@ -111,6 +111,12 @@ def resolve_folder(name: str, *, flag: str = "", subfolder: str = "", revision: 
         return cached
 
 
+def portable_path(name: str) -> str:
+    """A hub id as it is; a local folder as an absolute path, so that it is found from anywhere."""
+    folder = os.path.expanduser(name)
+    return os.path.realpath(folder) if is_folder(folder) else name
+
+
 def upload_folder(
     repository: str,
     write: Callable[[Path], None],

@@ -14,7 +14,7 @@ OWN = {
 }  # fmt: skip
 # Public names that somebody else calls.
 CALLED = {
-    "can_generate", "generate", "prepare_inputs_for_generation", "init_weights", "set_attn_implementation",
+    "generate", "prepare_inputs_for_generation", "init_weights", "set_attn_implementation",
     "supports_gradient_checkpointing", "base_model_prefix", "main_input_name", "input_modalities", "to_diff_dict",
     "from_dict", "sub_configs", "apply_chat_template", "batch_decode",
     "post_process_image_text_to_text", "save_pretrained", "push_to_hub", "from_pretrained",

@@ -13,7 +13,6 @@ from utils import dist
 from utils.cli.config import RunConfig
 from utils.evaluation.teacher_forced import Network
 
-from .deepspeed_config import deepspeed_settings
 from .optimizer import learning_rate_factor, make_adamw, make_muon
 from .start import TrainingModel
 
@@ -58,11 +57,11 @@ def init_distributed() -> torch.device:
     return device
 
 
-def build_engine(run: RunConfig, training: TrainingModel) -> Engine:
+def build_engine(run: RunConfig, training: TrainingModel, settings: dict[str, Any]) -> Engine:
     """Wrap the network, the optimizer and the learning-rate schedule in a DeepSpeed engine.
 
-    Raises:
-        InputError: if ``--deepspeed_config`` is missing, or sets what flags decide.
+    Args:
+        settings: as ``deepspeed_settings`` gives them.
     """
     import deepspeed
 
@@ -76,7 +75,7 @@ def build_engine(run: RunConfig, training: TrainingModel) -> Engine:
         model_parameters=trained,
         optimizer=optimizer,
         lr_scheduler=scheduler,
-        config=deepspeed_settings(run),
+        config=settings,
     )
     # DeepSpeed casts buffers to the training precision; rotary tables need float32.
     llama = training.network.model

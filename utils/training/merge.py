@@ -13,7 +13,7 @@ from transformers import LlamaTokenizer
 from model.configuration import PRECISIONS, PixelLMConfig
 from model.errors import InputError
 from model.files import is_file, is_folder
-from model.hub import resolve_folder
+from model.hub import portable_path, resolve_folder
 from model.outputs import check_output_folder, output_folder
 from model.part_configs import read_base_config, read_tower_config
 from model.PixelLM import PixelLMForCausalLM
@@ -32,7 +32,6 @@ from utils.cli.config import MergeConfig
 from .checkpoints import LATEST, consolidate_zero, is_step, updates_of
 from .lora import load_lora, lora_module_names, lora_rank, merge_lora, split_training_state, wrap_lora
 from .run_description import RunDescription
-from .start import portable_path
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -17,8 +16,8 @@ from typing_extensions import TypedDict
 from model.codebook import start_at_unit_size
 from model.configuration import PRECISIONS, PixelLMConfig
 from model.errors import InputError
-from model.files import is_folder, read_object
-from model.hub import resolve_folder
+from model.files import read_object
+from model.hub import portable_path, resolve_folder
 from model.image import CLIP_MEAN, CLIP_STD, RELEASED_MEAN, RELEASED_STD
 from model.part_configs import read_base_config, read_tower_config
 from model.PixelLM import PixelLMForCausalLM
@@ -209,12 +208,6 @@ def make_config(
         model_max_length=run.model_max_length,
         recipe=recipe_of(run),
     )
-
-
-def portable_path(name: str) -> str:
-    """A hub id as it is; a local folder as an absolute path, so that it is found from anywhere."""
-    folder = os.path.expanduser(name)
-    return os.path.realpath(folder) if is_folder(folder) else name
 
 
 def read_normalization(path: str, *, image_size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

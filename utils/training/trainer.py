@@ -99,8 +99,8 @@ class Trainer:
     ) -> Trainer:
         device = init_distributed()
         # A model that ZeRO-3 divides need not fit on one device.
-        whole = not shards_parameters(deepspeed_settings(run))
-        training = build_for_training(run, device=device if whole else None)
+        settings = deepspeed_settings(run)
+        training = build_for_training(run, device=None if shards_parameters(settings) else device)
         with dist.stop_together():
             if lock and sources:
                 goes_on = directory.has_checkpoint and not run.overwrite_run
@@ -113,7 +113,7 @@ class Trainer:
         if sources:
             mixture = Mixture(sources, rates, encoder, seed=run.seed, once_per_epoch=run.epoch_mode == "all")
             run = _with_length_of_epoch(run, mixture)
-        engine = build_engine(run, training)
+        engine = build_engine(run, training, settings)
         update = _resume(run, directory, engine)
         if lock and not directory.has_checkpoint:  # of one that is there, this start may not change the meaning
             _describe(directory.description, run, training)
