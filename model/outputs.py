@@ -326,6 +326,19 @@ def _aside_prefix(target: Path) -> str:
     return f".{target.name}" if len(name) <= NAME_BYTES // 2 else f".{hashlib.sha256(name).hexdigest()}"
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder of ours: at once under its name, so that nobody meets half of it."""
+    aside = _aside(folder, "partial")
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what killed commands left beside a file or folder; one that a later write to it would find, too."""
+    _remove_leftovers(target, folders=False)
+    _remove_leftovers(target, folders=True)
+
+
 def _remove_leftovers(target: Path, *, folders: bool) -> None:
     """Remove what killed commands left beside a target, and put back an old folder whose successor never came."""
     if not target.parent.is_dir():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset, Sampler
 
 from model.errors import InputError
@@ -214,6 +215,7 @@ def build_loader(
         num_workers=num_workers,
         collate_fn=CollateUnlessError(collate),
         pin_memory=pin_memory,
+        generator=torch.Generator(),  # the loader draws seeds for its workers: not from the random state of training
     )
 
 

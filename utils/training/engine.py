@@ -6,7 +6,7 @@ import os
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from utils import dist
@@ -21,7 +21,9 @@ class Engine(Network, Protocol):
     """What training uses of ``deepspeed.DeepSpeedEngine``, which declares no types of its own."""
 
     device: torch.device
-    optimizer: torch.optim.Optimizer
+    module: nn.Module
+    optimizer: Any  # one of DeepSpeed's around ours, or ours
+    global_steps: int
     lr_scheduler: torch.optim.lr_scheduler.LambdaLR
 
     def backward(self, loss: Tensor) -> Any: ...
@@ -30,9 +32,9 @@ class Engine(Network, Protocol):
 
     def get_lr(self) -> list[float]: ...
 
-    def save_checkpoint(self, save_dir: str, tag: str, client_state: dict[str, Any]) -> Any: ...
+    def zero_optimization_stage(self) -> int: ...
 
-    def load_checkpoint(self, load_dir: str) -> tuple[str | None, dict[str, Any]]: ...
+    def fp16_enabled(self) -> bool: ...
 
 
 def init_distributed() -> torch.device:

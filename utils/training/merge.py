@@ -26,12 +26,12 @@ from model.weights.bases import read_tower
 from model.weights.card import keep_own_card
 from model.weights.checkpoint import MERGED_MODEL
 from model.weights.released import config_of_weights
-from model.weights.tensors import read_weights
 from utils.cli.config import MergeConfig
 
-from .checkpoints import LATEST, consolidate_zero, is_step, updates_of
 from .lora import load_lora, lora_module_names, lora_rank, merge_lora, split_training_state, wrap_lora
 from .run_description import RunDescription
+from .run_weights import read_training_weights
+from .steps import is_step, updates_of
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _size_on_disk(weight: Path) -> int:
 def _write_merged(flags: MergeConfig, folder: Path) -> dict[str, Tensor]:
     """Write the merged model into an existing folder; returns what ``probe`` finds in the unmerged one."""
     weight = Path(flags.weight)
-    base, lora = split_training_state(read_training_weights(weight))
+    base, lora = split_training_state(read_training_weights(weight, version=flags.version))
     run = _describe(base, flags)
     if updates := updates_of(weight):
         run.config.recipe = {**run.config.recipe, "updates": updates}
@@ -106,20 +106,6 @@ def _write_merged(flags: MergeConfig, folder: Path) -> dict[str, Tensor]:
     network.to(dtype=PRECISIONS[flags.precision])  # pyright: ignore[reportCallIssue]
     network.save_pretrained(folder, save_vision_tower=flags.save_vision_tower)
     return expected
-
-
-def read_training_weights(weight: Path) -> dict[str, Tensor]:
-    """A file, a folder of shards, a ZeRO checkpoint folder or one step of it -> tensors.
-
-    Raises:
-        InputError: if it does not exist or holds no weights.
-    """
-    if not is_file(weight) and not is_folder(weight):
-        raise InputError(f"--weight {weight} does not exist; give pytorch_model.bin, a shard folder, or ckpt_model")
-    if is_folder(weight) and (is_file(weight / LATEST) or is_step(weight)):
-        logger.info("consolidating the ZeRO checkpoint %s", weight)
-        return consolidate_zero(weight)
-    return read_weights(weight)
 
 
 def _describe(base: dict[str, Tensor], flags: MergeConfig) -> _Run:

@@ -17,7 +17,7 @@ from model.outputs import atomic_folder
 from model.text.tokenizer import add_codebook, load_tokenizer, save_tokenizer
 from utils.cli.config import RunConfig
 
-from .checkpoints import CHECKPOINTS, is_step, latest_step
+from .steps import CHECKPOINTS, is_step, latest_step
 
 logger = logging.getLogger(__name__)
 

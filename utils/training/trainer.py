@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -25,7 +26,8 @@ from utils.data.mixture import Mixture, SkipTally, build_loader, read_batches
 from utils.data.sources import Source
 from utils.evaluation.teacher_forced import validate_teacher_forced
 
-from .checkpoints import check_free_space, load_checkpoint, save_checkpoint, step_folder
+from .base_weights import check_base, fingerprint, read_start
+from .checkpoints import Checkpoints, Contents, check_free_space, load_checkpoint, open_step
 from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
 from .journal import Journal, UpdateReport
@@ -33,7 +35,10 @@ from .run_data import open_train_sources, open_val_sources, warn_of_little_data
 from .run_description import RunDescription, log_changes
 from .run_directory import RunDirectory
 from .run_lock import RunLock
+from .shards import read_loss_scale, steps_of
 from .start import TrainingModel, build_for_training
+from .steps import remove_unfinished
+from .stored import Progress, StoredState
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +55,8 @@ class Trainer:
         training: what each checkpoint is described by.
         mixture: the stream of training samples; None with ``--eval_only``.
         val_sources: what is validated after each epoch.
-        update: updates done.
+        checkpoints: where the run is saved, and what is saved of it.
+        update, samples, seconds: updates done, images drawn for them by all processes, time they took.
     """
 
     run: RunConfig
@@ -65,7 +71,10 @@ class Trainer:
     val_sources: list[Source]
     skips: SkipTally
     journal: Journal
+    checkpoints: Checkpoints
     update: int
+    samples: int
+    seconds: float
 
     @classmethod
     def setup(cls, run: RunConfig) -> Trainer:
@@ -77,13 +86,13 @@ class Trainer:
         check_attention(run.attn_implementation, dtype=PRECISIONS[run.precision])
         directory = RunDirectory.of(run)
         with ExitStack() as on_error:
-            lock = RunLock.take(directory.path) if dist.is_main() else None
+            lock, step = RunLock.take(directory.path) if dist.is_main() else None, None
             if lock:
                 on_error.callback(lock.release)
-                directory.check_start(run)
+                step = directory.check_start(run)
             sources, rates = open_train_sources(run)
             val_sources = open_val_sources(run)
-            trainer = cls._build(run, directory, lock, sources, rates, val_sources)
+            trainer = cls._build(run, directory, lock, step, sources, rates, val_sources)
             on_error.pop_all()
         return trainer
 
@@ -93,6 +102,7 @@ class Trainer:
         run: RunConfig,
         directory: RunDirectory,
         lock: RunLock | None,
+        step: Path | None,
         sources: list[Source],
         rates: list[float],
         val_sources: list[Source],
@@ -101,12 +111,20 @@ class Trainer:
         # A model that ZeRO-3 divides need not fit on one device.
         settings = deepspeed_settings(run)
         training = build_for_training(run, device=None if shards_parameters(settings) else device)
+        step = dist.gather_objects(step)[0]  # the main process decides for all
         with dist.stop_together():
+            stored = open_step(step) if step else None
+        contents = Contents(frozenset(), {}, run.precision)
+        with dist.stop_together():
+            if lock:
+                contents = _contents(run, training, step, stored)
             if lock and sources:
-                goes_on = directory.has_checkpoint and not run.overwrite_run
-                check_free_space(training.wrapped, directory.path, num=1 if goes_on or run.epochs == 1 else 2)
+                num = min(run.keep_checkpoints + 1, run.epochs) - bool(step)
+                check_free_space(training.wrapped, directory.path, contents, num=max(1, num))
+                remove_unfinished(directory.checkpoints)
             if lock and run.overwrite_run:  # not before data and weights have been read
                 directory.set_aside(lock)
+        contents = dist.gather_objects(contents)[0]
         run = dataclasses.replace(run, overwrite_run=False)  # done, and not to be repeated with the recorded flags
         encoder, collator = _readers(training)
         mixture = None
@@ -114,7 +132,12 @@ class Trainer:
             mixture = Mixture(sources, rates, encoder, seed=run.seed, once_per_epoch=run.epoch_mode == "all")
             run = _with_length_of_epoch(run, mixture)
         engine = build_engine(run, training, settings)
-        update = _resume(run, directory, engine)
+        checkpoints = Checkpoints(directory.checkpoints, contents, keep=run.keep_checkpoints)
+        update, samples, seconds = 0, 0, 0.0
+        if step and stored:
+            progress = _resume(run, engine, step, stored)
+            checkpoints.read_scores(progress.scores)
+            update, samples, seconds = progress.update, progress.samples, progress.seconds
         if lock and not directory.has_checkpoint:  # of one that is there, this start may not change the meaning
             _describe(directory.description, run, training)
             logger.info("run directory %s", directory.path)
@@ -125,7 +148,7 @@ class Trainer:
         skips = SkipTally(run.max_bad_share)
         return cls(
             run, directory, lock, training, device, engine, encoder, collator, mixture, val_sources, skips, journal,
-            update,
+            checkpoints, update, samples, seconds,
         )  # fmt: skip
 
     def train(self) -> None:
@@ -139,6 +162,8 @@ class Trainer:
         if self.mixture is None:
             self.validate()
             return
+        if self._lacks_score():
+            self.validate()
         if self.update >= run.total_updates:
             logger.info("%s is complete (%d updates); nothing to train", self.directory.path, self.update)
             return
@@ -146,8 +171,11 @@ class Trainer:
         while self.update < run.total_updates:
             started, rate = time.time(), self.engine.get_lr()[0]
             terms, num_masks = self._one_update(batches)
-            self.update += 1
-            self.journal.log_update(UpdateReport(self.update, rate, time.time() - started, num_masks, terms))
+            seconds = time.time() - started
+            self.update, self.samples, self.seconds = (
+                self.update + 1, self.samples + _images_per_update(run), self.seconds + seconds
+            )  # fmt: skip
+            self.journal.log_update(UpdateReport(self.update, rate, seconds, num_masks, terms))
             if self.update % run.steps_per_epoch == 0:
                 self.journal.log_skips(self.update, self.skips)
                 self.save()  # first, because a validation set may hold a sample that stops the run
@@ -161,41 +189,62 @@ class Trainer:
         dist.leave()
 
     def save(self) -> None:
-        """Write a checkpoint in the place of the last one.
+        """Write a checkpoint of this update.
 
         Raises:
-            InputError: if another process has taken the directory over; nothing is written then.
+            InputError: if another process has taken the directory over, or it cannot be written; what was saved before
+                is whole.
         """
-        folder = self.directory.checkpoints
         with dist.stop_together():
             if self.lock:
                 self.lock.check()
-                _describe(RunDescription(step_folder(folder, self.update)), self.run, self.training)
-        state = {"update": self.update, "images_per_update": _images_per_update(self.run)}
-        save_checkpoint(self.engine, folder, update=self.update, state=state)
+        progress = Progress(
+            update=self.update,
+            images_per_update=_images_per_update(self.run),
+            samples=self.samples,
+            processes=dist.world_size(),
+            optimizer_steps=steps_of(self.engine),
+            schedule_steps=self.engine.lr_scheduler.last_epoch,
+            loss_scale=read_loss_scale(self.engine),
+            seconds=self.seconds,
+            scores=self.checkpoints.scores,
+        )
+        self.checkpoints.save(self.engine, progress, describe=self._describe)
         if self.lock:
-            _describe(self.directory.description, self.run, self.training)
-        logger.info("saved %s after update %d", folder, self.update)
+            self._describe(self.directory.path)
+        logger.info("saved %s after update %d", self.checkpoints.folder, self.update)
 
     def validate(self) -> None:
-        """Teacher-forced IoU on every validation set.
+        """Teacher-forced IoU on every validation set; the best checkpoint is kept.
 
         Raises:
             InputError: from any sample that cannot be used.
         """
+        scores = []
         for source in self.val_sources:
             meter = validate_teacher_forced(
                 self.engine, source, self.encoder, self.collator,
                 batch_size=self.run.val_batch_size, device=self.device, dtype=PRECISIONS[self.run.precision],
             )  # fmt: skip
             self.journal.log_validation(self.update, source.name, meter)
+            scores.append(meter.giou if self.run.best_metric == "giou" else meter.ciou)
+        if self.lock and self.mixture and scores:
+            self.checkpoints.add_score(self.update, sum(scores) / len(scores))
+
+    def _lacks_score(self) -> bool:
+        """Whether the run was stopped between saving an epoch and the end of its validation."""
+        ended = self.update > 0 and self.update % self.run.steps_per_epoch == 0
+        return dist.gather_objects(ended and bool(self.val_sources) and not self.checkpoints.has_score(self.update))[0]
+
+    def _describe(self, folder: Path) -> None:
+        _describe(RunDescription(folder), self.run, self.training)
 
     def _batches(self, mixture: Mixture) -> Iterator[Batch]:
         images_per_update = _images_per_update(self.run)
         loader = build_loader(
             mixture,
             self.collator,
-            start=self.update * images_per_update,
+            start=self.samples,
             count=(self.run.total_updates - self.update) * images_per_update,
             rank=dist.rank(),
             world_size=dist.world_size(),
@@ -267,22 +316,35 @@ def _describe(description: RunDescription, run: RunConfig, training: TrainingMod
     description.write(run, training.config, training.tokenizer, source=training.base_folder)
 
 
-def _resume(run: RunConfig, directory: RunDirectory, engine: Engine) -> int:
-    """Restore the checkpoint that the flags or the directory name; returns the updates done, 0 without one."""
-    folder = dist.gather_objects(directory.checkpoint_to_resume(run))[0]  # the main process decides for all
-    if folder is None:
-        return 0
-    if description := RunDescription.of_weight(folder):
+def _contents(run: RunConfig, training: TrainingModel, step: Path | None, stored: StoredState | None) -> Contents:
+    """What the checkpoints of this run hold, once it is known which weights are the base's.
+
+    Raises:
+        InputError: if the base is not the one that the checkpoint relies on.
+    """
+    start = read_start(run, training.config, training.base_folder)
+    base = fingerprint(training.wrapped, start, dtype=PRECISIONS[run.precision])
+    if step and stored:
+        named = f"--init_from {run.init_from}" if run.init_from else f"--version {run.version} with {run.vision_tower}"
+        check_base(base, stored.weights["base"], step=step, base=named)
+    return Contents.of(training.wrapped, {} if run.save_frozen else base, precision=run.precision)
+
+
+def _resume(run: RunConfig, engine: Engine, step: Path, stored: StoredState) -> Progress:
+    """Restore a checkpoint; returns where it was written."""
+    if description := RunDescription.of_weight(step):
         log_changes(description.read_flags(), run)
-    state = load_checkpoint(engine, folder)
-    if state["images_per_update"] != _images_per_update(run):
+    with dist.stop_together():
+        load_checkpoint(engine, step, stored, seed=run.seed)
+    progress = stored.progress
+    if progress.images_per_update != _images_per_update(run):
         logger.warning(
             "resuming with %d images per update, was %d: the data stream goes on, but not with the same batches",
             _images_per_update(run),
-            state["images_per_update"],
+            progress.images_per_update,
         )
-    logger.info("resumed %s after update %d", folder, state["update"])
-    return state["update"]
+    logger.info("resumed %s after update %d", step, progress.update)
+    return progress
 
 
 def _log_start(run: RunConfig, device: torch.device, sources: list[Source]) -> None:

@@ -1,0 +1,90 @@
+"""All weights that a run trained with, from whatever was kept of them: what every merge begins with."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from torch import Tensor
+
+from model.errors import InputError
+from model.files import is_file, is_folder
+from model.hub import resolve_folder
+from model.weights.tensors import read_weights
+
+from .base_weights import read_start, take_from_base
+from .checkpoints import open_step
+from .run_description import RunDescription
+from .shards import FROZEN, MASTER
+from .steps import LATEST, damage_of, is_step, latest_step, step_names
+from .stored import WEIGHTS, StoredState, StoredStep
+
+logger = logging.getLogger(__name__)
+
+
+def read_training_weights(weight: Path, *, version: str = "") -> dict[str, Tensor]:
+    """A file, a folder of shards, a checkpoint folder or one step of it -> every weight, by the names of training.
+
+    What a checkpoint leaves to its base is read from there, also where ``zero_to_fp32.py`` has written the rest.
+
+    Args:
+        version: where the base is, if it is no longer where the run found it.
+    Raises:
+        InputError: if it does not exist, is damaged, holds no weights, or the base is missing or another one.
+    """
+    if not is_file(weight) and not is_folder(weight):
+        raise InputError(f"--weight {weight} does not exist; give pytorch_model.bin, a shard folder, or ckpt_model")
+    if is_folder(weight) and (is_file(weight / LATEST) or is_step(weight) or step_names(weight)):
+        step = _step_of(weight)
+        logger.info("putting the checkpoint %s together", step)
+        stored = open_step(step)
+        return join_weights(stored) | _from_base(step, stored, version)
+    weights = read_weights(weight)
+    description = RunDescription.of_weight(weight)
+    if description is not None and is_file(description.folder / WEIGHTS):
+        step = description.folder
+        stored = StoredStep(step)
+        if not set(stored.weights["base"]) <= set(weights):
+            return _from_base(step, stored, version) | weights
+    return weights
+
+
+def join_weights(stored: StoredState) -> dict[str, Tensor]:
+    """What a step holds itself: trained weights in float32, others as they were."""
+    kinds = {FROZEN: stored.weights["frozen"], MASTER: stored.weights["trained"]}
+    return {name: stored.read(kind, name) for kind, names in kinds.items() for name in names}
+
+
+def _step_of(weight: Path) -> Path:
+    """The step that is meant, known to be whole."""
+    step = weight if is_step(weight) else latest_step(weight)
+    if step is None:
+        found = ", ".join(step_names(weight)) or "no step at all"
+        raise InputError(f"{weight / LATEST} names no step of the folder, which holds {found}; give one of them")
+    if damage := damage_of(step):
+        others = [step.parent / name for name in step_names(step.parent) if name != step.name]
+        whole = next((other for other in reversed(others) if not damage_of(other)), None)
+        advice = f"give --weight {whole}, which is whole" if whole else "copy it again"
+        raise InputError(f"checkpoint {step} is damaged: {damage}; {advice}")
+    return step
+
+
+def _from_base(step: Path, stored: StoredState, version: str) -> dict[str, Tensor]:
+    """The weights that a step leaves to its base."""
+    if not stored.weights["base"]:
+        return {}
+    description = RunDescription(step)
+    run = description.read_flags()
+    config, _ = description.read_model()
+    flag, place = ("--init_from", run.init_from) if run.init_from else ("--version", run.version)
+    try:
+        folder = resolve_folder(place, flag=flag)
+    except InputError as err:
+        try:
+            folder = resolve_folder(version, flag="--version")
+        except InputError:
+            raise InputError(
+                f"{step} leaves its frozen weights to the base that the run started from, {place}, which is not found; "
+                "say where it is with --version"
+            ) from err
+    return take_from_base(stored.weights, read_start(run, config, folder), step=step, base=str(folder))
