@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from collections.abc import Generator
 from pathlib import Path
 
@@ -52,6 +53,15 @@ def shared(repository: Path) -> Path:
     folder = repository.parent / "shared"
     if not (folder / "golden").is_dir():
         pytest.skip(f"{folder} with golden/ is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kept_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What earlier versions of this code wrote, for tests that only read (fixtures/make.py)."""
+    folder = tmp_path_factory.mktemp("fixtures")
+    with tarfile.open(Path(__file__).parent / "fixtures/runs.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
     return folder
 
 

@@ -31,6 +31,7 @@ from .steps import (
     read_scores,
     record_of,
     step_folder,
+    update_of,
     write_manifest,
     write_scores,
 )
@@ -50,15 +51,17 @@ class Contents:
     Attributes:
         frozen: untrained weights and buffers that are saved: those that no base folder has.
         base: name -> fingerprint of the others, which are left to the base.
+        base_place: hub name or absolute folder of the base.
         precision: of training.
     """
 
     frozen: frozenset[str]
     base: dict[str, str]
+    base_place: str
     precision: str
 
     @classmethod
-    def of(cls, network: nn.Module, base: dict[str, str], *, precision: str) -> Contents:
+    def of(cls, network: nn.Module, base: dict[str, str], *, base_place: str, precision: str) -> Contents:
         """All that is needed beside the base.
 
         Args:
@@ -66,7 +69,7 @@ class Contents:
             base: as ``fingerprint`` gives it; empty to save everything.
         """
         trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-        return cls(frozenset(set(network.state_dict()) - trained - set(base)), base, precision)
+        return cls(frozenset(set(network.state_dict()) - trained - set(base)), base, base_place, precision)
 
 
 @dataclass
@@ -216,6 +219,7 @@ def _weight_record(engine: Engine, contents: Contents) -> WeightRecord:
         trained={name: list(shape_of(tensor)) for name, tensor in trained.items()},
         frozen={name: list(shape_of(tensors[name])) for name in sorted(contents.frozen)},
         base=contents.base,
+        base_place=contents.base_place,
         precision=contents.precision,
     )
 
@@ -243,17 +247,15 @@ def _problems_told(step: Path) -> Iterator[None]:
     """What keeps a checkpoint from being written, and what the run can go on from."""
     try:
         yield
-    except (InputError, OSError, RuntimeError) as err:
+    except Exception as err:
         before = latest_step(step.parent)
         kept = f"{before} is whole: the run goes on from there" if before else "nothing was saved before"
         if isinstance(err, NotFinite):
             raise InputError(
-                f"{err} after update {step.name.removeprefix('global_step')}, so nothing was saved; start the run "
-                f"again with a lower --lr ({kept})"
+                f"{err} after update {update_of(step)}, so nothing was saved; start the run again with a lower --lr "
+                f"({kept})"
             ) from err
-        if isinstance(err, InputError) and not is_full(err):
-            raise
-        if not isinstance(err, OSError) and not is_full(err):
+        if isinstance(err, InputError) or not (isinstance(err, OSError) or is_full(err)):
             raise
         why = f"the disk is full, or a quota is ({_free(step.parent)})" if is_full(err) else str(err)
         raise InputError(f"{step} cannot be written: {why}; make room and start the run again ({kept})") from err

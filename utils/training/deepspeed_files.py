@@ -99,9 +99,15 @@ class DeepSpeedStep:
             expected = max(counts) if isinstance(counts, list) else counts
             if expected != len(self._optim):
                 raise InputError(f"{step} has optimizer states of {len(self._optim)} processes, not {expected}")
-            numbers = {tuple(flat.shape for flat in self._flats(rank, MASTER)) for rank in range(len(self._optim))}
-            if len(numbers) > 1:
-                raise InputError(f"{step} has optimizer states of several runs")
+            self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Every element is in the part of one process: a copied file has some twice and lacks others."""
+        for group, shapes in enumerate(self._shapes):
+            parts = [mappings[group] for content in self._optim if (mappings := content.get("param_slice_mappings"))]
+            for name, shape in shapes.items() if parts else ():
+                if sum(part[name].numel for part in parts if name in part) != torch.Size(shape).numel():
+                    raise InputError(f"{self.folder} has optimizer states of one process under the names of two")
 
     @property
     def weights(self) -> WeightRecord:
@@ -111,7 +117,7 @@ class DeepSpeedStep:
             if not self._stage:  # which of them were trained, only the flags of the run say
                 frozen = {name: list(tensor.shape) for name, tensor in self._model["module"].items()}
             trained = {name: list(shape) for shapes in self._shapes for name, shape in shapes.items()}
-            return WeightRecord(trained=trained, frozen=frozen, base={}, precision="fp32")
+            return WeightRecord(trained=trained, frozen=frozen, base={}, base_place="", precision="fp32")
 
     @property
     def progress(self) -> Progress:

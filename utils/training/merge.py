@@ -30,7 +30,7 @@ from utils.cli.config import MergeConfig
 
 from .lora import load_lora, lora_module_names, lora_rank, merge_lora, split_training_state, wrap_lora
 from .run_description import RunDescription
-from .run_weights import read_training_weights
+from .run_weights import find_moved, read_training_weights
 from .steps import is_step, updates_of
 
 logger = logging.getLogger(__name__)
@@ -83,11 +83,14 @@ def _size_on_disk(weight: Path) -> int:
 def _write_merged(flags: MergeConfig, folder: Path) -> dict[str, Tensor]:
     """Write the merged model into an existing folder; returns what ``probe`` finds in the unmerged one."""
     weight = Path(flags.weight)
-    base, lora = split_training_state(read_training_weights(weight, version=flags.version))
+    weights = read_training_weights(weight, version=flags.version, vision_tower=flags.vision_tower)
+    base, lora = split_training_state(weights)
     run = _describe(base, flags)
     if updates := updates_of(weight):
         run.config.recipe = {**run.config.recipe, "updates": updates}
     if not flags.save_vision_tower:
+        place = find_moved(run.config.vision_tower, flags.vision_tower, flag="--vision-tower")
+        run.config.vision_tower = portable_path(place)
         base = _with_tower_of_folder(base, run.config)
     network = PixelLMForCausalLM.from_state(run.config, base, dtype=torch.float32, source=str(weight))
     network.processor = PixelLMProcessor.of(run.config, run.tokenizer)

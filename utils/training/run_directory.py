@@ -69,8 +69,8 @@ class RunDirectory:
             self._refuse_foreign()
         step = self._step_to_resume(run)
         if step is not None:
-            _check_resume(run, step)
             self._refuse_other_model(run, step)
+            _check_resume(run, step)
         elif run.eval_only and not run.init_from:
             raise InputError(
                 f"--eval_only: {self.checkpoints} has no checkpoint; give --resume, --exp_name or --init_from"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -22,13 +24,13 @@ from .stored import WEIGHTS, StoredState, StoredStep
 logger = logging.getLogger(__name__)
 
 
-def read_training_weights(weight: Path, *, version: str = "") -> dict[str, Tensor]:
+def read_training_weights(weight: Path, *, version: str = "", vision_tower: str = "") -> dict[str, Tensor]:
     """A file, a folder of shards, a checkpoint folder or one step of it -> every weight, by the names of training.
 
     What a checkpoint leaves to its base is read from there, also where ``zero_to_fp32.py`` has written the rest.
 
     Args:
-        version: where the base is, if it is no longer where the run found it.
+        version, vision_tower: where base and tower are, if they are no longer where the run found them.
     Raises:
         InputError: if it does not exist, is damaged, holds no weights, or the base is missing or another one.
     """
@@ -38,14 +40,14 @@ def read_training_weights(weight: Path, *, version: str = "") -> dict[str, Tenso
         step = _step_of(weight)
         logger.info("putting the checkpoint %s together", step)
         stored = open_step(step)
-        return join_weights(stored) | _from_base(step, stored, version)
+        return join_weights(stored) | _from_base(step, stored, version=version, vision_tower=vision_tower)
     weights = read_weights(weight)
     description = RunDescription.of_weight(weight)
     if description is not None and is_file(description.folder / WEIGHTS):
         step = description.folder
         stored = StoredStep(step)
         if not set(stored.weights["base"]) <= set(weights):
-            return _from_base(step, stored, version) | weights
+            return _from_base(step, stored, version=version, vision_tower=vision_tower) | weights
     return weights
 
 
@@ -69,22 +71,28 @@ def _step_of(weight: Path) -> Path:
     return step
 
 
-def _from_base(step: Path, stored: StoredState, version: str) -> dict[str, Tensor]:
+def _from_base(step: Path, stored: StoredState, *, version: str, vision_tower: str) -> dict[str, Tensor]:
     """The weights that a step leaves to its base."""
-    if not stored.weights["base"]:
+    record = stored.weights
+    if not record["base"]:
         return {}
     description = RunDescription(step)
     run = description.read_flags()
     config, _ = description.read_model()
-    flag, place = ("--init_from", run.init_from) if run.init_from else ("--version", run.version)
-    try:
-        folder = resolve_folder(place, flag=flag)
-    except InputError as err:
-        try:
-            folder = resolve_folder(version, flag="--version")
-        except InputError:
-            raise InputError(
-                f"{step} leaves its frozen weights to the base that the run started from, {place}, which is not found; "
-                "say where it is with --version"
-            ) from err
-    return take_from_base(stored.weights, read_start(run, config, folder), step=step, base=str(folder))
+    base = find_moved(record["base_place"], version, flag="--version")
+    tower = find_moved(config.vision_tower, vision_tower, flag="--vision-tower")
+    start = read_start(replace(run, vision_tower=tower), config, resolve_folder(base))
+    return take_from_base(record, start, step=step, base=f"{base} with {tower}")
+
+
+def find_moved(place: str, given: str, *, flag: str) -> str:
+    """Where a base or tower is: where the run found it, or where the user says that it is now.
+
+    Raises:
+        InputError: if it is at neither place.
+    """
+    for name in (place, given):
+        with suppress(InputError):
+            resolve_folder(name, flag=flag)
+            return name
+    raise InputError(f"the run started from {place}, which is not found; say where it is now with {flag}")

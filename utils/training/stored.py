@@ -65,12 +65,14 @@ class WeightRecord(TypedDict):
     Attributes:
         trained, frozen: name -> shape of what is in the step.
         base: name -> fingerprint of what is taken from the base, which is equal to it bit for bit.
+        base_place: hub name or absolute folder of the base.
         precision: of training; weights from the base were cast to it.
     """
 
     trained: dict[str, list[NonNegativeInt]]
     frozen: dict[str, list[NonNegativeInt]]
     base: dict[str, str]
+    base_place: str
     precision: str
 
 

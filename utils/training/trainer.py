@@ -16,6 +16,7 @@ import torch
 from model.attention import check_attention
 from model.configuration import PRECISIONS
 from model.errors import InputError
+from model.hub import portable_path
 from model.losses import LossWeights, pixellm_loss
 from model.structures import Batch, LossTerms
 from utils import dist
@@ -114,17 +115,18 @@ class Trainer:
         step = dist.gather_objects(step)[0]  # the main process decides for all
         with dist.stop_together():
             stored = open_step(step) if step else None
-        contents = Contents(frozenset(), {}, run.precision)
+        contents = None
         with dist.stop_together():
             if lock:
                 contents = _contents(run, training, step, stored)
-            if lock and sources:
+            if lock and sources and contents:
                 num = min(run.keep_checkpoints + 1, run.epochs) - bool(step)
                 check_free_space(training.wrapped, directory.path, contents, num=max(1, num))
                 remove_unfinished(directory.checkpoints)
             if lock and run.overwrite_run:  # not before data and weights have been read
                 directory.set_aside(lock)
         contents = dist.gather_objects(contents)[0]
+        assert contents is not None  # the main process has found out
         run = dataclasses.replace(run, overwrite_run=False)  # done, and not to be repeated with the recorded flags
         encoder, collator = _readers(training)
         mixture = None
@@ -327,7 +329,12 @@ def _contents(run: RunConfig, training: TrainingModel, step: Path | None, stored
     if step and stored:
         named = f"--init_from {run.init_from}" if run.init_from else f"--version {run.version} with {run.vision_tower}"
         check_base(base, stored.weights["base"], step=step, base=named)
-    return Contents.of(training.wrapped, {} if run.save_frozen else base, precision=run.precision)
+    return Contents.of(
+        training.wrapped,
+        {} if run.save_frozen else base,
+        base_place=portable_path(run.init_from or run.version),
+        precision=run.precision,
+    )
 
 
 def _resume(run: RunConfig, engine: Engine, step: Path, stored: StoredState) -> Progress:
