@@ -152,9 +152,9 @@ def find_whole_step(folder: Path) -> Path | None:
     latest = latest_step(folder)
     if latest is None:
         logger.warning("%s names no step of the folder; looking for the newest that is whole", folder / LATEST)
-    candidates = names if latest is None else names[: names.index(latest.name) + 1]
+    end = len(names) if latest is None else names.index(latest.name) + 1
     passed: list[str] = []
-    for name in reversed(candidates):
+    for name in (*reversed(names[:end]), *names[end:]):  # after it, one whose writer was killed before it was named
         damage = damage_of(folder / name)
         if not damage:
             if passed:

@@ -81,6 +81,17 @@ def test_if_no_checkpoint_is_whole_nothing_is_replaced(used, refuses):
     refuses("no checkpoint of", "is whole", "global_step10 is damaged: it has no manifest.json", "--exp_name")
 
 
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("--lora_alpha=640", "--lora_alpha is 640, but {step} was trained with 32"),
+        ("--conv_type=llava_llama_2", "--conv_type is 'llava_llama_2', but {step} was trained with 'llava_v1'"),
+        ("--seed=6", "--seed is 6, but {step} was trained with 5, and the stream of samples depends on it"),
+        ("--no_train_mask_decoder", "resume with --train_mask_decoder, or choose another --exp_name"),
+        ("--custom_data=a.jsonl", "resume with no --custom_data"),
+        ("--optimizer=muon", "resume with --optimizer=adamw"),
+    ],
+)
 def test_a_resume_may_not_change_what_checkpoint_or_samples_depend_on(used, refuses, flag, says):
     refuses(says.format(step=used.checkpoints / "global_step2"), flags=(flag,))
 
