@@ -93,6 +93,6 @@ def _check_offload(zero: _Zero, run: RunConfig, path: Path) -> None:
         )
     if run.optimizer == "muon":
         raise InputError(
-            f"--optimizer muon does not go with the offloaded optimizer of --deepspeed_config {path}: DeepSpeed's Muon "
-            "makes wrong updates then; use --optimizer adamw, or remove offload_optimizer from the file"
+            f"--optimizer muon does not go with the offloaded optimizer of --deepspeed_config {path}: DeepSpeed has an "
+            "open fault there (its PR 8464); use --optimizer adamw, or remove offload_optimizer from the file"
         )
