@@ -14,6 +14,7 @@ from model.structures import Batch, LossTerms
 from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID
 from tests.support.tiny_network import make_batch, make_network
 from utils import dist
+from utils.cli.config import LossNormalization
 from utils.training.normalization import Counts, UpdateShares
 
 CPU = torch.device("cpu")
@@ -29,8 +30,8 @@ def of_counts(tokens: int, masks: int) -> Batch:
 
 
 def terms_of(ce: float, bce: float, dice: float, refine: float, *, masks: int) -> LossTerms:
-    values = [torch.tensor(value) for value in (ce + bce + dice + refine, ce, bce, dice, refine)]
-    return LossTerms(*values, masks)
+    total = torch.tensor(ce + bce + dice + refine)
+    return LossTerms(total, torch.tensor(ce), torch.tensor(bce), torch.tensor(dice), torch.tensor(refine), masks)
 
 
 # Two processes with two passes each: counts, and means over the tokens and masks of the pass.
@@ -46,7 +47,7 @@ UPDATE = (
 )
 
 
-def mean_of_passes(monkeypatch: pytest.MonkeyPatch, normalization: str) -> list[float]:
+def mean_of_passes(monkeypatch: pytest.MonkeyPatch, normalization: LossNormalization) -> list[float]:
     """What DeepSpeed makes of the update: the terms of every pass of both processes, summed and divided by four."""
     whole = torch.tensor([8, 4])
     monkeypatch.setattr(dist, "world_size", lambda: 2)
@@ -121,7 +122,9 @@ def part(batch: Batch, image: int) -> Batch:
     )  # fmt: skip
 
 
-def gradient(network: PixelLMForCausalLM, passes: Sequence[Batch], normalization: str) -> dict[str, torch.Tensor]:
+def gradient(
+    network: PixelLMForCausalLM, passes: Sequence[Batch], normalization: LossNormalization
+) -> dict[str, torch.Tensor]:
     """Of one update, as DeepSpeed makes it: summed over the passes and divided by their number."""
     network.zero_grad()
     shares = UpdateShares.of(passes, normalization, device=CPU)
