@@ -6,12 +6,9 @@ quantized), ``tables`` (its embedding table and head), ``tower``, and ``masks`` 
 
 from __future__ import annotations
 
-import datetime
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +30,8 @@ from utils.evaluation.generative import evaluate_generative
 from utils.evaluation.matching import match_masks
 from utils.evaluation.results import QuestionRecord, Scores
 from utils.masks.rle import decode_rles
+
+from .machine import describe_machine
 
 BITS = (16, 8, 4)
 PARTS: tuple[str, ...] = ("blocks", "tables", "tower", "masks")
@@ -112,7 +111,8 @@ def benchmark(
     report = "\n".join([f"Measured with {precision}, {questions}:", "", table(found), "", _LEGEND, "", *_computed()])
     print(report)
     if output_md:
-        write_text(Path(output_md), f"# Language models of 16, 8 and 4 bits\n\n{_machine()}\n\n{report}\n")
+        machine = describe_machine(("torch", "transformers", "bitsandbytes"))
+        write_text(Path(output_md), f"# Language models of 16, 8 and 4 bits\n\n{machine}\n\n{report}\n")
 
 
 def _ask(
@@ -231,12 +231,3 @@ def published_config(llama: dict[str, int]) -> PixelLMConfig:
         image_size=448,
         separate_mm_projector=True,
     )
-
-
-def _machine() -> str:
-    """Date, machine and versions, in one paragraph."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    versions = [f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "bitsandbytes")]
-    threads = f"{torch.get_num_threads()} CPU thread(s)"
-    facts = [datetime.date.today().isoformat(), platform.machine(), threads, gpu, f"Python {platform.python_version()}"]
-    return ", ".join([*facts, *versions]) + "."

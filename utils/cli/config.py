@@ -43,6 +43,7 @@ _FROM_FOLDER = "the model folder records it"
 Precision = Literal["fp32", "bf16", "fp16"]
 Template = Literal["llava_v1", "llava_llama_2"]
 Optimizer = Literal["adamw", "muon"]
+LossNormalization = Literal["global", "local"]
 
 
 def _inside(name: str) -> str:
@@ -155,6 +156,10 @@ class LossFlags:
         2.0,
         "alpha of the target refinement loss; 1.0 is plain BCE",
         fixed="checkpoint",
+    )
+    loss_normalization: LossNormalization = flag(
+        "global",
+        "means over the tokens and masks of the whole update, or of each forward pass (docs/training.md)",
     )
 
 

@@ -47,7 +47,7 @@ class UpdateReport:
         rate: the learning rate that it was made with.
         seconds: how long it took.
         num_masks: targets in it.
-        terms: the parts of the loss by name, ``total`` among them; means over all forward passes.
+        terms: the parts of the loss by name, ``total`` among them; of the whole update.
     """
 
     update: int

@@ -27,8 +27,13 @@ def make_muon(run: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     from pretrained weights, LoRA included, needs small steps instead; tables of vectors (tokens, embeddings) have no
     directions to make equal; filters of convolutions are left out because DeepSpeed 0.19.8 fails on them.
     """
+    from deepspeed.runtime.zero.muon import original_muon
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
+    if run.precision == "fp32":
+        # DeepSpeed makes matrices orthogonal in 16 bits (which of the two kinds depends on the processor), so that
+        # the last digit of a gradient, which the order of sums decides, becomes the fourth digit of the update.
+        original_muon.ns_compute_dtype = lambda *_, **__: torch.float32
     if not torch.cuda.is_available():
         # Compiling Muon for every shape of a matrix takes longer on a CPU than it can save.
         torch.compiler.set_stance("force_eager")

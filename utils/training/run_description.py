@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 _LEVELS_ABOVE_A_WEIGHT = 3
 # Flags that say how to start, not what the run is.
 _OF_A_START = ("local_rank", "resume", "auto_resume", "overwrite_run", "eval_only", "exp_name")
+# What a file says without words that was written before a flag existed.
+_BEFORE_THERE_WAS_A_FLAG = {"loss_normalization": "local"}
 _WHY_FIXED = {"checkpoint": "the checkpoint's contents depend on it", "samples": "the stream of samples depends on it"}
 
 
@@ -90,7 +92,7 @@ class RunDescription:
         write_json(self.flags_file, dataclasses.asdict(run))
 
     def read_flags(self) -> RunConfig:
-        """The flags of the run.
+        """The flags of the run; a flag that is younger than the file has the value that stands for what was done then.
 
         Raises:
             InputError: if the file is missing or damaged, or has keys that no flag has.
@@ -100,7 +102,7 @@ class RunDescription:
         if unknown:
             raise InputError(f"{self.flags_file} has unknown keys {', '.join(unknown)}; was it edited?")
         try:
-            return RunConfig(**values)
+            return RunConfig(**_BEFORE_THERE_WAS_A_FLAG | values)
         except InputError as err:
             raise InputError(f"{self.flags_file}: {err}; was it edited?") from err
 

@@ -32,6 +32,7 @@ from .checkpoints import Checkpoints, Contents, check_free_space, load_checkpoin
 from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
 from .journal import Journal, UpdateReport
+from .normalization import UpdateShares
 from .run_data import open_train_sources, open_val_sources, warn_of_little_data
 from .run_description import RunDescription, log_changes
 from .run_directory import RunDirectory
@@ -260,14 +261,16 @@ class Trainer:
         """Forward and backward ``grad_accumulation_steps`` times.
 
         Returns:
-            mean loss parts and the number of masks, of all processes.
+            loss parts of the global batch (with local normalization: means over all passes) and its number of masks.
         """
         sums = torch.zeros(len(_PARTS) + 1, device=self.device)
         self.engine.train()
-        for _ in range(self.run.grad_accumulation_steps):
-            with dist.stop_together():
-                batch = next(batches).to(self.device, PRECISIONS[self.run.precision])
-            terms = self._losses(batch)
+        with dist.stop_together():
+            update = [next(batches) for _ in range(self.run.grad_accumulation_steps)]
+        shares = UpdateShares.of(update, self.run.loss_normalization, device=self.device)
+        for on_cpu in update:
+            batch = on_cpu.to(self.device, PRECISIONS[self.run.precision])
+            terms = shares.part_of(self._losses(batch), on_cpu)
             with dist.stop_together():
                 self._check_finite(terms, batch)
             self.engine.backward(terms.total)

@@ -101,7 +101,7 @@ class Sized:
         return self.source.get(index % len(self.source), rng)
 
 
-@pytest.mark.parametrize(("num_samples", "batch_size"), [(1, 1), (1, 2), (3, 1), (3, 2), (4, 1)])
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(0, 1), (1, 1), (1, 2), (3, 1), (3, 2), (4, 1)])
 def test_every_process_makes_as_many_passes(tmp_path, encoder, monkeypatch, num_samples, batch_size):
     """Under ZeRO-3 every process takes part in the passes of the others; a sample that fills up is not counted."""
     source = Sized(build_val_source(write_whole_tree(tmp_path), "MultiReasonSeg|val"), num_samples)

@@ -9,7 +9,7 @@ import pytest
 
 from model.errors import InputError
 from utils.cli.config import RunConfig
-from utils.training.run_description import RunDescription
+from utils.training.run_description import RunDescription, log_changes
 
 
 @pytest.fixture
@@ -79,3 +79,18 @@ def test_whole_numbers_of_json_are_numbers(run):
     values = json.loads(description.flags_file.read_text(encoding="utf-8"))
     description.flags_file.write_text(json.dumps(values | {"refine_alpha": 2, "ce_loss_weight": 1}), encoding="utf-8")
     assert description.read_flags() == RunConfig()
+
+
+def test_flags_that_are_older_than_a_flag_mean_what_was_done_then(run):
+    """Before there was --loss_normalization, losses were normalized locally."""
+    description = RunDescription(run)
+    values = json.loads(description.flags_file.read_text(encoding="utf-8"))
+    assert description.read_flags().loss_normalization == values.pop("loss_normalization") == "global"
+    description.flags_file.write_text(json.dumps(values), encoding="utf-8")
+    assert description.read_flags() == RunConfig(loss_normalization="local")
+
+
+def test_a_resumed_run_says_that_its_losses_are_normalized_otherwise(caplog):
+    with caplog.at_level("INFO"):
+        log_changes(RunConfig(loss_normalization="local"), RunConfig())
+    assert "changed since the checkpoint: --loss_normalization 'global' (was 'local')" in caplog.text
