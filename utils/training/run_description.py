@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # A weight file lies in the run directory or in a folder below it: a checkpoint's step at the deepest.
 _LEVELS_ABOVE_A_WEIGHT = 3
 # Flags that say how to start, not what the run is.
-_OF_A_START = ("local_rank", "resume", "auto_resume", "overwrite_run", "eval_only", "exp_name")
+_OF_A_START = ("local_rank", "resume", "auto_resume", "overwrite_run", "eval_only", "overfit_one_batch", "exp_name")
 _WHY_FIXED = {"checkpoint": "the checkpoint's contents depend on it", "samples": "the stream of samples depends on it"}
 
 

@@ -23,13 +23,16 @@ from utils.data.collate import Collator
 from utils.data.encode import Encoder
 from utils.data.mixture import Mixture, SkipTally, build_loader, read_batches
 from utils.data.sources import Source
+from utils.evaluation.blanks import Blanks
 from utils.evaluation.teacher_forced import validate_teacher_forced
 
 from .checkpoints import check_free_space, load_checkpoint, save_checkpoint, step_folder
 from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
+from .guards import Guards, Sightings, UpdateFacts, preview_command
 from .journal import Journal, UpdateReport
-from .run_data import open_train_sources, open_val_sources, warn_of_little_data
+from .overfit import NAME, OneBatch, tell_result
+from .run_data import mask_share, open_train_sources, open_val_sources, warn_of_little_data
 from .run_description import RunDescription, log_changes
 from .run_directory import RunDirectory
 from .run_lock import RunLock
@@ -50,7 +53,9 @@ class Trainer:
         training: what each checkpoint is described by.
         mixture: the stream of training samples; None with ``--eval_only``.
         val_sources: what is validated after each epoch.
+        sightings: what the guards have to know of the forward passes of an update.
         update: updates done.
+        one_batch: with ``--overfit_one_batch``, once training has begun.
     """
 
     run: RunConfig
@@ -65,7 +70,10 @@ class Trainer:
     val_sources: list[Source]
     skips: SkipTally
     journal: Journal
+    guards: Guards
+    sightings: Sightings
     update: int
+    one_batch: OneBatch | None = None
 
     @classmethod
     def setup(cls, run: RunConfig) -> Trainer:
@@ -102,7 +110,7 @@ class Trainer:
         settings = deepspeed_settings(run)
         training = build_for_training(run, device=None if shards_parameters(settings) else device)
         with dist.stop_together():
-            if lock and sources:
+            if lock and sources and not run.overfit_one_batch:
                 goes_on = directory.has_checkpoint and not run.overwrite_run
                 check_free_space(training.wrapped, directory.path, num=1 if goes_on or run.epochs == 1 else 2)
             if lock and run.overwrite_run:  # not before data and weights have been read
@@ -119,13 +127,16 @@ class Trainer:
             _describe(directory.description, run, training)
             logger.info("run directory %s", directory.path)
         _log_start(run, device, sources)
-        warn_of_little_data(run, sources, images_per_update=_images_per_update(run))
+        if not run.overfit_one_batch:
+            warn_of_little_data(run, sources, images_per_update=_images_per_update(run))
         total = run.total_updates if mixture else update
         journal = Journal(directory, first_update=update, total_updates=total, print_freq=run.print_freq)
         skips = SkipTally(run.max_bad_share)
+        share = mask_share(sources, rates, by_rate=run.epoch_mode == "rates")
+        guards = Guards(mask_share=share, total_updates=total, run_dir=directory.path)
         return cls(
             run, directory, lock, training, device, engine, encoder, collator, mixture, val_sources, skips, journal,
-            update,
+            guards, Sightings(device), update,
         )  # fmt: skip
 
     def train(self) -> None:
@@ -144,12 +155,17 @@ class Trainer:
             return
         batches = self._batches(self.mixture)
         while self.update < run.total_updates:
-            started, rate = time.time(), self.engine.get_lr()[0]
-            terms, num_masks = self._one_update(batches)
+            started, rates = time.time(), self.engine.get_lr()
+            terms, num_masks, num_tokens, blanks = self._one_update(batches)
             self.update += 1
-            self.journal.log_update(UpdateReport(self.update, rate, time.time() - started, num_masks, terms))
+            self.journal.log_update(UpdateReport(self.update, rates[0], time.time() - started, num_masks, terms))
+            samples = _images_per_update(run)
+            self.guards.see_update(UpdateFacts(self.update, samples, num_tokens, num_masks, blanks, max(rates)))
             if self.update % run.steps_per_epoch == 0:
                 self.journal.log_skips(self.update, self.skips)
+                if self.one_batch:
+                    self._score_one_batch(self.one_batch)
+                    continue
                 self.save()  # first, because a validation set may hold a sample that stops the run
                 self.validate()
 
@@ -184,32 +200,45 @@ class Trainer:
             InputError: from any sample that cannot be used.
         """
         for source in self.val_sources:
-            meter = validate_teacher_forced(
+            found = validate_teacher_forced(
                 self.engine, source, self.encoder, self.collator,
                 batch_size=self.run.val_batch_size, device=self.device, dtype=PRECISIONS[self.run.precision],
             )  # fmt: skip
-            self.journal.log_validation(self.update, source.name, meter)
+            self.journal.log_validation(self.update, source.name, found.meter)
+            self.guards.see_validation(self.update, source.name, found.blanks)
+
+    def _score_one_batch(self, one_batch: OneBatch) -> None:
+        found = one_batch.score(self.engine, device=self.device, dtype=PRECISIONS[self.run.precision])
+        self.journal.log_validation(self.update, NAME, found.meter)
+        if self.update == self.run.total_updates:
+            tell_result(found.meter, updates=self.update, preview=preview_command(self.directory.path))
 
     def _batches(self, mixture: Mixture) -> Iterator[Batch]:
         images_per_update = _images_per_update(self.run)
+        num_updates = 1 if self.run.overfit_one_batch else self.run.total_updates - self.update
         loader = build_loader(
             mixture,
             self.collator,
             start=self.update * images_per_update,
-            count=(self.run.total_updates - self.update) * images_per_update,
+            count=num_updates * images_per_update,
             rank=dist.rank(),
             world_size=dist.world_size(),
             batch_size=self.run.batch_size,
             num_workers=self.run.workers,
             pin_memory=self.device.type == "cuda",
         )
-        return read_batches(loader, self.skips)
+        batches = read_batches(loader, self.skips)
+        if self.run.overfit_one_batch:
+            with dist.stop_together():
+                self.one_batch = OneBatch(batches)
+            return self.one_batch.forever()
+        return batches
 
-    def _one_update(self, batches: Iterator[Batch]) -> tuple[dict[str, float], int]:
+    def _one_update(self, batches: Iterator[Batch]) -> tuple[dict[str, float], int, int, Blanks]:
         """Forward and backward ``grad_accumulation_steps`` times.
 
         Returns:
-            mean loss parts and the number of masks, of all processes.
+            mean loss parts, the numbers of masks and supervised tokens, and blank predictions, of all processes.
         """
         sums = torch.zeros(len(_PARTS) + 1, device=self.device)
         self.engine.train()
@@ -223,13 +252,15 @@ class Trainer:
             self.engine.step()
             parts = [getattr(terms, part).detach().float() for part in _PARTS]
             sums += torch.stack([*parts, sums.new_tensor(terms.num_masks)])
-        sums = dist.all_reduce_sum(sums).cpu()
+        sums = dist.all_reduce_sum(torch.cat([sums, self.sightings.take()])).cpu()
         passes = self.run.grad_accumulation_steps * dist.world_size()
         means = {part: float(value) / passes for part, value in zip(_PARTS, sums, strict=False)}
-        return means, int(sums[-1])
+        num_masks, num_tokens, *blanks = map(int, sums[len(_PARTS) :].tolist())
+        return means, num_masks, num_tokens, Blanks(*blanks)
 
     def _losses(self, batch: Batch) -> LossTerms:
         run, output = self.run, self.engine(**batch.inputs())
+        self.sightings.add(batch, output)
         weights = LossWeights(run.ce_loss_weight, run.bce_loss_weight, run.dice_loss_weight, run.refine_alpha)
         return pixellm_loss(
             output.loss, output.photo_logits, batch.masks, output.query_index, weights, ignore=batch.ignore

@@ -53,7 +53,7 @@ def score(source: Source, encoder: Encoder, *, table: Table | None = None, batch
     return validate_teacher_forced(
         Painter(table), source, encoder, table, batch_size=batch_size,
         device=torch.device("cpu"), dtype=torch.float32,
-    )  # fmt: skip
+    ).meter  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["ReasonSeg|val", "MultiReasonSeg|val", "multirefcoco|unc|val"])
