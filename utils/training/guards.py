@@ -10,7 +10,6 @@ import logging
 import shlex
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +19,8 @@ from model.structures import Batch, PixelLMOutput
 from model.text.tokens import IGNORE_INDEX
 from utils.cli.checklist import Checklist
 from utils.evaluation.blanks import Blanks, count_blanks
+
+from .journal import UpdateReport
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,8 @@ SMALLEST_RATE = 1e-9
 class Sightings:
     """Counts of the forward passes of an update, on their device, which is not waited for."""
 
-    SIZE = 4
-
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(self.SIZE, device=device)
+        self._sums = torch.zeros(4, device=device)
 
     def add(self, batch: Batch, output: PixelLMOutput) -> None:
         """Count one pass: supervised tokens, and masks that show nothing."""
@@ -54,27 +53,6 @@ class Sightings:
         return sums
 
 
-@dataclass(frozen=True)
-class UpdateFacts:
-    """What the guards see of an update of all processes.
-
-    Attributes:
-        update: its number; the first one is 1.
-        samples: photos, or dialogues without a photo.
-        tokens: supervised ones.
-        masks: targets.
-        blanks: predictions that show nothing.
-        rate: the highest learning rate of any parameter.
-    """
-
-    update: int
-    samples: int
-    tokens: int
-    masks: int
-    blanks: Blanks
-    rate: float
-
-
 class Window:
     """The last updates: so many, or more until they have enough samples.
 
@@ -84,16 +62,16 @@ class Window:
 
     def __init__(self, *, updates: int, samples: float) -> None:
         self._updates, self._samples = updates, samples
-        self._facts: deque[UpdateFacts] = deque()
+        self._reports: deque[UpdateReport] = deque()
         self._num_samples = 0
 
-    def add(self, facts: UpdateFacts) -> Sequence[UpdateFacts]:
+    def add(self, report: UpdateReport) -> Sequence[UpdateReport]:
         """The window that ends with this update; nothing as long as it is too short."""
-        self._facts.append(facts)
-        self._num_samples += facts.samples
-        while len(self._facts) > self._updates and self._num_samples - self._facts[0].samples >= self._samples:
-            self._num_samples -= self._facts.popleft().samples
-        return self._facts if len(self._facts) >= self._updates and self._num_samples >= self._samples else ()
+        self._reports.append(report)
+        self._num_samples += report.num_samples
+        while len(self._reports) > self._updates and self._num_samples - self._reports[0].num_samples >= self._samples:
+            self._num_samples -= self._reports.popleft().num_samples
+        return self._reports if len(self._reports) >= self._updates and self._num_samples >= self._samples else ()
 
 
 class Guards:
@@ -114,15 +92,15 @@ class Guards:
         self._blank_window = Window(updates=BLANK_UPDATES, samples=samples)
         self._told: set[str] = set()
 
-    def see_update(self, facts: UpdateFacts) -> None:
+    def see_update(self, report: UpdateReport) -> None:
         """Judge the window that ends with this update."""
-        if window := self._window.add(facts):
+        if window := self._window.add(report):
             self._tell("tokens", no_supervised_token(window, self._run_dir))
             self._tell("rate", no_rate(window, self._total_updates, self._run_dir))
             if self._mask_share:
                 self._tell("masks", no_mask(window, self._run_dir))
-        if window := self._blank_window.add(facts):
-            blanks = sum((of_update.blanks for of_update in window), Blanks())
+        if window := self._blank_window.add(report):
+            blanks = sum((past.blanks for past in window), Blanks())
             self._tell("blanks", blank_masks(blanks, f"in the last {len(window)} updates", self._run_dir))
 
     def see_validation(self, update: int, name: str, blanks: Blanks) -> None:
@@ -136,9 +114,9 @@ class Guards:
             logger.warning("%s", warning)
 
 
-def no_supervised_token(window: Sequence[UpdateFacts], run_dir: Path) -> Checklist | None:
+def no_supervised_token(window: Sequence[UpdateReport], run_dir: Path) -> Checklist | None:
     """No word that the text loss sees."""
-    if any(facts.tokens for facts in window):
+    if any(report.num_tokens for report in window):
         return None
     return Checklist(
         f"no supervised token in the last {_spoken(window)}: the language model learns nothing",
@@ -152,9 +130,9 @@ def no_supervised_token(window: Sequence[UpdateFacts], run_dir: Path) -> Checkli
     )
 
 
-def no_mask(window: Sequence[UpdateFacts], run_dir: Path) -> Checklist | None:
+def no_mask(window: Sequence[UpdateReport], run_dir: Path) -> Checklist | None:
     """No target, in a run whose sources have some."""
-    if any(facts.masks for facts in window):
+    if any(report.num_masks for report in window):
         return None
     return Checklist(
         f"no mask in the last {_spoken(window)}, although the data have masks: nothing is learned about them",
@@ -169,9 +147,9 @@ def no_mask(window: Sequence[UpdateFacts], run_dir: Path) -> Checklist | None:
     )
 
 
-def no_rate(window: Sequence[UpdateFacts], total_updates: int, run_dir: Path) -> Checklist | None:
+def no_rate(window: Sequence[UpdateReport], total_updates: int, run_dir: Path) -> Checklist | None:
     """A learning rate that changes no weight, but for the end of the schedule, which leads to zero."""
-    highest = max(facts.rate for facts in window)
+    highest = max(report.rate for report in window)
     if highest >= SMALLEST_RATE or window[-1].update > 0.9 * total_updates:
         return None
     return Checklist(
@@ -206,8 +184,8 @@ def blank_masks(blanks: Blanks, where: str, run_dir: Path) -> Checklist | None:
     )
 
 
-def _spoken(window: Sequence[UpdateFacts]) -> str:
-    return f"{len(window)} updates ({sum(facts.samples for facts in window)} samples)"
+def _spoken(window: Sequence[UpdateReport]) -> str:
+    return f"{len(window)} updates ({sum(report.num_samples for report in window)} samples)"
 
 
 def preview_command(run_dir: Path) -> str:

@@ -10,13 +10,19 @@ import logging
 from collections.abc import Iterable, Iterator
 from itertools import cycle
 from math import isnan
+from pathlib import Path
 
 import torch
 
+from model.configuration import PRECISIONS
 from model.structures import Batch
 from utils.cli.checklist import Checklist
+from utils.cli.config import RunConfig
 from utils.evaluation.metrics import IoUMeter
-from utils.evaluation.teacher_forced import Network, TeacherForced, score_batches
+from utils.evaluation.teacher_forced import Network, score_batches
+
+from .guards import preview_command
+from .journal import Journal
 
 logger = logging.getLogger(__name__)
 
@@ -29,19 +35,27 @@ class OneBatch:
     """The part of this process in the first global batch.
 
     Args:
+        run_dir: of the check, for the command that a warning names.
         batches: one for each forward pass of an update.
     """
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
+    def __init__(self, run: RunConfig, run_dir: Path, batches: Iterable[Batch], *, device: torch.device) -> None:
+        self._run, self._run_dir, self._device = run, run_dir, device
         self._batches = list(batches)
 
     def forever(self) -> Iterator[Batch]:
         """The same forward passes in every update."""
         return cycle(self._batches)
 
-    def score(self, network: Network, *, device: torch.device, dtype: torch.dtype) -> TeacherForced:
-        """Masks of the batch, teacher-forced, of all processes; every process has to call this."""
-        return score_batches(network, self._batches, device=device, dtype=dtype)
+    def score(self, network: Network, journal: Journal, *, update: int) -> None:
+        """Write down the teacher-forced IoU of the batch, and after the last update what it means.
+
+        Every process has to call this.
+        """
+        meter = score_batches(network, self._batches, device=self._device, dtype=PRECISIONS[self._run.precision]).meter
+        journal.log_validation(update, NAME, meter)
+        if update == self._run.total_updates:
+            tell_result(meter, updates=update, preview=preview_command(self._run_dir))
 
 
 def tell_result(meter: IoUMeter, *, updates: int, preview: str) -> None:

@@ -29,14 +29,15 @@ from utils.evaluation.teacher_forced import validate_teacher_forced
 from .checkpoints import check_free_space, load_checkpoint, save_checkpoint, step_folder
 from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
-from .guards import Guards, Sightings, UpdateFacts, preview_command
+from .guards import Guards, Sightings
 from .journal import Journal, UpdateReport
-from .overfit import NAME, OneBatch, tell_result
+from .overfit import OneBatch
 from .run_data import mask_share, open_train_sources, open_val_sources, warn_of_little_data
 from .run_description import RunDescription, log_changes
 from .run_directory import RunDirectory
 from .run_lock import RunLock
 from .start import TrainingModel, build_for_training
+from .tower_guard import warn_of_tower
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,7 @@ class Trainer:
             _describe(directory.description, run, training)
             logger.info("run directory %s", directory.path)
         _log_start(run, device, sources)
+        warn_of_tower(run, training)
         if not run.overfit_one_batch:
             warn_of_little_data(run, sources, images_per_update=_images_per_update(run))
         total = run.total_updates if mixture else update
@@ -155,18 +157,17 @@ class Trainer:
             return
         batches = self._batches(self.mixture)
         while self.update < run.total_updates:
-            started, rates = time.time(), self.engine.get_lr()
+            started, rate = time.time(), self.engine.get_lr()[0]
             terms, num_masks, num_tokens, blanks = self._one_update(batches)
             self.update += 1
-            self.journal.log_update(UpdateReport(self.update, rates[0], time.time() - started, num_masks, terms))
-            samples = _images_per_update(run)
-            self.guards.see_update(UpdateFacts(self.update, samples, num_tokens, num_masks, blanks, max(rates)))
+            seconds, num_samples = time.time() - started, _images_per_update(run)
+            report = UpdateReport(self.update, rate, seconds, num_masks, terms, num_samples, num_tokens, blanks)
+            self.journal.log_update(report)
+            self.guards.see_update(report)
             if self.update % run.steps_per_epoch == 0:
                 self.journal.log_skips(self.update, self.skips)
-                if self.one_batch:
-                    self._score_one_batch(self.one_batch)
-                    continue
-                self.save()  # first, because a validation set may hold a sample that stops the run
+                if not run.overfit_one_batch:
+                    self.save()  # first, because a validation set may hold a sample that stops the run
                 self.validate()
 
     def close(self) -> None:
@@ -194,11 +195,13 @@ class Trainer:
         logger.info("saved %s after update %d", folder, self.update)
 
     def validate(self) -> None:
-        """Teacher-forced IoU on every validation set.
+        """Teacher-forced IoU on every validation set, or on the one batch.
 
         Raises:
             InputError: from any sample that cannot be used.
         """
+        if self.one_batch:
+            self.one_batch.score(self.engine, self.journal, update=self.update)
         for source in self.val_sources:
             found = validate_teacher_forced(
                 self.engine, source, self.encoder, self.collator,
@@ -206,12 +209,6 @@ class Trainer:
             )  # fmt: skip
             self.journal.log_validation(self.update, source.name, found.meter)
             self.guards.see_validation(self.update, source.name, found.blanks)
-
-    def _score_one_batch(self, one_batch: OneBatch) -> None:
-        found = one_batch.score(self.engine, device=self.device, dtype=PRECISIONS[self.run.precision])
-        self.journal.log_validation(self.update, NAME, found.meter)
-        if self.update == self.run.total_updates:
-            tell_result(found.meter, updates=self.update, preview=preview_command(self.directory.path))
 
     def _batches(self, mixture: Mixture) -> Iterator[Batch]:
         images_per_update = _images_per_update(self.run)
@@ -230,7 +227,7 @@ class Trainer:
         batches = read_batches(loader, self.skips)
         if self.run.overfit_one_batch:
             with dist.stop_together():
-                self.one_batch = OneBatch(batches)
+                self.one_batch = OneBatch(self.run, self.directory.path, batches, device=self.device)
             return self.one_batch.forever()
         return batches
 
@@ -260,11 +257,12 @@ class Trainer:
 
     def _losses(self, batch: Batch) -> LossTerms:
         run, output = self.run, self.engine(**batch.inputs())
-        self.sightings.add(batch, output)
         weights = LossWeights(run.ce_loss_weight, run.bce_loss_weight, run.dice_loss_weight, run.refine_alpha)
-        return pixellm_loss(
+        terms = pixellm_loss(
             output.loss, output.photo_logits, batch.masks, output.query_index, weights, ignore=batch.ignore
         )
+        self.sightings.add(batch, output)
+        return terms
 
     def _check_finite(self, terms: LossTerms, batch: Batch) -> None:
         if not torch.isfinite(terms.total):
