@@ -214,6 +214,9 @@ class RunFlags:
     grad_accumulation_steps: Count = flag(10, "forward passes per update")
     workers: Workers = flag(4, "loader processes per training process")
     seed: Seed = flag(0, "seed of weights, data and dropout", fixed="samples")
+    overfit_one_batch: bool = flag(
+        False, "a check, not a run: train on the first global batch only, into EXP_NAME-overfit (docs/training.md)"
+    )
     max_bad_share: Share = flag(
         0.01, "stop when more than this share of the samples (counted as 1000 at least) cannot be used"
     )
@@ -259,10 +262,16 @@ class RunConfig(
                 "--load_in_8bit and --load_in_4bit are for chat and evaluation; training rounds no weights: use "
                 "--precision bf16 or fp16, and --gradient_checkpointing or a smaller --batch_size to save memory"
             )
+        for name in ("eval_only", "resume", "overwrite_run"):
+            if self.overfit_one_batch and getattr(self, name):
+                raise InputError(
+                    f"--overfit_one_batch starts from --version or --init_from and keeps nothing; leave --{name} out"
+                )
 
     @property
     def run_dir(self) -> Path:
-        return Path(self.log_base_dir) / self.exp_name
+        """A check has a folder of its own, beside that of the run."""
+        return Path(self.log_base_dir) / (self.exp_name + "-overfit" * self.overfit_one_batch)
 
     @property
     def total_updates(self) -> int:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from utils import dist
 from utils.data.mixture import SkipTally, describe_skips
+from utils.evaluation.blanks import Blanks
 from utils.evaluation.metrics import IoUMeter
 
 from .run_directory import RunDirectory
@@ -48,6 +49,9 @@ class UpdateReport:
         seconds: how long it took.
         num_masks: targets in it.
         terms: the parts of the loss by name, ``total`` among them; of the whole update.
+        num_samples: photos in it, or dialogues without one.
+        num_tokens: supervised ones.
+        blanks: predictions that show nothing.
     """
 
     update: int
@@ -55,6 +59,9 @@ class UpdateReport:
     seconds: float
     num_masks: int
     terms: dict[str, float]
+    num_samples: int
+    num_tokens: int
+    blanks: Blanks
 
 
 class Journal:
@@ -91,7 +98,9 @@ class Journal:
         bar.set_postfix_str(f"loss {report.terms['total']:.3f} lr {report.rate:.1e} ETA {remaining}")
         numbers = {"update": report.update, "lr": report.rate, "seconds": round(report.seconds, 4)}
         terms = {name: round(value, 6) for name, value in report.terms.items()}
-        lines.write({**numbers, "masks": report.num_masks, **terms})
+        blank = report.blanks.empty + report.blanks.full
+        seen = {"masks": report.num_masks, "blank_masks": blank, "tokens": report.num_tokens}
+        lines.write({**numbers, **seen, **terms})
         for name, value in report.terms.items():
             board.add_scalar(f"train/{name}", value, report.update)
         board.add_scalar("train/lr", report.rate, report.update)

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # A weight file lies in the run directory or in a folder below it: a checkpoint's step at the deepest.
 _LEVELS_ABOVE_A_WEIGHT = 3
 # Flags that say how to start, not what the run is.
-_OF_A_START = ("local_rank", "resume", "auto_resume", "overwrite_run", "eval_only", "exp_name")
+_OF_A_START = ("local_rank", "resume", "auto_resume", "overwrite_run", "eval_only", "overfit_one_batch", "exp_name")
 # What a file says without words that was written before a flag existed.
 _BEFORE_THERE_WAS_A_FLAG = {"loss_normalization": "local"}
 _WHY_FIXED = {"checkpoint": "the checkpoint's contents depend on it", "samples": "the stream of samples depends on it"}
@@ -97,12 +97,12 @@ class RunDescription:
         Raises:
             InputError: if the file is missing or damaged, or has keys that no flag has.
         """
-        values: dict[str, Any] = read_object(self.flags_file)
+        values: dict[str, Any] = {**_BEFORE_THERE_WAS_A_FLAG, **read_object(self.flags_file)}
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(RunConfig)})
         if unknown:
             raise InputError(f"{self.flags_file} has unknown keys {', '.join(unknown)}; was it edited?")
         try:
-            return RunConfig(**_BEFORE_THERE_WAS_A_FLAG | values)
+            return RunConfig(**values)
         except InputError as err:
             raise InputError(f"{self.flags_file}: {err}; was it edited?") from err
 

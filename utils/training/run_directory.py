@@ -62,6 +62,11 @@ class RunDirectory:
             InputError: if it would replace the checkpoint of an earlier run, or go on with one otherwise than it was
                 trained, or if no checkpoint of the folder is whole.
         """
+        if run.overfit_one_batch and self.has_checkpoint:
+            raise InputError(
+                f"{self.checkpoints} holds a run, but --overfit_one_batch writes into {self.path}; choose another "
+                "--exp_name"
+            )
         if run.overwrite_run:
             self._check_overwrite(run)
         else:

@@ -68,6 +68,8 @@ def updates_of(weight: Path) -> int | None:
 
 def step_names(folder: Path) -> list[str]:
     """The steps that a checkpoint folder holds, earliest first; none if there is no such folder."""
+    if not is_folder(folder):
+        return []
     return sorted((path.name for path in folder.glob(f"{_STEP}*") if is_step(path)), key=lambda name: (len(name), name))
 
 

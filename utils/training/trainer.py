@@ -25,15 +25,18 @@ from utils.data.collate import Collator
 from utils.data.encode import Encoder
 from utils.data.mixture import Mixture, SkipTally, build_loader, read_batches
 from utils.data.sources import Source
+from utils.evaluation.blanks import Blanks
 from utils.evaluation.teacher_forced import validate_teacher_forced
 
 from .base_weights import check_base, fingerprint, read_start
 from .checkpoints import Checkpoints, Contents, check_free_space, load_checkpoint, open_step
 from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
+from .guards import Guards, Sightings
 from .journal import Journal, UpdateReport
 from .normalization import UpdateShares
-from .run_data import open_train_sources, open_val_sources, warn_of_little_data
+from .overfit import OneBatch
+from .run_data import mask_share, open_train_sources, open_val_sources, warn_of_little_data
 from .run_description import RunDescription, log_changes
 from .run_directory import RunDirectory
 from .run_lock import RunLock
@@ -41,6 +44,7 @@ from .shards import read_loss_scale, steps_of
 from .start import TrainingModel, build_for_training
 from .steps import remove_unfinished
 from .stored import Progress, StoredState
+from .tower_guard import warn_of_tower
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +62,9 @@ class Trainer:
         mixture: the stream of training samples; None with ``--eval_only``.
         val_sources: what is validated after each epoch.
         checkpoints: where the run is saved, and what is saved of it.
+        sightings: what the guards have to know of the forward passes of an update.
         update, samples, seconds: updates done, images drawn for them by all processes, time they took.
+        one_batch: with ``--overfit_one_batch``, once training has begun.
     """
 
     run: RunConfig
@@ -74,9 +80,12 @@ class Trainer:
     skips: SkipTally
     journal: Journal
     checkpoints: Checkpoints
+    guards: Guards
+    sightings: Sightings
     update: int
     samples: int
     seconds: float
+    one_batch: OneBatch | None = None
 
     @classmethod
     def setup(cls, run: RunConfig) -> Trainer:
@@ -120,7 +129,7 @@ class Trainer:
         with dist.stop_together():
             if lock:
                 contents = _contents(run, training, step, stored)
-            if lock and sources and contents:
+            if lock and sources and contents and not run.overfit_one_batch:
                 num = min(run.keep_checkpoints + 1, run.epochs) - bool(step)
                 check_free_space(training.wrapped, directory.path, contents, num=max(1, num))
                 remove_unfinished(directory.checkpoints)
@@ -145,13 +154,17 @@ class Trainer:
             _describe(directory.description, run, training)
             logger.info("run directory %s", directory.path)
         _log_start(run, device, sources)
-        warn_of_little_data(run, sources, images_per_update=_images_per_update(run))
+        warn_of_tower(run, training)
+        if not run.overfit_one_batch:
+            warn_of_little_data(run, sources, images_per_update=_images_per_update(run))
         total = run.total_updates if mixture else update
         journal = Journal(directory, first_update=update, total_updates=total, print_freq=run.print_freq)
         skips = SkipTally(run.max_bad_share)
+        share = mask_share(sources, rates, by_rate=run.epoch_mode == "rates")
+        guards = Guards(mask_share=share, total_updates=total, run_dir=directory.path)
         return cls(
             run, directory, lock, training, device, engine, encoder, collator, mixture, val_sources, skips, journal,
-            checkpoints, update, samples, seconds,
+            checkpoints, guards, Sightings(device), update, samples, seconds,
         )  # fmt: skip
 
     def train(self) -> None:
@@ -173,15 +186,18 @@ class Trainer:
         batches = self._batches(self.mixture)
         while self.update < run.total_updates:
             started, rate = time.time(), self.engine.get_lr()[0]
-            terms, num_masks = self._one_update(batches)
-            seconds = time.time() - started
+            terms, num_masks, num_tokens, blanks = self._one_update(batches)
+            seconds, num_samples = time.time() - started, _images_per_update(run)
             self.update, self.samples, self.seconds = (
-                self.update + 1, self.samples + _images_per_update(run), self.seconds + seconds
+                self.update + 1, self.samples + num_samples, self.seconds + seconds
             )  # fmt: skip
-            self.journal.log_update(UpdateReport(self.update, rate, seconds, num_masks, terms))
+            report = UpdateReport(self.update, rate, seconds, num_masks, terms, num_samples, num_tokens, blanks)
+            self.journal.log_update(report)
+            self.guards.see_update(report)
             if self.update % run.steps_per_epoch == 0:
                 self.journal.log_skips(self.update, self.skips)
-                self.save()  # first, because a validation set may hold a sample that stops the run
+                if not run.overfit_one_batch:
+                    self.save()  # first, because a validation set may hold a sample that stops the run
                 self.validate()
 
     def close(self) -> None:
@@ -218,19 +234,22 @@ class Trainer:
         logger.info("saved %s after update %d", self.checkpoints.folder, self.update)
 
     def validate(self) -> None:
-        """Teacher-forced IoU on every validation set; the best checkpoint is kept.
+        """Teacher-forced IoU on every validation set, or on the one batch; the best checkpoint is kept.
 
         Raises:
             InputError: from any sample that cannot be used.
         """
         scores = []
+        if self.one_batch:
+            self.one_batch.score(self.engine, self.journal, update=self.update)
         for source in self.val_sources:
-            meter = validate_teacher_forced(
+            found = validate_teacher_forced(
                 self.engine, source, self.encoder, self.collator,
                 batch_size=self.run.val_batch_size, device=self.device, dtype=PRECISIONS[self.run.precision],
             )  # fmt: skip
-            self.journal.log_validation(self.update, source.name, meter)
-            scores.append(meter.giou if self.run.best_metric == "giou" else meter.ciou)
+            self.journal.log_validation(self.update, source.name, found.meter)
+            self.guards.see_validation(self.update, source.name, found.blanks)
+            scores.append(found.meter.giou if self.run.best_metric == "giou" else found.meter.ciou)
         if self.lock and self.mixture and scores:
             self.checkpoints.add_score(self.update, sum(scores) / len(scores))
 
@@ -244,24 +263,31 @@ class Trainer:
 
     def _batches(self, mixture: Mixture) -> Iterator[Batch]:
         images_per_update = _images_per_update(self.run)
+        num_updates = 1 if self.run.overfit_one_batch else self.run.total_updates - self.update
         loader = build_loader(
             mixture,
             self.collator,
             start=self.samples,
-            count=(self.run.total_updates - self.update) * images_per_update,
+            count=num_updates * images_per_update,
             rank=dist.rank(),
             world_size=dist.world_size(),
             batch_size=self.run.batch_size,
             num_workers=self.run.workers,
             pin_memory=self.device.type == "cuda",
         )
-        return read_batches(loader, self.skips)
+        batches = read_batches(loader, self.skips)
+        if self.run.overfit_one_batch:
+            with dist.stop_together():
+                self.one_batch = OneBatch(self.run, self.directory.path, batches, device=self.device)
+            return self.one_batch.forever()
+        return batches
 
-    def _one_update(self, batches: Iterator[Batch]) -> tuple[dict[str, float], int]:
+    def _one_update(self, batches: Iterator[Batch]) -> tuple[dict[str, float], int, int, Blanks]:
         """Forward and backward ``grad_accumulation_steps`` times.
 
         Returns:
-            loss parts of the global batch (with local normalization: means over all passes) and its number of masks.
+            loss parts of the global batch (with local normalization: means over all passes), the numbers of masks and
+            supervised tokens, and blank predictions, of all processes.
         """
         sums = torch.zeros(len(_PARTS) + 1, device=self.device)
         self.engine.train()
@@ -277,17 +303,20 @@ class Trainer:
             self.engine.step()
             parts = [getattr(terms, part).detach().float() for part in _PARTS]
             sums += torch.stack([*parts, sums.new_tensor(terms.num_masks)])
-        sums = dist.all_reduce_sum(sums).cpu()
+        sums = dist.all_reduce_sum(torch.cat([sums, self.sightings.take()])).cpu()
         passes = self.run.grad_accumulation_steps * dist.world_size()
         means = {part: float(value) / passes for part, value in zip(_PARTS, sums, strict=False)}
-        return means, int(sums[-1])
+        num_masks, num_tokens, *blanks = map(int, sums[len(_PARTS) :].tolist())
+        return means, num_masks, num_tokens, Blanks(*blanks)
 
     def _losses(self, batch: Batch) -> LossTerms:
         run, output = self.run, self.engine(**batch.inputs())
         weights = LossWeights(run.ce_loss_weight, run.bce_loss_weight, run.dice_loss_weight, run.refine_alpha)
-        return pixellm_loss(
+        terms = pixellm_loss(
             output.loss, output.photo_logits, batch.masks, output.query_index, weights, ignore=batch.ignore
         )
+        self.sightings.add(batch, output)
+        return terms
 
     def _check_finite(self, terms: LossTerms, batch: Batch) -> None:
         if not torch.isfinite(terms.total):
