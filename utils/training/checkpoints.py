@@ -35,7 +35,17 @@ from .steps import (
     write_manifest,
     write_scores,
 )
-from .stored import NotFinite, Progress, StoredState, StoredStep, WeightRecord, part_name, write_part, write_records
+from .stored import (
+    WEIGHTS,
+    NotFinite,
+    Progress,
+    StoredState,
+    StoredStep,
+    WeightRecord,
+    part_name,
+    write_part,
+    write_records,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +112,10 @@ class Checkpoints:
                 name_latest(step)
                 write_text(self.folder / SCRIPT, Path(zero_to_fp32.__file__).read_text(encoding="utf-8"))
                 prune(self.folder, keep=self.keep)
+
+    def copy_record(self, update: int, folder: Path) -> None:
+        """Say in another folder, too, which weights are left to the base: for what ``zero_to_fp32.py`` writes there."""
+        write_text(folder / WEIGHTS, (step_folder(self.folder, update) / WEIGHTS).read_text(encoding="utf-8"))
 
     def add_score(self, update: int, score: float) -> None:
         """The step of this update has been validated; called by the main process alone."""

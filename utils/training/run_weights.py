@@ -19,7 +19,7 @@ from .checkpoints import open_step
 from .run_description import RunDescription
 from .shards import FROZEN, MASTER
 from .steps import LATEST, damage_of, is_step, latest_step, step_names
-from .stored import WEIGHTS, StoredState, StoredStep
+from .stored import WEIGHTS, StoredState, WeightRecord, read_weight_record
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +40,14 @@ def read_training_weights(weight: Path, *, version: str = "", vision_tower: str 
         step = _step_of(weight)
         logger.info("putting the checkpoint %s together", step)
         stored = open_step(step)
-        return join_weights(stored) | _from_base(step, stored, version=version, vision_tower=vision_tower)
+        return join_weights(stored) | _from_base(step, stored.weights, version=version, vision_tower=vision_tower)
     weights = read_weights(weight)
     description = RunDescription.of_weight(weight)
     if description is not None and is_file(description.folder / WEIGHTS):
-        step = description.folder
-        stored = StoredStep(step)
-        if not set(stored.weights["base"]) <= set(weights):
-            return _from_base(step, stored, version=version, vision_tower=vision_tower) | weights
+        record = read_weight_record(description.folder)
+        if not set(record["base"]) <= set(weights):
+            base = _from_base(description.folder, record, version=version, vision_tower=vision_tower)
+            return base | weights
     return weights
 
 
@@ -71,18 +71,21 @@ def _step_of(weight: Path) -> Path:
     return step
 
 
-def _from_base(step: Path, stored: StoredState, *, version: str, vision_tower: str) -> dict[str, Tensor]:
-    """The weights that a step leaves to its base."""
-    record = stored.weights
+def _from_base(folder: Path, record: WeightRecord, *, version: str, vision_tower: str) -> dict[str, Tensor]:
+    """The weights that a step leaves to its base.
+
+    Args:
+        folder: the step, or the run directory that describes it.
+    """
     if not record["base"]:
         return {}
-    description = RunDescription(step)
+    description = RunDescription(folder)
     run = description.read_flags()
     config, _ = description.read_model()
     base = find_moved(record["base_place"], version, flag="--version")
     tower = find_moved(config.vision_tower, vision_tower, flag="--vision-tower")
     start = read_start(replace(run, vision_tower=tower), config, resolve_folder(base))
-    return take_from_base(record, start, step=step, base=f"{base} with {tower}")
+    return take_from_base(record, start, step=folder, base=f"{base} with {tower}")
 
 
 def find_moved(place: str, given: str, *, flag: str) -> str:

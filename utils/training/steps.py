@@ -161,6 +161,8 @@ def find_whole_step(folder: Path) -> Path | None:
         if not damage:
             if passed:
                 logger.warning("%s; going on with %s, which is whole", "; ".join(passed), folder / name)
+            if later := names[names.index(name) + 1 :]:
+                logger.warning("%s goes on with %s; it also holds %s", folder, name, ", ".join(later))
             return folder / name
         passed.append(f"checkpoint {folder / name} is damaged: {damage}")
     raise InputError(

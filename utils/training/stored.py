@@ -129,6 +129,15 @@ def write_records(step: Path, progress: Progress, weights: WeightRecord) -> None
     write_json(step / WEIGHTS, weights)
 
 
+def read_weight_record(folder: Path) -> WeightRecord:
+    """Of a step, or of a run directory, which has a copy of the last one's.
+
+    Raises:
+        InputError: if it is missing or damaged.
+    """
+    return _WEIGHTS.check(read_object(folder / WEIGHTS, remedy=_REMEDY), where=str(folder / WEIGHTS), remedy=_REMEDY)
+
+
 class StoredStep:
     """A step that this code wrote. Tensors lie in its files until they are asked for.
 
@@ -139,8 +148,7 @@ class StoredStep:
     def __init__(self, step: Path) -> None:
         self.folder = step
         self.progress = _read_progress(step / PROGRESS)
-        content = read_object(step / WEIGHTS, remedy=_REMEDY)
-        self.weights = _WEIGHTS.check(content, where=str(step / WEIGHTS), remedy=_REMEDY)
+        self.weights = read_weight_record(step)
 
     @cached_property
     def _places(self) -> dict[tuple[str, str], list[tuple[int, Any, str]]]:

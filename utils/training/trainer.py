@@ -231,6 +231,7 @@ class Trainer:
         self.checkpoints.save(self.engine, progress, describe=self._describe)
         if self.lock:
             self._describe(self.directory.path)
+            self.checkpoints.copy_record(self.update, self.directory.path)
         logger.info("saved %s after update %d", self.checkpoints.folder, self.update)
 
     def validate(self) -> None:
