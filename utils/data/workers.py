@@ -6,7 +6,9 @@ to read in memory that the main process sees.
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from ctypes import Array, c_int64
 from multiprocessing import RawArray
@@ -49,6 +51,7 @@ class _Notes:
         """Called in a worker when it starts."""
         global _own
         init_worker()
+        _leave_signals_to_parent()
         for crash in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE):  # torch would print lines of its own
             signal.signal(crash, signal.SIG_DFL)
         _own = self, 2 * worker
@@ -72,6 +75,25 @@ def init_worker() -> None:
     """Use one core per worker, because the workers together already use all of them."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+
+
+def _leave_signals_to_parent() -> None:
+    """A launcher and a terminal signal every process, but the parent needs its workers to finish what it is at.
+
+    Only what the parent sends ends a worker. Python's handlers are not told who has sent a signal, and do not run
+    while a library is at work; so a thread waits for it.
+    """
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        return
+    parent = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM, signal.SIGINT}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
 
 
 class WatchedLoader(DataLoader):
@@ -102,7 +124,7 @@ class WatchedLoader(DataLoader):
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as err:
+            except (RuntimeError, OSError, EOFError) as err:  # the latter two of a pipe that a worker has left
                 codes = [process.exitcode for process in getattr(batches, "_workers", ())]
                 dead = [worker for worker, code in enumerate(codes) if code]
                 if not dead:

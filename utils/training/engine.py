@@ -6,7 +6,7 @@ import os
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from utils import dist
@@ -20,6 +20,7 @@ from .start import TrainingModel
 class Engine(Network, Protocol):
     """What training uses of ``deepspeed.DeepSpeedEngine``, which declares no types of its own."""
 
+    module: nn.Module
     device: torch.device
     optimizer: torch.optim.Optimizer
     lr_scheduler: torch.optim.lr_scheduler.LambdaLR
@@ -27,6 +28,8 @@ class Engine(Network, Protocol):
     def backward(self, loss: Tensor) -> Any: ...
 
     def step(self) -> None: ...
+
+    def was_step_applied(self) -> bool: ...
 
     def get_lr(self) -> list[float]: ...
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from signal import Signals
 from typing import cast
 
 import torch
 
 from model.attention import check_attention
 from model.configuration import PRECISIONS
-from model.errors import InputError
 from model.losses import LossWeights, pixellm_loss
 from model.structures import Batch, LossTerms
 from utils import dist
@@ -25,15 +25,18 @@ from utils.data.mixture import Mixture, SkipTally, build_loader, read_batches
 from utils.data.sources import Source
 from utils.evaluation.teacher_forced import validate_teacher_forced
 
-from .checkpoints import check_free_space, load_checkpoint, save_checkpoint, step_folder
+from .checkpoints import check_free_space, latest_step, load_checkpoint, save_checkpoint, step_folder
 from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
+from .gradients import GradientGuard
 from .journal import Journal, UpdateReport
+from .peers import PeerWatch
 from .run_data import open_train_sources, open_val_sources, warn_of_little_data
 from .run_description import RunDescription, log_changes
 from .run_directory import RunDirectory
 from .run_lock import RunLock
 from .start import TrainingModel, build_for_training
+from .stop import Stopped, StopSignals, exit_code
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +68,15 @@ class Trainer:
     val_sources: list[Source]
     skips: SkipTally
     journal: Journal
+    gradients: GradientGuard
     update: int
 
     @classmethod
-    def setup(cls, run: RunConfig) -> Trainer:
+    def setup(cls, run: RunConfig, peers: PeerWatch) -> Trainer:
         """Own the run directory, read data and weights, join the process group, and restore the checkpoint if any.
 
+        Args:
+            peers: begins to watch the other processes.
         Raises:
             InputError: if flags, data, weights or checkpoint cannot be used; before the first update.
         """
@@ -83,7 +89,9 @@ class Trainer:
                 directory.check_start(run)
             sources, rates = open_train_sources(run)
             val_sources = open_val_sources(run)
-            trainer = cls._build(run, directory, lock, sources, rates, val_sources)
+            device = init_distributed()
+            peers.start(lambda: _whereabouts(directory))
+            trainer = cls._build(run, device, directory, lock, sources, rates, val_sources)
             on_error.pop_all()
         return trainer
 
@@ -91,13 +99,13 @@ class Trainer:
     def _build(
         cls,
         run: RunConfig,
+        device: torch.device,
         directory: RunDirectory,
         lock: RunLock | None,
         sources: list[Source],
         rates: list[float],
         val_sources: list[Source],
     ) -> Trainer:
-        device = init_distributed()
         # A model that ZeRO-3 divides need not fit on one device.
         settings = deepspeed_settings(run)
         training = build_for_training(run, device=None if shards_parameters(settings) else device)
@@ -113,6 +121,7 @@ class Trainer:
         if sources:
             mixture = Mixture(sources, rates, encoder, seed=run.seed, once_per_epoch=run.epoch_mode == "all")
             run = _with_length_of_epoch(run, mixture)
+        gradients = GradientGuard(training.wrapped, scales_loss=run.precision == "fp16", max_skips=run.skip_nonfinite)
         engine = build_engine(run, training, settings)
         update = _resume(run, directory, engine)
         if lock and not directory.has_checkpoint:  # of one that is there, this start may not change the meaning
@@ -125,33 +134,56 @@ class Trainer:
         skips = SkipTally(run.max_bad_share)
         return cls(
             run, directory, lock, training, device, engine, encoder, collator, mixture, val_sources, skips, journal,
-            update,
+            gradients, update,
         )  # fmt: skip
 
-    def train(self) -> None:
+    def train(self) -> int:
         """Go on from the last checkpoint to the last update; with ``--eval_only``, validate.
 
+        Returns:
+            0, or the exit code of a run that SIGTERM or Ctrl-C has stopped. Its last update is saved.
         Raises:
             InputError: if a sample of a validation set or too many of the training data cannot be used, or if the loss
-                is not finite. What was saved before remains.
+                or a gradient is not finite. What was saved before remains.
         """
+        with StopSignals(lambda: _whereabouts(self.directory)) as stop:
+            try:
+                number = self._train(stop)
+            except Stopped:
+                number = stop.received
+        if number:
+            logger.info("stopped by %s after update %d; the same command goes on", Signals(number).name, self.update)
+            return exit_code(number)
+        return 0
+
+    def _train(self, stop: StopSignals) -> int:
+        """Returns the signal that all processes stop for; 0 at the end of the run."""
         run = self.run
         if self.mixture is None:
-            self.validate()
-            return
+            with stop.at_once():
+                self.validate()
+            return 0
         if self.update >= run.total_updates:
             logger.info("%s is complete (%d updates); nothing to train", self.directory.path, self.update)
-            return
-        batches = self._batches(self.mixture)
-        while self.update < run.total_updates:
-            started, rate = time.time(), self.engine.get_lr()[0]
-            terms, num_masks = self._one_update(batches)
-            self.update += 1
-            self.journal.log_update(UpdateReport(self.update, rate, time.time() - started, num_masks, terms))
-            if self.update % run.steps_per_epoch == 0:
-                self.journal.log_skips(self.update, self.skips)
-                self.save()  # first, because a validation set may hold a sample that stops the run
-                self.validate()
+            return 0
+        with closing(self._batches(self.mixture)) as batches:  # ends the loader's workers
+            while self.update < run.total_updates:
+                started, rate = time.time(), self.engine.get_lr()[0]
+                terms, num_masks, number = self._one_update(batches, stop)
+                self.update += 1
+                self.journal.log_update(UpdateReport(self.update, rate, time.time() - started, num_masks, terms))
+                ends_epoch = self.update % run.steps_per_epoch == 0
+                if ends_epoch:
+                    self.journal.log_skips(self.update, self.skips)
+                if ends_epoch or number:
+                    stop.save_begins()
+                    self.save()  # before validation, because its data may hold a sample that stops the run
+                if number:
+                    return number
+                if ends_epoch:
+                    with stop.at_once():
+                        self.validate()
+        return 0
 
     def close(self) -> None:
         """Release files, the directory and the process group."""
@@ -190,7 +222,7 @@ class Trainer:
             )  # fmt: skip
             self.journal.log_validation(self.update, source.name, meter)
 
-    def _batches(self, mixture: Mixture) -> Iterator[Batch]:
+    def _batches(self, mixture: Mixture) -> Generator[Batch]:
         images_per_update = _images_per_update(self.run)
         loader = build_loader(
             mixture,
@@ -205,28 +237,30 @@ class Trainer:
         )
         return read_batches(loader, self.skips)
 
-    def _one_update(self, batches: Iterator[Batch]) -> tuple[dict[str, float], int]:
+    def _one_update(self, batches: Iterator[Batch], stop: StopSignals) -> tuple[dict[str, float], int, int]:
         """Forward and backward ``grad_accumulation_steps`` times.
 
         Returns:
-            mean loss parts and the number of masks, of all processes.
+            mean loss parts and the number of masks, of all processes; the signal that any of them has received.
         """
         sums = torch.zeros(len(_PARTS) + 1, device=self.device)
         self.engine.train()
-        for _ in range(self.run.grad_accumulation_steps):
+        number = 0
+        for left in reversed(range(self.run.grad_accumulation_steps)):
             with dist.stop_together():
                 batch = next(batches).to(self.device, PRECISIONS[self.run.precision])
             terms = self._losses(batch)
-            with dist.stop_together():
-                self._check_finite(terms, batch)
-            self.engine.backward(terms.total)
-            self.engine.step()
+            self.engine.backward(self.gradients.watch(terms.total, terms, batch))
+            if left:
+                self.engine.step()  # counts
+            else:
+                number = self.gradients.step(self.engine, update=self.update + 1, agree=stop.received)
             parts = [getattr(terms, part).detach().float() for part in _PARTS]
             sums += torch.stack([*parts, sums.new_tensor(terms.num_masks)])
         sums = dist.all_reduce_sum(sums).cpu()
         passes = self.run.grad_accumulation_steps * dist.world_size()
         means = {part: float(value) / passes for part, value in zip(_PARTS, sums, strict=False)}
-        return means, int(sums[-1])
+        return means, int(sums[-1]), number
 
     def _losses(self, batch: Batch) -> LossTerms:
         run, output = self.run, self.engine(**batch.inputs())
@@ -234,14 +268,6 @@ class Trainer:
         return pixellm_loss(
             output.loss, output.photo_logits, batch.masks, output.query_index, weights, ignore=batch.ignore
         )
-
-    def _check_finite(self, terms: LossTerms, batch: Batch) -> None:
-        if not torch.isfinite(terms.total):
-            raise InputError(
-                f"the loss is {terms.total.item()} in update {self.update + 1}, at samples "
-                f"{', '.join(batch.sample_ids)} (ce {terms.ce.item():.4g}, bce {terms.bce.item():.4g}, dice "
-                f"{terms.dice.item():.4g}); nothing was updated. Lower --lr, or use --precision bf16 or fp32"
-            )
 
 
 def _images_per_update(run: RunConfig) -> int:
@@ -295,3 +321,9 @@ def _log_start(run: RunConfig, device: torch.device, sources: list[Source]) -> N
         run.total_updates,
         ", ".join(f"{source.name} ({len(source):,})" for source in sources) or "validation only",
     )
+
+
+def _whereabouts(directory: RunDirectory) -> str:
+    """Where a run goes on that ends now."""
+    step = latest_step(directory.checkpoints)
+    return f"The same command goes on from {step}" if step else "Nothing was saved yet; the same command starts anew"
