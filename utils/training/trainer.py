@@ -30,6 +30,7 @@ from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
 from .gradients import GradientGuard
 from .journal import Journal, UpdateReport
+from .memory import check_memory
 from .peers import PeerWatch
 from .run_data import open_train_sources, open_val_sources, warn_of_little_data
 from .run_description import RunDescription, log_changes
@@ -110,6 +111,8 @@ class Trainer:
         settings = deepspeed_settings(run)
         training = build_for_training(run, device=None if shards_parameters(settings) else device)
         with dist.stop_together():
+            if sources:
+                check_memory(training.wrapped, settings, device)
             if lock and sources:
                 goes_on = directory.has_checkpoint and not run.overwrite_run
                 check_free_space(training.wrapped, directory.path, num=1 if goes_on or run.epochs == 1 else 2)
