@@ -141,9 +141,9 @@ class WatchedLoader(DataLoader):
             ended = f"was ended by {number.name}{_USUAL_CAUSE.get(number, '')}"
         name = "its first sample" if item == _NOTHING_YET else f"{self._sources[source].name}, sample {item}"
         return DeadWorker(
-            f"{name}: the loader worker that read it {ended}. The same command goes on from the last checkpoint. If it "
-            "ends so again, `python -m utils.data.verify --deep` with the same data flags goes through every sample and "
-            "names all that do this; correct or remove them",
+            f"{name}: the loader worker that read it {ended}. A training goes on from its last checkpoint by the same "
+            "command. If it happens again, `python -m utils.data.verify --deep` with the same data flags goes through "
+            "every sample and names all that do this; correct or remove them",
             source=source,
             item=item,
         )

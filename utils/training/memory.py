@@ -22,8 +22,8 @@ _MOMENTS = 8  # AdamW's two, of each trained parameter, in float32; Muon's matri
 _MASTER = 4  # the weight itself in float32
 _BUCKET = 500_000_000  # DeepSpeed's own reduce_bucket_size
 _REMEDY = (
-    "take --precision bf16, ZeRO-3 or offload_optimizer in --deepspeed_config, more processes on more devices, or train "
-    "less: a smaller --lora_r, --no_train_mask_decoder"
+    "take --precision bf16, ZeRO-3 or offload_optimizer in --deepspeed_config, or more devices, or train less: a "
+    "smaller --lora_r, --no_train_mask_decoder"
 )
 
 

@@ -1,9 +1,14 @@
-"""SIGTERM and Ctrl-C: the update in hand is finished and saved, then the run ends; the same command goes on."""
+"""SIGTERM and Ctrl-C: the update in hand is finished and saved, then the run ends; the same command goes on.
+
+The end of a launcher counts as SIGTERM. The ``deepspeed`` command hands no signal on, and no launcher can that is killed;
+the processes would train on, and hold the run directory against the next start.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,11 +17,15 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import psutil
+
 logger = logging.getLogger(__name__)
 
 # What ends a process that does not end by itself (DeepSpeed's launcher, torchrun, SLURM) does so after 30 s.
 _PATIENCE_SECONDS = 25.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LOOK_SECONDS = 1.0
+_LAUNCHER = re.compile(r"python\S* (-\S+ )*\S*(deepspeed|torchrun|torch\.distributed\.run)\b")
 
 
 def exit_code(number: int) -> int:
@@ -42,15 +51,17 @@ class StopSignals:
         self.received = 0
         self._whereabouts = whereabouts
         self._at_once = False
-        self._signaled, self._reached = threading.Event(), threading.Event()
+        self._signaled, self._reached, self._over = threading.Event(), threading.Event(), threading.Event()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
         self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         threading.Thread(target=self._hurry, name="stop-signals", daemon=True).start()
+        threading.Thread(target=self._watch, args=[_launchers()], name="launchers", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
         self._reached.set()
         self._signaled.set()  # the thread has nothing to wait for
         for number, handler in self._before.items():
@@ -80,6 +91,13 @@ class StopSignals:
             self._at_once = False  # once: what this ends may take a moment
             raise Stopped
 
+    def _watch(self, launchers: list[psutil.Process]) -> None:
+        while launchers and not self._over.wait(_LOOK_SECONDS):
+            if not all(_runs(launcher) for launcher in launchers):
+                logger.info("the launcher has ended")
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
     def _hurry(self) -> None:
         self._signaled.wait()
         if not self.received or self._reached.is_set():
@@ -94,3 +112,24 @@ class StopSignals:
                 file=sys.stderr, flush=True,
             )  # fmt: skip
             os._exit(exit_code(self.received))
+
+
+def _launchers() -> list[psutil.Process]:
+    """The launcher of this process and, of DeepSpeed's, what has started it; none for a plain ``python``."""
+    found = []
+    for parent in psutil.Process().parents():
+        try:
+            command = " ".join(parent.cmdline())
+        except psutil.Error:
+            break
+        if not _LAUNCHER.search(command):
+            break
+        found.append(parent)
+    return found
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
