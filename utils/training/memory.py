@@ -107,19 +107,23 @@ def check_memory(network: nn.Module, settings: Mapping[str, Any], device: torch.
         host += sum(need.device.values()) * num_local
     if host:
         parts = need.host if on_gpu else need.device | {f"offloaded {name}": size for name, size in need.host.items()}
-        where = f"this machine, for {num_local} processes" if num_local > 1 else "this machine"
+        where = f"this machine for {num_local} processes" if num_local > 1 else "this machine"
         _hold(where, parts, host, _host_memory(num_local))
 
 
 def _hold(where: str, parts: Mapping[str, int], needed: int, has: int) -> None:
     listed = ", ".join(f"{name} {_readable(size)}" for name, size in parts.items())
     logger.info(
-        "memory of %s before activations: %s of %s (per process: %s)", where, _readable(needed), _readable(has), listed
+        "memory before activations, on %s: %s of %s (of a process: %s)",
+        where,
+        _readable(needed),
+        _readable(has),
+        listed,
     )
     if needed > has:
         raise InputError(
-            f"training needs {_readable(needed)} of memory of {where}, before activations, but there is "
-            f"{_readable(has)} (per process: {listed}); {_REMEDY}"
+            f"training takes {_readable(needed)} of memory on {where} before activations, but there is "
+            f"{_readable(has)} (of a process: {listed}); {_REMEDY}"
         )
 
 

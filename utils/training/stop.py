@@ -1,7 +1,7 @@
 """SIGTERM and Ctrl-C: the update in hand is finished and saved, then the run ends; the same command goes on.
 
-The end of a launcher counts as SIGTERM. The ``deepspeed`` command hands no signal on, and no launcher can that is killed;
-the processes would train on, and hold the run directory against the next start.
+The end of a launcher counts as SIGTERM. The ``deepspeed`` command hands no signal on, and no launcher can that is
+killed: the processes would train on, and hold the run directory against the next start.
 """
 
 from __future__ import annotations
