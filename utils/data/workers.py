@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from ctypes import Array, c_int64
 from multiprocessing import RawArray
+from types import TracebackType
 from typing import Any
 
 import cv2
@@ -52,6 +54,7 @@ class _Notes:
         global _own
         init_worker()
         _leave_signals_to_parent()
+        sys.excepthook = _tell_unless_reader_is_gone
         for crash in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE):  # torch would print lines of its own
             signal.signal(crash, signal.SIG_DFL)
         _own = self, 2 * worker
@@ -75,6 +78,14 @@ def init_worker() -> None:
     """Use one core per worker, because the workers together already use all of them."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+
+
+def _tell_unless_reader_is_gone(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """In a worker: the thread that hands tensors over would print a traceback when its reader has been killed."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _leave_signals_to_parent() -> None:

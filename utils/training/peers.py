@@ -210,7 +210,9 @@ class PeerWatch:
         if self._me.rank != min(survivors):
             time.sleep(_SILENT_ONES_WAIT)
             os._exit(EXIT_LOST_PEER)
-        print(f"error: {one_line(f'{what}, so the run ends. {self._whereabouts()}')}", file=sys.stderr, flush=True)
+        line = one_line(f"{what}, so the run ends. {self._whereabouts()}")
+        sys.stderr.write(f"error: {line}\n")  # in one piece, as others may write
+        sys.stderr.flush()
         if not is_told and len(self._local) < dist.world_size():
             with suppress(RuntimeError, OSError):
                 _connect().set(_ENDED, json.dumps(what))
