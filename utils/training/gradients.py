@@ -93,6 +93,9 @@ class GradientGuard:
         def take(parameter: Tensor) -> None:
             gradient = parameter.grad
             assert gradient is not None, "DeepSpeed's hook came first"
+            if not self._waiting:
+                # At the end of the pass, before gradients become sums over all processes.
+                torch.autograd.Variable._execution_engine.queue_callback(self._measure)
             self._owners.append((len(self._samples) - 1, number))
             self._waiting.append(gradient.detach())
             self._num_waiting += gradient.numel()
@@ -117,7 +120,6 @@ class GradientGuard:
             the loss to start from in its place: equal to it, and if it is not finite, no gradient is, so that DeepSpeed
             notices, which looks at gradients alone.
         """
-        self._measure()
         self._samples.append(list(batch.sample_ids))
         self._losses.append(torch.stack([getattr(terms, part).detach().float() for part in _LOSS_PARTS]))
         return loss * (loss.detach() * 0 + 1)
@@ -134,7 +136,6 @@ class GradientGuard:
             InputError: on every process if loss or gradients are not finite and no more updates may be passed over,
                 or if fp16 overflows at the lowest loss scale. Weights and optimizer are as before.
         """
-        self._measure()
         losses, sizes = torch.stack(self._losses), torch.cat(self._sizes)
         bad = torch.stack([~torch.isfinite(losses).all(), ~torch.isfinite(sizes).all()]).float()
         loss_is_bad, gradient_is_bad, agreed = dist.all_reduce_max(torch.cat([bad, bad.new_tensor([agree])])).tolist()

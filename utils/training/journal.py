@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from collections import Counter
@@ -90,7 +91,8 @@ class Journal:
         bar.update()
         bar.set_postfix_str(f"loss {report.terms['total']:.3f} lr {report.rate:.1e} ETA {remaining}")
         numbers = {"update": report.update, "lr": report.rate, "seconds": round(report.seconds, 4)}
-        terms = {name: round(value, 6) for name, value in report.terms.items()}
+        # JSON has no number that is not finite; an update that was passed over has.
+        terms = {name: round(value, 6) if math.isfinite(value) else None for name, value in report.terms.items()}
         lines.write({**numbers, "masks": report.num_masks, **terms})
         for name, value in report.terms.items():
             board.add_scalar(f"train/{name}", value, report.update)

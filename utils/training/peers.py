@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import select
 import signal
 import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -85,6 +87,7 @@ class PeerWatch:
     def __init__(self) -> None:
         self._over, self._broken = threading.Event(), threading.Event()
         self._ends_process = threading.Event()
+        self._watches = self._has_remote_peers = False
         self._whereabouts: Callable[[], str] = str
 
     def start(self, whereabouts: Callable[[], str]) -> None:
@@ -102,7 +105,8 @@ class PeerWatch:
         self._local = [peer for peer in peers if peer.machine == self._me.machine]
         others = [peer for peer in peers if peer.rank != self._me.rank]
         watches = [(self._watch_machine, [peer for peer in self._local if peer.rank != self._me.rank])]
-        if len(self._local) < len(peers):
+        self._watches, self._has_remote_peers = True, len(self._local) < len(peers)
+        if self._has_remote_peers:
             watches.append((self._watch_network, [peer for peer in others if peer.machine != self._me.machine]))
         for watch, watched in watches:
             threading.Thread(target=watch, args=[watched], name="peers", daemon=True).start()
@@ -117,9 +121,9 @@ class PeerWatch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         """What a collective raises when a process has died is left to the watching thread, which knows which one."""
-        if isinstance(error, (RuntimeError, OSError)) and not self._over.is_set():
+        if error is not None and self._watches and _is_of_a_collective(error):
             self._broken.set()
-            self._ends_process.wait(_TOGETHER_SECONDS)
+            self._ends_process.wait(_TOGETHER_SECONDS + (_SILENT_SECONDS if self._has_remote_peers else 0))
             while self._ends_process.is_set():  # it will not be long
                 time.sleep(1)
         self._over.set()
@@ -213,11 +217,20 @@ class PeerWatch:
         line = one_line(f"{what}, so the run ends. {self._whereabouts()}")
         sys.stderr.write(f"error: {line}\n")  # in one piece, as others may write
         sys.stderr.flush()
-        if not is_told and len(self._local) < dist.world_size():
+        if not is_told and self._has_remote_peers:
             with suppress(RuntimeError, OSError):
                 _connect().set(_ENDED, json.dumps(what))
         time.sleep(_SPEAKER_WAITS)
         os._exit(EXIT_LOST_PEER)
+
+
+def _is_of_a_collective(error: BaseException) -> bool:
+    """Whether it may come of a connection that has broken: from torch, which has no class for it, or in its words."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, (RuntimeError, OSError)) and (
+        any("/torch/distributed/" in frame.filename for frame in frames)
+        or re.search(r"gloo|nccl|connection", str(error), re.IGNORECASE) is not None
+    )
 
 
 def _beat(machine: str) -> str:

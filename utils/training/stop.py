@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -57,7 +58,7 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         threading.Thread(target=self._hurry, name="stop-signals", daemon=True).start()
-        threading.Thread(target=self._watch, args=[_launchers()], name="launchers", daemon=True).start()
+        threading.Thread(target=self._watch, args=[launchers()], name="launchers", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,8 +115,12 @@ class StopSignals:
             os._exit(exit_code(self.received))
 
 
-def _launchers() -> list[psutil.Process]:
-    """The launcher of this process and, of DeepSpeed's, what has started it; none for a plain ``python``."""
+@cache
+def launchers() -> list[psutil.Process]:
+    """The launcher of this process and, of DeepSpeed's, what has started it; none for a plain ``python``.
+
+    To be called early, because those that have ended are not found; they stay in the list then.
+    """
     found = []
     for parent in psutil.Process().parents():
         try:

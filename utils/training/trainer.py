@@ -37,7 +37,7 @@ from .run_description import RunDescription, log_changes
 from .run_directory import RunDirectory
 from .run_lock import RunLock
 from .start import TrainingModel, build_for_training
-from .stop import Stopped, StopSignals, exit_code
+from .stop import Stopped, StopSignals, exit_code, launchers
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,7 @@ class Trainer:
         Raises:
             InputError: if flags, data, weights or checkpoint cannot be used; before the first update.
         """
+        launchers()
         check_attention(run.attn_implementation, dtype=PRECISIONS[run.precision])
         directory = RunDirectory.of(run)
         with ExitStack() as on_error:
