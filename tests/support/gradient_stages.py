@@ -54,7 +54,7 @@ class Run:
         if precision != "fp32":
             settings[precision] = {"enabled": True}
         if precision == "fp16":
-            settings[precision]["initial_scale_power"] = 4
+            settings[precision]["initial_scale_power"] = 12
         initialize: Any = deepspeed.initialize
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
         self.engine, *_ = initialize(
@@ -132,7 +132,7 @@ def check_scale_search() -> None:
     run.update(1, "gradient")
     assert run.guard.num_skipped == 0
     message = ""
-    for number in range(2, 12):
+    for number in range(2, 20):
         try:
             run.update(number, "gradient")
         except InputError as err:
