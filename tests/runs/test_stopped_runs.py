@@ -59,7 +59,7 @@ class Starts:
         command = [program, *flags, "--epochs=50", "--grad_accumulation_steps=1"]
         if launcher == "deepspeed":
             return deepspeed(*command, cwd=self._repository)
-        start = [sys.executable] if launcher == "python" else ["torchrun", "--nproc_per_node=2", "--master_port=0"]
+        start = [sys.executable] if launcher == "python" else ["torchrun", "--nproc_per_node=2", "--standalone"]
         return run([*start, *command], cwd=self._repository)
 
     @property
