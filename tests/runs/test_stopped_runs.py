@@ -12,7 +12,8 @@ from tests.support.launch import NUM_PROCESSES, TRAIN_FLAGS, Finished, deepspeed
 from tests.support.tiny_world import TinyWorld
 from utils.training.peers import EXIT_LOST_PEER
 
-# The same main(), in which something happens in update 3 or in the validation after update 2.
+# The same main(), in which something happens in update 3, when processes have agreed that no signal has come before it,
+# or in the validation after update 2. An epoch has two updates.
 PROGRAM = """
 import os, signal, sys, time
 sys.path.insert(0, {repository!r})
@@ -114,8 +115,8 @@ def test_a_process_of_another_machine_that_falls_silent_is_named(start):
 def test_a_signal_to_one_process_stops_all_after_the_update_which_is_saved(start):
     finished = start("deepspeed", update="if rank == 1: os.kill(os.getpid(), signal.SIGTERM)")
     assert finished.code == 143, finished.text
-    assert "stopped by SIGTERM after update 3; the same command goes on" in finished.text
-    assert (start.saved, start.updates) == ("global_step3", [1, 2, 3])
+    assert "stopped by SIGTERM after update 4; the same command goes on" in finished.text
+    assert (start.saved, start.updates) == ("global_step4", [1, 2, 3, 4])
     assert not finished.errors
     assert "Traceback" not in finished.text
 
@@ -134,8 +135,8 @@ def test_a_signal_to_the_whole_group_leaves_the_workers_at_work(start):
     """As a terminal's Ctrl-C and SLURM do."""
     finished = start("python", update="os.killpg(0, signal.SIGINT)")
     assert finished.code == 130, finished.text
-    assert "stopped by SIGINT after update 3; the same command goes on" in finished.text
-    assert (start.saved, start.updates) == ("global_step3", [1, 2, 3])
+    assert "stopped by SIGINT after update 4; the same command goes on" in finished.text
+    assert (start.saved, start.updates) == ("global_step4", [1, 2, 3, 4])
     assert "Traceback" not in finished.text
 
 

@@ -100,7 +100,7 @@ def _leave_signals_to_parent() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
 
     def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM, signal.SIGINT}).si_pid != parent:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
             pass
         os._exit(0)
 
