@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -52,7 +53,8 @@ class StopSignals:
         self.received = 0
         self._whereabouts = whereabouts
         self._at_once = False
-        self._signaled, self._reached, self._over = threading.Event(), threading.Event(), threading.Event()
+        self._is_saving = False
+        self._signaled, self._over = threading.Event(), threading.Event()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -63,14 +65,16 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._reached.set()
         self._signaled.set()  # the thread has nothing to wait for
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def save_begins(self) -> None:
-        """The update has ended: from here on nobody hurries, as a save that is killed leaves the one before."""
-        self._reached.set()
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """While a checkpoint is written nobody hurries: a save that others end leaves the one before."""
+        self._is_saving = True
+        yield
+        self._is_saving = False
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -101,18 +105,21 @@ class StopSignals:
 
     def _hurry(self) -> None:
         self._signaled.wait()
-        if not self.received or self._reached.is_set():
+        if self._over.is_set():
             return
         name = signal.Signals(self.received).name
         again = "; Ctrl-C again ends it at once" if self.received == signal.SIGINT else ""
         logger.info("%s: the update in hand is finished and saved, then the run ends%s", name, again)
-        if not self._reached.wait(_PATIENCE_SECONDS):
-            print(
-                f"{name}: the update in hand has not ended in {_PATIENCE_SECONDS:.0f} s and is given up. "
-                f"{self._whereabouts()}",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
-            os._exit(exit_code(self.received))
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < deadline or self._is_saving:
+            if self._over.wait(0.1):
+                return
+        print(
+            f"{name}: the update in hand has not ended in {_PATIENCE_SECONDS:.0f} s and is given up. "
+            f"{self._whereabouts()}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        os._exit(exit_code(self.received))
 
 
 @cache

@@ -180,8 +180,8 @@ class Trainer:
                 if ends_epoch:
                     self.journal.log_skips(self.update, self.skips)
                 if ends_epoch or number:
-                    stop.save_begins()
-                    self.save()  # before validation, because its data may hold a sample that stops the run
+                    with stop.saving():
+                        self.save()  # before validation, because its data may hold a sample that stops the run
                 if number:
                     return number
                 if ends_epoch:
