@@ -10,16 +10,20 @@ from utils.cli.command import run_command
 from utils.cli.config import RunConfig
 
 
-def train(parsed: Parsed[RunConfig]) -> None:
-    """Set a run up, train to its last update, and close it whatever happens."""
+def train(parsed: Parsed[RunConfig]) -> int:
+    """Set a run up, train to its last update, and close it whatever happens; returns the exit code."""
+    from utils.training.peers import PeerWatch
     from utils.training.start import resolve_run_flags
     from utils.training.trainer import Trainer
 
-    trainer = Trainer.setup(resolve_run_flags(parsed))
-    try:
-        trainer.train()
-    finally:
-        trainer.close()
+    with PeerWatch() as peers:
+        trainer = Trainer.setup(resolve_run_flags(parsed), peers)
+        try:
+            code = trainer.train()
+            peers.finish()
+        finally:
+            trainer.close()
+    return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -102,6 +102,15 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def all_reduce_max(values: torch.Tensor) -> torch.Tensor:
+    """The largest of each value over all processes, in place."""
+    if _has_peers():
+        import torch.distributed
+
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+    return values
+
+
 def gather_objects(item: Item) -> list[Item]:
     """The plain objects of all processes, on every process."""
     if not _has_peers():

@@ -220,6 +220,9 @@ class RunFlags:
     max_bad_share: Share = flag(
         0.01, "stop when more than this share of the samples (counted as 1000 at least) cannot be used"
     )
+    skip_nonfinite: NonNegativeInt = flag(
+        0, "pass over this many updates whose loss or gradients are not finite; the next one stops the run"
+    )
     print_freq: Count = flag(1, "updates between log lines")
 
 

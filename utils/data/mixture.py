@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -219,7 +219,7 @@ def build_loader(
     )
 
 
-def read_batches(loader: Iterable[Loaded | InputError], tally: SkipTally) -> Iterator[Batch]:
+def read_batches(loader: Iterable[Loaded | InputError], tally: SkipTally) -> Generator[Batch]:
     """Batches of a loader of ``build_loader``; an InputError of a worker is raised here, in the main process.
 
     Raised inside a worker, torch would wrap it into a message with a traceback.

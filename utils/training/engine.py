@@ -20,8 +20,8 @@ from .start import TrainingModel
 class Engine(Network, Protocol):
     """What training uses of ``deepspeed.DeepSpeedEngine``, which declares no types of its own."""
 
-    device: torch.device
     module: nn.Module
+    device: torch.device
     optimizer: Any  # one of DeepSpeed's around ours, or ours
     global_steps: int
     lr_scheduler: torch.optim.lr_scheduler.LambdaLR
@@ -29,6 +29,8 @@ class Engine(Network, Protocol):
     def backward(self, loss: Tensor) -> Any: ...
 
     def step(self) -> None: ...
+
+    def was_step_applied(self) -> bool: ...
 
     def get_lr(self) -> list[float]: ...
 

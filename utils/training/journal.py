@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from collections import Counter
@@ -97,7 +98,8 @@ class Journal:
         bar.update()
         bar.set_postfix_str(f"loss {report.terms['total']:.3f} lr {report.rate:.1e} ETA {remaining}")
         numbers = {"update": report.update, "lr": report.rate, "seconds": round(report.seconds, 4)}
-        terms = {name: round(value, 6) for name, value in report.terms.items()}
+        # JSON has no number that is not finite; an update that was passed over has.
+        terms = {name: round(value, 6) if math.isfinite(value) else None for name, value in report.terms.items()}
         blank = report.blanks.empty + report.blanks.full
         seen = {"masks": report.num_masks, "blank_masks": blank, "tokens": report.num_tokens}
         lines.write({**numbers, **seen, **terms})

@@ -7,7 +7,7 @@ update. It keeps no checkpoint.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from itertools import cycle
 from math import isnan
 from pathlib import Path
@@ -43,9 +43,9 @@ class OneBatch:
         self._run, self._run_dir, self._device = run, run_dir, device
         self._batches = list(batches)
 
-    def forever(self) -> Iterator[Batch]:
+    def forever(self) -> Generator[Batch]:
         """The same forward passes in every update."""
-        return cycle(self._batches)
+        yield from cycle(self._batches)
 
     def score(self, network: Network, journal: Journal, *, update: int) -> None:
         """Write down the teacher-forced IoU of the batch, and after the last update what it means.

@@ -1,54 +1,53 @@
-"""The training run: setup -> train -> close. One update is ``--grad_accumulation_steps`` forward passes."""
+"""The training run: setup -> train -> close."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import cast
 
 import torch
 
 from model.attention import check_attention
 from model.configuration import PRECISIONS
-from model.errors import InputError
 from model.hub import portable_path
-from model.losses import LossWeights, pixellm_loss
-from model.structures import Batch, LossTerms
+from model.structures import Batch
 from utils import dist
 from utils.cli.config import RunConfig
 from utils.data.collate import Collator
 from utils.data.encode import Encoder
 from utils.data.mixture import Mixture, SkipTally, build_loader, read_batches
 from utils.data.sources import Source
-from utils.evaluation.blanks import Blanks
 from utils.evaluation.teacher_forced import validate_teacher_forced
 
 from .base_weights import check_base, fingerprint, read_start
 from .checkpoints import Checkpoints, Contents, check_free_space, load_checkpoint, open_step
 from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
-from .guards import Guards, Sightings
-from .journal import Journal, UpdateReport
-from .normalization import UpdateShares
+from .gradients import GradientGuard
+from .guards import Guards
+from .journal import Journal
+from .memory import check_memory
 from .overfit import OneBatch
+from .peers import PeerWatch
 from .run_data import mask_share, open_train_sources, open_val_sources, warn_of_little_data
 from .run_description import RunDescription, log_changes
 from .run_directory import RunDirectory
 from .run_lock import RunLock
 from .shards import read_loss_scale, steps_of
 from .start import TrainingModel, build_for_training
-from .steps import remove_unfinished
+from .steps import latest_step, remove_unfinished
+from .stop import Stopped, StopSignals, exit_code, launchers
 from .stored import Progress, StoredState
 from .tower_guard import warn_of_tower
+from .update import Updates, images_per_update
 
 logger = logging.getLogger(__name__)
-
-_PARTS = ("total", "ce", "bce", "dice", "refine")
 
 
 @dataclass
@@ -62,7 +61,7 @@ class Trainer:
         mixture: the stream of training samples; None with ``--eval_only``.
         val_sources: what is validated after each epoch.
         checkpoints: where the run is saved, and what is saved of it.
-        sightings: what the guards have to know of the forward passes of an update.
+        updates: makes one update after the other.
         update, samples, seconds: updates done, images drawn for them by all processes, time they took.
         one_batch: with ``--overfit_one_batch``, once training has begun.
     """
@@ -81,19 +80,22 @@ class Trainer:
     journal: Journal
     checkpoints: Checkpoints
     guards: Guards
-    sightings: Sightings
+    updates: Updates
     update: int
     samples: int
     seconds: float
     one_batch: OneBatch | None = None
 
     @classmethod
-    def setup(cls, run: RunConfig) -> Trainer:
+    def setup(cls, run: RunConfig, peers: PeerWatch) -> Trainer:
         """Own the run directory, read data and weights, join the process group, and restore the checkpoint if any.
 
+        Args:
+            peers: begins to watch the other processes.
         Raises:
             InputError: if flags, data, weights or checkpoint cannot be used; before the first update.
         """
+        launchers()
         check_attention(run.attn_implementation, dtype=PRECISIONS[run.precision])
         directory = RunDirectory.of(run)
         with ExitStack() as on_error:
@@ -103,7 +105,9 @@ class Trainer:
                 step = directory.check_start(run)
             sources, rates = open_train_sources(run)
             val_sources = open_val_sources(run)
-            trainer = cls._build(run, directory, lock, step, sources, rates, val_sources)
+            device = init_distributed()
+            peers.start(lambda: _whereabouts(directory))
+            trainer = cls._build(run, device, directory, lock, step, sources, rates, val_sources)
             on_error.pop_all()
         return trainer
 
@@ -111,6 +115,7 @@ class Trainer:
     def _build(
         cls,
         run: RunConfig,
+        device: torch.device,
         directory: RunDirectory,
         lock: RunLock | None,
         step: Path | None,
@@ -118,7 +123,6 @@ class Trainer:
         rates: list[float],
         val_sources: list[Source],
     ) -> Trainer:
-        device = init_distributed()
         # A model that ZeRO-3 divides need not fit on one device.
         settings = deepspeed_settings(run)
         training = build_for_training(run, device=None if shards_parameters(settings) else device)
@@ -127,6 +131,8 @@ class Trainer:
             stored = open_step(step) if step else None
         contents = None
         with dist.stop_together():
+            if sources:
+                check_memory(training.wrapped, settings, device)
             if lock:
                 contents = _contents(run, training, step, stored)
             if lock and sources and contents and not run.overfit_one_batch:
@@ -143,6 +149,7 @@ class Trainer:
         if sources:
             mixture = Mixture(sources, rates, encoder, seed=run.seed, once_per_epoch=run.epoch_mode == "all")
             run = _with_length_of_epoch(run, mixture)
+        gradients = GradientGuard(training.wrapped, scales_loss=run.precision == "fp16", max_skips=run.skip_nonfinite)
         engine = build_engine(run, training, settings)
         checkpoints = Checkpoints(directory.checkpoints, contents, keep=run.keep_checkpoints)
         update, samples, seconds = 0, 0, 0.0
@@ -156,7 +163,7 @@ class Trainer:
         _log_start(run, device, sources)
         warn_of_tower(run, training)
         if not run.overfit_one_batch:
-            warn_of_little_data(run, sources, images_per_update=_images_per_update(run))
+            warn_of_little_data(run, sources, images_per_update=images_per_update(run))
         total = run.total_updates if mixture else update
         journal = Journal(directory, first_update=update, total_updates=total, print_freq=run.print_freq)
         skips = SkipTally(run.max_bad_share)
@@ -164,41 +171,59 @@ class Trainer:
         guards = Guards(mask_share=share, total_updates=total, run_dir=directory.path)
         return cls(
             run, directory, lock, training, device, engine, encoder, collator, mixture, val_sources, skips, journal,
-            checkpoints, guards, Sightings(device), update, samples, seconds,
+            checkpoints, guards, Updates(run, engine, gradients, device=device), update, samples, seconds,
         )  # fmt: skip
 
-    def train(self) -> None:
+    def train(self) -> int:
         """Go on from the last checkpoint to the last update; with ``--eval_only``, validate.
 
+        Returns:
+            0, or the exit code of a run that SIGTERM or Ctrl-C has stopped. Its last update is saved.
         Raises:
             InputError: if a sample of a validation set or too many of the training data cannot be used, or if the loss
-                is not finite. What was saved before remains.
+                or a gradient is not finite. What was saved before remains.
         """
+        with StopSignals(lambda: _whereabouts(self.directory)) as stop:
+            try:
+                number = self._train(stop)
+            except Stopped:
+                number = stop.received
+        if number:
+            logger.info("stopped by %s after update %d; the same command goes on", Signals(number).name, self.update)
+            return exit_code(number)
+        return 0
+
+    def _train(self, stop: StopSignals) -> int:
+        """Returns the signal that all processes stop for; 0 at the end of the run."""
         run = self.run
+        if self.mixture is None or self._lacks_score():
+            with stop.at_once():
+                self.validate()
         if self.mixture is None:
-            self.validate()
-            return
-        if self._lacks_score():
-            self.validate()
+            return 0
         if self.update >= run.total_updates:
             logger.info("%s is complete (%d updates); nothing to train", self.directory.path, self.update)
-            return
-        batches = self._batches(self.mixture)
-        while self.update < run.total_updates:
-            started, rate = time.time(), self.engine.get_lr()[0]
-            terms, num_masks, num_tokens, blanks = self._one_update(batches)
-            seconds, num_samples = time.time() - started, _images_per_update(run)
-            self.update, self.samples, self.seconds = (
-                self.update + 1, self.samples + num_samples, self.seconds + seconds
-            )  # fmt: skip
-            report = UpdateReport(self.update, rate, seconds, num_masks, terms, num_samples, num_tokens, blanks)
-            self.journal.log_update(report)
-            self.guards.see_update(report)
-            if self.update % run.steps_per_epoch == 0:
-                self.journal.log_skips(self.update, self.skips)
-                if not run.overfit_one_batch:
-                    self.save()  # first, because a validation set may hold a sample that stops the run
-                self.validate()
+            return 0
+        with closing(self._batches(self.mixture)) as batches:  # ends the loader's workers
+            while self.update < run.total_updates:
+                report, number = self.updates.make(batches, self.update + 1, agree=stop.received)
+                self.update = report.update
+                self.samples += report.num_samples
+                self.seconds += report.seconds
+                self.journal.log_update(report)
+                self.guards.see_update(report)
+                ends_epoch = self.update % run.steps_per_epoch == 0
+                if ends_epoch:
+                    self.journal.log_skips(self.update, self.skips)
+                if (ends_epoch or number) and not run.overfit_one_batch:
+                    with stop.saving():
+                        self.save()  # before validation, because its data may hold a sample that stops the run
+                if number:
+                    return number
+                if ends_epoch:
+                    with stop.at_once():
+                        self.validate()
+        return 0
 
     def close(self) -> None:
         """Release files, the directory and the process group."""
@@ -219,7 +244,7 @@ class Trainer:
                 self.lock.check()
         progress = Progress(
             update=self.update,
-            images_per_update=_images_per_update(self.run),
+            images_per_update=images_per_update(self.run),
             samples=self.samples,
             processes=dist.world_size(),
             optimizer_steps=steps_of(self.engine),
@@ -262,14 +287,13 @@ class Trainer:
     def _describe(self, folder: Path) -> None:
         _describe(RunDescription(folder), self.run, self.training)
 
-    def _batches(self, mixture: Mixture) -> Iterator[Batch]:
-        images_per_update = _images_per_update(self.run)
+    def _batches(self, mixture: Mixture) -> Generator[Batch]:
         num_updates = 1 if self.run.overfit_one_batch else self.run.total_updates - self.update
         loader = build_loader(
             mixture,
             self.collator,
             start=self.samples,
-            count=num_updates * images_per_update,
+            count=num_updates * images_per_update(self.run),
             rank=dist.rank(),
             world_size=dist.world_size(),
             batch_size=self.run.batch_size,
@@ -283,55 +307,6 @@ class Trainer:
             return self.one_batch.forever()
         return batches
 
-    def _one_update(self, batches: Iterator[Batch]) -> tuple[dict[str, float], int, int, Blanks]:
-        """Forward and backward ``grad_accumulation_steps`` times.
-
-        Returns:
-            loss parts of the global batch (with local normalization: means over all passes), the numbers of masks and
-            supervised tokens, and blank predictions, of all processes.
-        """
-        sums = torch.zeros(len(_PARTS) + 1, device=self.device)
-        self.engine.train()
-        with dist.stop_together():
-            update = [next(batches) for _ in range(self.run.grad_accumulation_steps)]
-        shares = UpdateShares.of(update, self.run.loss_normalization, device=self.device)
-        for on_cpu in update:
-            batch = on_cpu.to(self.device, PRECISIONS[self.run.precision])
-            terms = shares.part_of(self._losses(batch), on_cpu)
-            with dist.stop_together():
-                self._check_finite(terms, batch)
-            self.engine.backward(terms.total)
-            self.engine.step()
-            parts = [getattr(terms, part).detach().float() for part in _PARTS]
-            sums += torch.stack([*parts, sums.new_tensor(terms.num_masks)])
-        sums = dist.all_reduce_sum(torch.cat([sums, self.sightings.take()])).cpu()
-        passes = self.run.grad_accumulation_steps * dist.world_size()
-        means = {part: float(value) / passes for part, value in zip(_PARTS, sums, strict=False)}
-        num_masks, num_tokens, *blanks = map(int, sums[len(_PARTS) :].tolist())
-        return means, num_masks, num_tokens, Blanks(*blanks)
-
-    def _losses(self, batch: Batch) -> LossTerms:
-        run, output = self.run, self.engine(**batch.inputs())
-        weights = LossWeights(run.ce_loss_weight, run.bce_loss_weight, run.dice_loss_weight, run.refine_alpha)
-        terms = pixellm_loss(
-            output.loss, output.photo_logits, batch.masks, output.query_index, weights, ignore=batch.ignore
-        )
-        self.sightings.add(batch, output)
-        return terms
-
-    def _check_finite(self, terms: LossTerms, batch: Batch) -> None:
-        if not torch.isfinite(terms.total):
-            raise InputError(
-                f"the loss is {terms.total.item()} in update {self.update + 1}, at samples "
-                f"{', '.join(batch.sample_ids)} (ce {terms.ce.item():.4g}, bce {terms.bce.item():.4g}, dice "
-                f"{terms.dice.item():.4g}); nothing was updated. Lower --lr, or use --precision bf16 or fp32"
-            )
-
-
-def _images_per_update(run: RunConfig) -> int:
-    """Of all processes together."""
-    return run.batch_size * run.grad_accumulation_steps * dist.world_size()
-
 
 def _readers(training: TrainingModel) -> tuple[Encoder, Collator]:
     """What turns samples into tensors for this model."""
@@ -344,7 +319,7 @@ def _with_length_of_epoch(run: RunConfig, mixture: Mixture) -> RunConfig:
     """With ``--epoch_mode=all``, an epoch has as many updates as it takes to see every sample."""
     if run.epoch_mode != "all":
         return run
-    return dataclasses.replace(run, steps_per_epoch=-(-mixture.num_items // _images_per_update(run)))
+    return dataclasses.replace(run, steps_per_epoch=-(-mixture.num_items // images_per_update(run)))
 
 
 def _describe(description: RunDescription, run: RunConfig, training: TrainingModel) -> None:
@@ -377,10 +352,10 @@ def _resume(run: RunConfig, engine: Engine, step: Path, stored: StoredState) -> 
     with dist.stop_together():
         load_checkpoint(engine, step, stored, seed=run.seed)
     progress = stored.progress
-    if progress.images_per_update != _images_per_update(run):
+    if progress.images_per_update != images_per_update(run):
         logger.warning(
             "resuming with %d images per update, was %d: the data stream goes on, but not with the same batches",
-            _images_per_update(run),
+            images_per_update(run),
             progress.images_per_update,
         )
     logger.info("resumed %s after update %d", step, progress.update)
@@ -393,7 +368,13 @@ def _log_start(run: RunConfig, device: torch.device, sources: list[Source]) -> N
         dist.world_size(),
         device.type,
         run.precision,
-        _images_per_update(run),
+        images_per_update(run),
         run.total_updates,
         ", ".join(f"{source.name} ({len(source):,})" for source in sources) or "validation only",
     )
+
+
+def _whereabouts(directory: RunDirectory) -> str:
+    """Where a run goes on that ends now."""
+    step = latest_step(directory.checkpoints)
+    return f"The same command goes on from {step}" if step else "Nothing was saved yet; the same command starts anew"
