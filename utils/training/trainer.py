@@ -15,7 +15,6 @@ import torch
 
 from model.attention import check_attention
 from model.configuration import PRECISIONS
-from model.hub import portable_path
 from model.structures import Batch
 from utils import dist
 from utils.cli.config import RunConfig
@@ -25,8 +24,7 @@ from utils.data.mixture import Mixture, SkipTally, build_loader, read_batches
 from utils.data.sources import Source
 from utils.evaluation.teacher_forced import validate_teacher_forced
 
-from .base_weights import check_base, fingerprint, read_start
-from .checkpoints import Checkpoints, Contents, check_free_space, load_checkpoint, open_step
+from .checkpoints import Checkpoints, check_free_space, open_step
 from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
 from .gradients import GradientGuard
@@ -35,15 +33,16 @@ from .journal import Journal
 from .memory import check_memory
 from .overfit import OneBatch
 from .peers import PeerWatch
+from .resume import find_contents, resume
 from .run_data import mask_share, open_train_sources, open_val_sources, warn_of_little_data
-from .run_description import RunDescription, log_changes
+from .run_description import RunDescription
 from .run_directory import RunDirectory
 from .run_lock import RunLock
 from .shards import read_loss_scale, steps_of
 from .start import TrainingModel, build_for_training
 from .steps import latest_step, remove_unfinished
 from .stop import Stopped, StopSignals, exit_code, launchers
-from .stored import Progress, StoredState
+from .stored import Progress
 from .tower_guard import warn_of_tower
 from .update import Updates, images_per_update
 
@@ -134,9 +133,9 @@ class Trainer:
             if sources:
                 check_memory(training.wrapped, settings, device)
             if lock:
-                contents = _contents(run, training, step, stored)
+                contents = find_contents(run, training, step, stored)
             if lock and sources and contents and not run.overfit_one_batch:
-                num = min(run.keep_checkpoints + 1, run.epochs) - bool(step)
+                num = min(run.keep_checkpoints + 1 + bool(val_sources), run.epochs) - bool(step)
                 check_free_space(training.wrapped, directory.path, contents, num=max(1, num))
                 remove_unfinished(directory.checkpoints)
             if lock and run.overwrite_run:  # not before data and weights have been read
@@ -154,11 +153,11 @@ class Trainer:
         checkpoints = Checkpoints(directory.checkpoints, contents, keep=run.keep_checkpoints)
         update, samples, seconds = 0, 0, 0.0
         if step and stored:
-            progress = _resume(run, engine, step, stored)
+            progress = resume(run, engine, step, stored)
             checkpoints.read_scores(progress.scores)
             update, samples, seconds = progress.update, progress.samples, progress.seconds
         if lock and not directory.has_checkpoint:  # of one that is there, this start may not change the meaning
-            _describe(directory.description, run, training)
+            directory.description.write(run, training.config, training.tokenizer, source=training.base_folder)
             logger.info("run directory %s", directory.path)
         _log_start(run, device, sources)
         warn_of_tower(run, training)
@@ -254,9 +253,10 @@ class Trainer:
             scores=self.checkpoints.scores,
         )
         self.checkpoints.save(self.engine, progress, describe=self._describe)
-        if self.lock:
-            self._describe(self.directory.path)
-            self.checkpoints.copy_record(self.update, self.directory.path)
+        with dist.stop_together():
+            if self.lock:
+                self._describe(self.directory.path)
+                self.checkpoints.copy_record(self.update, self.directory.path)
         logger.info("saved %s after update %d", self.checkpoints.folder, self.update)
 
     def validate(self) -> None:
@@ -276,8 +276,9 @@ class Trainer:
             self.journal.log_validation(self.update, source.name, found.meter)
             self.guards.see_validation(self.update, source.name, found.blanks)
             scores.append(found.meter.giou if self.run.best_metric == "giou" else found.meter.ciou)
-        if self.lock and self.mixture and scores:
-            self.checkpoints.add_score(self.update, sum(scores) / len(scores))
+        with dist.stop_together():
+            if self.lock and self.mixture and scores:
+                self.checkpoints.add_score(self.update, sum(scores) / len(scores))
 
     def _lacks_score(self) -> bool:
         """Whether the run was stopped between saving an epoch and the end of its validation."""
@@ -285,7 +286,8 @@ class Trainer:
         return dist.gather_objects(ended and bool(self.val_sources) and not self.checkpoints.has_score(self.update))[0]
 
     def _describe(self, folder: Path) -> None:
-        _describe(RunDescription(folder), self.run, self.training)
+        training = self.training
+        RunDescription(folder).write(self.run, training.config, training.tokenizer, source=training.base_folder)
 
     def _batches(self, mixture: Mixture) -> Generator[Batch]:
         num_updates = 1 if self.run.overfit_one_batch else self.run.total_updates - self.update
@@ -320,46 +322,6 @@ def _with_length_of_epoch(run: RunConfig, mixture: Mixture) -> RunConfig:
     if run.epoch_mode != "all":
         return run
     return dataclasses.replace(run, steps_per_epoch=-(-mixture.num_items // images_per_update(run)))
-
-
-def _describe(description: RunDescription, run: RunConfig, training: TrainingModel) -> None:
-    description.write(run, training.config, training.tokenizer, source=training.base_folder)
-
-
-def _contents(run: RunConfig, training: TrainingModel, step: Path | None, stored: StoredState | None) -> Contents:
-    """What the checkpoints of this run hold, once it is known which weights are the base's.
-
-    Raises:
-        InputError: if the base is not the one that the checkpoint relies on.
-    """
-    start = read_start(run, training.config, training.base_folder)
-    base = fingerprint(training.wrapped, start, dtype=PRECISIONS[run.precision])
-    if step and stored:
-        named = f"--init_from {run.init_from}" if run.init_from else f"--version {run.version} with {run.vision_tower}"
-        check_base(base, stored.weights["base"], step=step, base=named)
-    return Contents.of(
-        training.wrapped,
-        {} if run.save_frozen else base,
-        base_place=portable_path(run.init_from or run.version),
-        precision=run.precision,
-    )
-
-
-def _resume(run: RunConfig, engine: Engine, step: Path, stored: StoredState) -> Progress:
-    """Restore a checkpoint; returns where it was written."""
-    if description := RunDescription.of_weight(step):
-        log_changes(description.read_flags(), run)
-    with dist.stop_together():
-        load_checkpoint(engine, step, stored, seed=run.seed)
-    progress = stored.progress
-    if progress.images_per_update != images_per_update(run):
-        logger.warning(
-            "resuming with %d images per update, was %d: the data stream goes on, but not with the same batches",
-            images_per_update(run),
-            progress.images_per_update,
-        )
-    logger.info("resumed %s after update %d", step, progress.update)
-    return progress
 
 
 def _log_start(run: RunConfig, device: torch.device, sources: list[Source]) -> None:
