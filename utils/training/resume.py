@@ -10,7 +10,7 @@ from model.hub import portable_path
 from utils import dist
 from utils.cli.config import RunConfig
 
-from .base_weights import check_base, fingerprint, read_start
+from .base_weights import check_base, fingerprint, read_start, still_of_base
 from .checkpoints import Contents, load_checkpoint
 from .engine import Engine
 from .run_description import RunDescription, log_changes
@@ -32,6 +32,7 @@ def find_contents(run: RunConfig, training: TrainingModel, step: Path | None, st
     if step and stored:
         named = f"--init_from {run.init_from}" if run.init_from else f"--version {run.version} with {run.vision_tower}"
         check_base(base, stored.weights["base"], step=step, base=named)
+        base = still_of_base(base, training.wrapped, stored)
     return Contents.of(
         training.wrapped,
         {} if run.save_frozen else base,
