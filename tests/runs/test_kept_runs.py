@@ -1,7 +1,7 @@
 """Runs that earlier versions wrote, moved to another place: each goes on, is merged, and its model answers.
 
-Where they were made (``tests/fixtures/make.py``) is nowhere, so base, tower and data are named anew, as by a user who
-moved a run to another machine.
+Where they were made (``tests/fixtures/make.py``) is no folder of a user's, so base, tower and data are named anew, as by
+somebody who moved a run to another machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import chat
 import merge_lora_weights_and_save_hf_model as merge
 from model.weights.tensors import read_weights
 from tests.support.bad_input import refused
-from tests.support.launch import NUM_PROCESSES, TRAIN_FLAGS, Finished, python
+from tests.support.launch import TRAIN_FLAGS, Finished, python
 from tests.support.tiny_world import TinyWorld
 from utils.masks.rle import decode_rles
 from utils.training.steps import MANIFEST, damage_of, latest_step, step_names, write_manifest
@@ -44,9 +44,9 @@ def kept(kept_runs, request) -> Path:
 
 @pytest.fixture(scope="module")
 def resumed(kept, base, repository, tmp_path_factory) -> tuple[Path, Finished]:
-    """A copy of the run after one epoch more, in one process of as many passes as all of its processes made."""
+    """A copy of the run after one epoch more, in one process; two processes with two passes each wrote it."""
     folder = Path(shutil.copytree(kept, tmp_path_factory.mktemp("moved") / kept.name))
-    own = [f"--grad_accumulation_steps={2 * NUM_PROCESSES}", "--out_dim=16", "--no_eval", "--epochs=2"]
+    own = ["--grad_accumulation_steps=4", "--out_dim=16", "--no_eval", "--epochs=2"]
     where = [f"--log_base_dir={folder.parent}", f"--exp_name={folder.name}"]
     return folder, python("train_ds.py", *base.arguments, *TRAIN_FLAGS, *own, *where, cwd=repository)
 
@@ -113,7 +113,7 @@ def nowhere(kept, tmp_path) -> Path:
 
 def test_a_merge_asks_for_what_is_no_longer_there(nowhere, base, tmp_path, capsys):
     """It downloads nothing that nobody named: the defaults of both flags are hub names."""
-    flags = [f"--weight={nowhere / 'ckpt_model'}", f"--save_path={tmp_path / 'hf'}"]
+    flags = [f"--weight={nowhere / 'ckpt_model'}", f"--save_path={tmp_path / 'hf'}", "--precision=fp32"]
     asks = "the run started from /nowhere/base/{}, which is not found; say where it is now with {}"
     step = latest_step(nowhere / "ckpt_model")
     if step is not None and (step / WEIGHTS).exists():  # frozen weights are left to the base
