@@ -1,7 +1,7 @@
 """Runs that earlier versions wrote, moved to another place: each goes on, is merged, and its model answers.
 
-Where they were made (``tests/fixtures/make.py``) is no folder of a user's, so base, tower and data are named anew, as by
-somebody who moved a run to another machine.
+Where they were made (``tests/fixtures/make.py``) is no folder of a user's, so base, tower and data are named anew, as
+by somebody who moved a run to another machine.
 """
 
 from __future__ import annotations
