@@ -4,12 +4,14 @@
     python scripts/benchmark.py loading --version FOLDER --processes 8
     python scripts/benchmark.py quantization --version FOLDER --dataset_dir ./dataset
     python scripts/benchmark.py splits --config FILE --version BASE --vision_tower TOWER --dataset_dir ./dataset
+    python scripts/benchmark.py checkpoints
 
 ``data`` says how many samples per second one process makes, of every source and of their mixture, and what the time
 goes into. ``loading`` says how long it takes to read a model, and what memory one process and several at once need for
 it. ``quantization`` says what an 8-bit and a 4-bit language model save and change. ``splits`` says how far losses move
-when the same batches are trained on by other numbers of processes and at other ZeRO stages. ``data --help`` and the
-like list the flags. Other load on the machine is in all times: compare those of one run.
+when the same batches are trained on by other numbers of processes and at other ZeRO stages. ``checkpoints`` computes
+how large a checkpoint of the published sizes is. ``data --help`` and the like list the flags. Other load on the machine
+is in all times: compare those of one run.
 """
 
 from __future__ import annotations
@@ -126,11 +128,27 @@ def benchmark_splits(parsed: Parsed[SplitsConfig]) -> None:
     benchmark(config, parsed.given, updates=config.updates, output_md=config.output_md)
 
 
+@settings
+class CheckpointsConfig:
+    """Bytes of a checkpoint of the published sizes, computed."""
+
+    precision: Precision = flag("bf16", "training precision")
+    output_md: str = flag("", "Markdown file for the table")
+
+
+def benchmark_checkpoints(parsed: Parsed[CheckpointsConfig]) -> None:
+    """Add up shapes; nothing is loaded."""
+    from utils.benchmark.checkpoints import benchmark
+
+    benchmark(**vars(parsed.config))
+
+
 COMMANDS = {
     "data": (DataConfig, benchmark_data),
     "loading": (LoadingConfig, benchmark_loading),
     "quantization": (QuantizationConfig, benchmark_quantization),
     "splits": (SplitsConfig, benchmark_splits),
+    "checkpoints": (CheckpointsConfig, benchmark_checkpoints),
 }
 
 

@@ -14,11 +14,13 @@ import argparse
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,7 +110,7 @@ class Run:
         environment |= {"PYTHONPATH": str(REPOSITORY), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         if delay:
             environment |= {"KILLS_MARK": str(self.mark), "KILLS_DELAY": delay}
-        command = [part.format(port=random.randint(20000, 60000)) for part in self._launcher]
+        command = [part.format(port=free_port()) for part in self._launcher]
         with self._out.open("w", encoding="utf-8") as out:
             self._process = psutil.Popen(
                 [*command, str(PROGRAM), *self._flags], cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL,
@@ -146,6 +148,15 @@ class Run:
 
     def all_alive(self) -> list[psutil.Process]:
         return [process for kind in self.processes().values() for process in kind]
+
+
+def free_port() -> int:
+    """One that nobody has, outside the range from which the system gives out ports by itself."""
+    while True:
+        port = random.randint(10000, 30000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until_gone(processes: list[psutil.Process], run: Run) -> float:

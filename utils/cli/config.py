@@ -370,7 +370,7 @@ class MergeConfig:
     resize_vision_tower: bool = flag(False, "other input size", unused="the weights show it")
     resize_vision_tower_size: InputSide = flag(224, "that input size", unused="the weights show it")
     vision_tower_for_mask: bool = flag(False, "masks from tower features", unused="there is no other source of masks")
-    weight: str = flag("", "trained weights: a file, a folder of shards, or a run's checkpoints (ckpt_model)")
+    weight: str = flag("", "trained weights: a file, a folder of shards, or a checkpoint (ckpt_model, or a step of it)")
     separate_mm_projector: bool = flag(False, "decoder projector", unused="the weights show it")
     image_feature_scale_num: Scales = flag(1, "scales", unused="the weights show it")
     conv_type: Template = flag("llava_v1", "conversation template")

@@ -125,6 +125,11 @@ class DeepSpeedStep:
                 f"{self.folder} was written without ZeRO by an older version, from which a run cannot go on; merge it, "
                 "and start from the merged model with --init_from"
             )
+        if "update" not in self._model:
+            raise InputError(
+                f"{self.folder} was not written by this code, so it does not say where its stream of samples ended; "
+                "merge it, and start from the merged model with --init_from"
+            )
         with _damage_told(self.folder):
             states = self._optimizer(0)["state"].values()
             scaler = getattr(self._optim[0].get("loss_scaler"), "__dict__", {})

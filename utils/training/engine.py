@@ -6,9 +6,11 @@ import os
 from typing import Any, Protocol
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from model.errors import InputError
 from utils import dist
 from utils.cli.config import RunConfig
 from utils.evaluation.teacher_forced import Network
@@ -40,7 +42,11 @@ class Engine(Network, Protocol):
 
 
 def init_distributed() -> torch.device:
-    """Join the launcher's process group, or make a group of one; returns this process's device."""
+    """Join the launcher's process group, or make a group of one; returns this process's device.
+
+    Raises:
+        InputError: if the launcher's port is in use.
+    """
     dist.set_single_process_environment()
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -57,7 +63,15 @@ def init_distributed() -> torch.device:
         # DeepSpeed would compile this extension at its first use, although only inference needs it: under a lock that
         # a killed process leaves behind, on which every later run waits, and with buffers that stay in shared memory.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    try:
+        deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    except torch.distributed.DistNetworkError as err:
+        if "EADDRINUSE" not in str(err):
+            raise
+        raise InputError(
+            f"port {os.environ['MASTER_PORT']} of this machine is in use, by another training perhaps; give the "
+            "launcher another one (--master_port)"
+        ) from err
     return device
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,9 +50,12 @@ class _Run:
     lora_alpha: int
 
 
-def merge(flags: MergeConfig) -> None:
+def merge(flags: MergeConfig, *, given: Collection[str] = ("version", "vision_tower")) -> None:
     """Merge LoRA into its base, save, reload, and compare with the unmerged model; all or nothing.
 
+    Args:
+        given: names of the flags that were given. Defaults of the others are hub names that nobody asked for, and are
+            not looked for in place of a base or tower that has moved.
     Raises:
         InputError: if weights, base or tower are missing or do not fit together, if ``save_path`` may not be written,
             or if the saved model answers otherwise than the unmerged one.
@@ -68,7 +72,8 @@ def merge(flags: MergeConfig) -> None:
     )
     with output_folder(folder, kind=MERGED_MODEL) as unchecked:
         keep_own_card(folder, unchecked)
-        expected = _write_merged(flags, unchecked)
+        moved = {name: getattr(flags, name) if name in given else "" for name in ("version", "vision_tower")}
+        expected = _write_merged(flags, unchecked, moved)
         verify(unchecked, expected, precision=flags.precision)
     logger.info("saved %s", folder)
 
@@ -80,16 +85,16 @@ def _size_on_disk(weight: Path) -> int:
     return sum(file.stat().st_size for file in files if is_file(file))
 
 
-def _write_merged(flags: MergeConfig, folder: Path) -> dict[str, Tensor]:
+def _write_merged(flags: MergeConfig, folder: Path, moved: dict[str, str]) -> dict[str, Tensor]:
     """Write the merged model into an existing folder; returns what ``probe`` finds in the unmerged one."""
     weight = Path(flags.weight)
-    weights = read_training_weights(weight, version=flags.version, vision_tower=flags.vision_tower)
+    weights = read_training_weights(weight, **moved)
     base, lora = split_training_state(weights)
     run = _describe(base, flags)
     if updates := updates_of(weight):
         run.config.recipe = {**run.config.recipe, "updates": updates}
     if not flags.save_vision_tower:
-        place = find_moved(run.config.vision_tower, flags.vision_tower, flag="--vision-tower")
+        place = find_moved(run.config.vision_tower, moved["vision_tower"], flag="--vision-tower")
         run.config.vision_tower = portable_path(place)
         base = _with_tower_of_folder(base, run.config)
     network = PixelLMForCausalLM.from_state(run.config, base, dtype=torch.float32, source=str(weight))

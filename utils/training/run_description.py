@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from model.files import is_file, read_object, write_json
 from model.outputs import atomic_folder
 from model.text.tokenizer import add_codebook, load_tokenizer, save_tokenizer
 from utils.cli.config import RunConfig
+from utils.data.names import split_names
 
 from .steps import CHECKPOINTS, is_step, latest_step
 
@@ -27,6 +29,8 @@ _LEVELS_ABOVE_A_WEIGHT = 3
 _OF_A_START = ("local_rank", "resume", "auto_resume", "overwrite_run", "eval_only", "overfit_one_batch", "exp_name")
 # What a file says without words that was written before a flag existed.
 _BEFORE_THERE_WAS_A_FLAG = {"loss_normalization": "local"}
+# What these name may lie elsewhere now; the weights of --init_from are held to their fingerprints.
+_PLACES = ("init_from", "custom_data", "preprocessor_config")
 _WHY_FIXED = {"checkpoint": "the checkpoint's contents depend on it", "samples": "the stream of samples depends on it"}
 
 
@@ -124,15 +128,34 @@ def refuse_changes(before: RunConfig, now: RunConfig, *, checkpoint: Path) -> No
     Args:
         before: the flags that the checkpoint was written with.
     Raises:
-        InputError: for the first flag that differs and is declared ``fixed``. ``eval_only`` draws no samples.
+        InputError: for the first flag that differs and is declared ``fixed``. ``eval_only`` draws no samples, and what
+            a flag names may have moved.
     """
     reasons = {field.name: field.metadata["fixed"] for field in dataclasses.fields(RunConfig)}
     for name, (old, new) in _changed(before, now).items():
+        if name in _PLACES and is_moved(old, new):
+            continue
         if reasons[name] and not (now.eval_only and reasons[name] == "samples"):
             raise InputError(
                 f"--{name} is {new!r}, but {checkpoint} was trained with {old!r}, and {_WHY_FIXED[reasons[name]]}; "
                 f"resume with {_as_flag(name, old)}, or choose another --exp_name"
             )
+
+
+def is_moved(before: str, now: str) -> bool:
+    """Whether names joined by || are those of the same files or folders: found at another place under their own names,
+    while there is none at the old one.
+    """
+    olds, news = split_names(before), split_names(now)
+    return len(olds) == len(news) and all(map(_is_same, olds, news))
+
+
+def _is_same(old: str, new: str) -> bool:
+    before, now = os.path.expanduser(old), os.path.expanduser(new)
+    if os.path.exists(before) and os.path.exists(now):
+        return os.path.samefile(before, now)
+    is_gone = not os.path.exists(before)
+    return old == new or (is_gone and os.path.exists(now) and os.path.basename(before) == os.path.basename(now))
 
 
 def log_changes(before: RunConfig, now: RunConfig) -> None:

@@ -12,7 +12,7 @@ from model.errors import InputError
 from model.outputs import check_output_file
 from utils.cli.config import RunConfig
 
-from .run_description import RunDescription, refuse_changes
+from .run_description import RunDescription, is_moved, refuse_changes
 from .run_lock import LOCK_FILE, RunLock
 from .steps import CHECKPOINTS, LATEST, find_whole_step, step_names
 
@@ -104,7 +104,7 @@ class RunDirectory:
             return
         description = RunDescription.of_weight(step)
         begun = description.read_flags().init_from if description else run.init_from
-        if run.init_from and run.init_from != begun:
+        if run.init_from and not (begun and is_moved(begun, run.init_from)):
             raise InputError(
                 f"{self._holds}, which started from {begun or 'a LLaVA base'}, not {run.init_from}; {self._advice}"
             )

@@ -91,10 +91,15 @@ def _from_base(folder: Path, record: WeightRecord, *, version: str, vision_tower
 def find_moved(place: str, given: str, *, flag: str) -> str:
     """Where a base or tower is: where the run found it, or where the user says that it is now.
 
+    A folder that is still there comes first, and a download of what the run took from the hub last.
+
+    Args:
+        given: by the user; empty if nothing was.
     Raises:
         InputError: if it is at neither place.
     """
-    for name in (place, given):
+    is_there = is_folder(Path(place).expanduser())
+    for name in filter(None, (place, given) if is_there else (given, place)):
         with suppress(InputError):
             resolve_folder(name, flag=flag)
             return name

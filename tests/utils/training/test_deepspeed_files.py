@@ -119,6 +119,17 @@ def test_damage_is_told_in_one_line(folder, damage):
     assert "\n" not in str(refused.value)
 
 
+def test_from_the_checkpoint_of_another_program_no_run_goes_on(folder):
+    """The release's say nothing of its updates; their weights are read all the same."""
+    file = folder / STEP / MODEL
+    content = torch.load(file, weights_only=False)
+    torch.save({name: value for name, value in content.items() if name not in ("update", "images_per_update")}, file)
+    stored = open_step(folder / STEP)
+    with pytest.raises(InputError, match=r"was not written by this code.*start from the merged model with --init_from"):
+        assert stored.progress
+    assert join_weights(stored)
+
+
 def test_a_step_that_is_cut_is_passed_over(folder):
     shutil.copytree(folder / STEP, folder / "global_step4")
     (folder / "latest").write_text("global_step4")

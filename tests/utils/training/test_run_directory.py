@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,16 @@ def test_a_new_run_under_a_used_name_is_refused(used, refuses):
 def test_a_run_that_starts_from_another_model_is_refused(used, parrot, refuses):
     remedies = (f"--resume {used.checkpoints}", "another --exp_name", "--overwrite_run")
     refuses(f"started from a LLaVA base, not {parrot}", *remedies, flags=(f"--init_from={parrot}",))
+
+
+def test_the_model_that_a_run_started_from_may_have_moved(used, parrot, runs):
+    now = start(runs, f"--init_from={parrot}")
+    step = used.checkpoints / "global_step2"
+    RunDescription(step).write_flags(replace(now, init_from=f"gone/{parrot.name}"))
+    assert used.check_start(now) == step
+    RunDescription(step).write_flags(replace(now, init_from="gone/other"))
+    with pytest.raises(InputError, match="which started from gone/other, not"):
+        used.check_start(now)
 
 
 def test_if_no_checkpoint_is_whole_nothing_is_replaced(used, refuses):
