@@ -53,10 +53,12 @@ class Kind:
     precision: Precision
     stage: int
     offload: bool = False
+    sums_in_fp32: bool = False  # of gradients: another class of DeepSpeed
 
     @property
     def name(self) -> str:
-        return f"{self.optimizer}-{self.precision}-{self.stage}" + ("-offload" if self.offload else "")
+        rest = "-offload" * self.offload + "-sums" * self.sums_in_fp32
+        return f"{self.optimizer}-{self.precision}-{self.stage}{rest}"
 
     @property
     def next(self) -> Kind:
@@ -74,6 +76,7 @@ KINDS = [
     for stage, offload in product(range(4), (False, True))
     if not offload or (optimizer == "adamw" and precision == "bf16" and stage)
 ]
+KINDS.append(Kind("adamw", "bf16", 1, sums_in_fp32=True))
 
 
 class Run:
@@ -89,7 +92,8 @@ class Run:
         if kind.offload:
             zero["offload_optimizer"] = {"device": "cpu"}
         file = folder / f"{kind.name}-{dist.rank()}.json"
-        write_json(file, {"zero_optimization": zero, "gradient_clipping": 1.0})
+        types = {"grad_accum_dtype": "fp32"} if kind.sums_in_fp32 else {}
+        write_json(file, {"zero_optimization": zero, "gradient_clipping": 1.0, "data_types": types})
         run = RunConfig(
             optimizer=kind.optimizer, precision=kind.precision, deepspeed_config=str(file), batch_size=1,
             grad_accumulation_steps=1, lr=1e-2, muon_lr=1e-2,

@@ -94,7 +94,8 @@ class DeepSpeedStep:
             self._model = self._model_files[0]
             optim_files = self._read_ranks("optim")
             self._optim = [content["optimizer_state_dict"] for content in optim_files]
-            self._stage = int(self._optim[0]["zero_stage"]) if self._optim else 0
+            # Without a number: ZeRO 1 with sums of gradients in float32, which is another class of DeepSpeed.
+            self._stage = int(self._optim[0].get("zero_stage", 1)) if self._optim else 0
             counts = self._optim[0]["partition_count"] if self._optim else 0
             expected = max(counts) if isinstance(counts, list) else counts
             if expected != len(self._optim):
