@@ -90,17 +90,20 @@ def put_back(engine: Engine, frozen: set[str], read: ReadTensor, *, steps: int) 
         frozen: names of untrained weights and buffers that ``read`` has.
         read: (kind, name) -> the whole tensor.
         steps: updates that the optimizer has made.
+    Raises:
+        InputError: on every process, if ``read`` raises it on one.
     """
     _make_moments(engine)
     divided = engine.zero_optimization_stage() == 3
     if divided:
         engine.optimizer.checkpoint_event_prologue()
-    for name, part in _parts(engine).items():
-        part.put(name, read)
-    for name, parameter in trained_parameters(engine).items():  # also those of which others have the masters
-        _put_weight(parameter, read(MASTER, name))
-    for name, tensor in _untrained(engine, frozen).items():
-        _put_weight(tensor, read(FROZEN, name))
+    with dist.stop_together():  # in the epilogue, processes wait for one another
+        for name, part in _parts(engine).items():
+            part.put(name, read)
+        for name, parameter in trained_parameters(engine).items():  # also those of which others have the masters
+            _put_weight(parameter, read(MASTER, name))
+        for name, tensor in _untrained(engine, frozen).items():
+            _put_weight(tensor, read(FROZEN, name))
     for state in _inner(engine).state.values():
         if "step" in state:
             state["step"] = torch.full_like(state["step"], steps) if torch.is_tensor(state["step"]) else steps
