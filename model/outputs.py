@@ -116,7 +116,7 @@ def output_file(path: str | Path) -> Iterator[Path]:
     partial = _aside(target, "partial")
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         partial.replace(target)
     except OSError as err:
         partial.unlink(missing_ok=True)
@@ -124,7 +124,7 @@ def output_file(path: str | Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync(target.parent)
+    sync(target.parent)
 
 
 @contextmanager
@@ -375,7 +375,7 @@ def _exchange(partial: Path, target: Path) -> None:
     """Rename a whole new folder into place; until then, or if that fails, the old one is there."""
     if not target.exists() or not any(target.iterdir()):
         partial.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
         return
     old = _aside(target, "replaced")
     target.rename(old)
@@ -385,18 +385,18 @@ def _exchange(partial: Path, target: Path) -> None:
         if not target.exists():
             old.rename(target)
         raise
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync_tree(folder: Path) -> None:
     for root, _, files in os.walk(folder):
         for name in files:
-            _sync(Path(root, name))
-        _sync(Path(root))
+            sync(Path(root, name))
+        sync(Path(root))
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have the disk hold it before a rename says so."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -7,7 +7,7 @@ This is the release's protocol for referring and reasoning sets. It is not gener
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,7 +48,6 @@ class TeacherForced:
     blanks: Blanks
 
 
-@torch.no_grad()
 def validate_teacher_forced(
     network: Network,
     source: Source,
@@ -71,58 +70,55 @@ def validate_teacher_forced(
     Raises:
         InputError: from any sample, which it names: evaluation never skips one.
     """
-    score = _Score(device)
-    network.eval()
     dataset = ValDataset(source, encoder)
     per_process = -(-len(source) // dist.world_size())
     mine = range(dist.rank(), per_process * dist.world_size(), dist.world_size())
-    for first in range(0, per_process, batch_size):
-        indices = mine[first : first + batch_size]
-        # Before the pass, not after the last one: the others must not wait for weights of a process that has stopped.
-        with dist.stop_together():
-            samples = [dataset[index % len(source)] for index in indices]
-        batch = collator(samples).to(device, dtype)
-        score.add(network(**batch.inputs()), batch, num_images=sum(index < len(source) for index in indices))
-    network.train()
-    return score.of_all_processes()
+
+    def passes() -> Iterator[tuple[Batch, int]]:
+        for start in range(0, per_process, batch_size):
+            indices = mine[start : start + batch_size]
+            # Indices beyond the end fill up: they repeat samples, and are not counted.
+            with dist.stop_together():
+                samples = [dataset[index % len(source)] for index in indices]
+            yield collator(samples), sum(index < len(source) for index in indices)
+
+    return _score(network, passes(), device=device, dtype=dtype)
 
 
-@torch.no_grad()
 def score_batches(
     network: Network, batches: Iterable[Batch], *, device: torch.device, dtype: torch.dtype
 ) -> TeacherForced:
     """The same for batches that are at hand; every process must have as many."""
-    score = _Score(device)
+    return _score(network, ((batch, len(batch.masks)) for batch in batches), device=device, dtype=dtype)
+
+
+@torch.no_grad()
+def _score(
+    network: Network, passes: Iterable[tuple[Batch, int]], *, device: torch.device, dtype: torch.dtype
+) -> TeacherForced:
+    """Score every pass.
+
+    Args:
+        passes: batches, and how many images of each are counted: the first ones.
+    """
+    meter, blanks = IoUMeter(), torch.zeros(3, dtype=torch.long, device=device)
     network.eval()
-    for on_cpu in batches:
+    for on_cpu, num_images in passes:
         batch = on_cpu.to(device, dtype)
-        score.add(network(**batch.inputs()), batch, num_images=len(batch.masks))
-    network.train()
-    return score.of_all_processes()
-
-
-class _Score:
-    """Counts of one process."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._meter = IoUMeter()
-        self._blanks = torch.zeros(3, dtype=torch.long, device=device)
-
-    def add(self, output: PixelLMOutput, batch: Batch, *, num_images: int) -> None:
-        """Count the targets of the first images of a batch."""
+        output = network(**batch.inputs())
         for image in range(num_images):
             logits, masks = output.photo_logits[image], batch.masks[image]
-            self._blanks += count_blanks([logits], [masks])
-            ignore = batch.ignore[image] if batch.ignore else None
-            self._add_pairs(logits > 0, masks, ignore)
+            blanks += count_blanks([logits], [masks])
+            _add_pairs(meter, logits > 0, masks, batch.ignore[image] if batch.ignore else None)
+    network.train()
+    return TeacherForced(
+        meter.all_reduce(dist.all_reduce_sum, device=device), Blanks(*dist.all_reduce_sum(blanks).tolist())
+    )
 
-    def _add_pairs(self, predictions: Tensor, masks: Tensor, ignore: Tensor | None) -> None:
-        if ignore is not None:
-            predictions, masks = predictions & ~ignore, masks & ~ignore
-        for prediction, truth in zip(predictions.cpu().numpy(), masks.cpu().numpy(), strict=True):
-            self._meter.add(prediction, truth)
 
-    def of_all_processes(self) -> TeacherForced:
-        meter = self._meter.all_reduce(dist.all_reduce_sum, device=self._device)
-        return TeacherForced(meter, Blanks(*dist.all_reduce_sum(self._blanks).tolist()))
+def _add_pairs(meter: IoUMeter, predictions: Tensor, masks: Tensor, ignore: Tensor | None) -> None:
+    """Count the targets of one image, (N_b, H_b, W_b) each."""
+    if ignore is not None:
+        predictions, masks = predictions & ~ignore, masks & ~ignore
+    for prediction, truth in zip(predictions.cpu().numpy(), masks.cpu().numpy(), strict=True):
+        meter.add(prediction, truth)

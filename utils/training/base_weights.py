@@ -18,7 +18,8 @@ from model.weights.checkpoint import read_weights_of_folder
 from utils.cli.config import RunConfig
 
 from .lora import plain_name
-from .stored import WeightRecord
+from .shards import FROZEN
+from .stored import StoredState, WeightRecord
 
 # Computed from the tower's table rather than copied: another version of torch may round it otherwise.
 _COMPUTED = "position_embedding.weight"
@@ -75,6 +76,25 @@ def check_base(found: dict[str, str], expected: dict[str, str], *, step: Path, b
             f"{base} is not what {step} was trained from: {len(differ)} of {len(expected)} weights differ, first "
             f"{plain_name(differ[0])}; give the folders that the run started from"
         )
+
+
+def still_of_base(base: dict[str, str], network: nn.Module, stored: StoredState) -> dict[str, str]:
+    """The part of ``base`` that is still equal to the base once a checkpoint with weights of its own is loaded.
+
+    A checkpoint of ``--save_frozen`` or of DeepSpeed has its own frozen weights. They may be of another base than this
+    start's, or were rounded to another precision; then they have to be saved again.
+
+    Args:
+        base: as ``fingerprint`` gives it.
+        network: that it was taken of.
+    """
+    state = network.state_dict()
+
+    def is_same(name: str) -> bool:
+        own, tensor = stored.read(FROZEN, name), state[name].detach().cpu()
+        return own.shape == tensor.shape and torch.equal(own.to(tensor.dtype), tensor)
+
+    return {name: digest for name, digest in base.items() if name not in stored.weights["frozen"] or is_same(name)}
 
 
 def take_from_base(record: WeightRecord, start: dict[str, Tensor], *, step: Path, base: str) -> dict[str, Tensor]:

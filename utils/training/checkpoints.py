@@ -205,12 +205,20 @@ def _restore_random_state(stored: StoredState, *, seed: int) -> None:
             torch.set_rng_state(state)
 
 
+def num_to_come(num_there: int, *, keep: int, epochs: int, validates: bool) -> int:
+    """Checkpoints that a run adds to those that are there.
+
+    At most the last ``keep``, the best, and the one that is written before another is removed.
+    """
+    return max(1, min(keep + validates + 1, epochs) - num_there)
+
+
 def check_free_space(network: nn.Module, folder: Path, contents: Contents, *, num: int) -> None:
     """Before the first update: the disk takes the checkpoints that this run will add.
 
     Args:
         network: in training precision, with ``requires_grad`` set on what is trained.
-        num: of them; one more than are kept, because each is written before the one that it replaces is removed.
+        num: of them, as ``num_to_come`` gives it.
     Raises:
         InputError: if it does not.
     """

@@ -33,10 +33,15 @@ class _Zero(TypedDict, total=False):
     cpu_offload: bool | None
 
 
+class _DataTypes(TypedDict, total=False):
+    grad_accum_dtype: str | None
+
+
 class _Settings(TypedDict, total=False):
     """What is read here of a configuration; DeepSpeed checks the rest."""
 
     zero_optimization: _Zero
+    data_types: _DataTypes
 
 
 _SCHEMA = Schema(_Settings)
@@ -61,7 +66,8 @@ def deepspeed_settings(run: RunConfig) -> dict[str, Any]:
     for key, flags in _FROM_FLAGS.items():
         if key in settings:
             raise InputError(f"--deepspeed_config {path} sets {key!r}, which {flags} decide; remove it from the file")
-    zero = _SCHEMA.check(settings, where=f"--deepspeed_config {path}", remedy=remedy).get("zero_optimization", {})
+    checked = _SCHEMA.check(settings, where=f"--deepspeed_config {path}", remedy=remedy)
+    zero = checked.get("zero_optimization", {})
     if _offloads_optimizer(zero):
         _check_offload(zero, run, path)
         # Else DeepSpeed insists on an optimizer of its own, which it compiles on this machine.
@@ -73,6 +79,7 @@ def deepspeed_settings(run: RunConfig) -> dict[str, Any]:
     if run.optimizer == "muon":
         # Muon's updates, whose size is fixed, stand in the place of gradients when DeepSpeed clips.
         settings["gradient_clipping"] = 0.0
+        _check_muons_sums(checked, run, path)
         if zero.get("stage") == 3:
             # Muon needs whole gradients, and DeepSpeed refuses to scatter them.
             settings["zero_optimization"]["reduce_scatter"] = False
@@ -95,4 +102,15 @@ def _check_offload(zero: _Zero, run: RunConfig, path: Path) -> None:
         raise InputError(
             f"--optimizer muon does not go with the offloaded optimizer of --deepspeed_config {path}: DeepSpeed has an "
             "open fault there (its PR 8464); use --optimizer adamw, or remove offload_optimizer from the file"
+        )
+
+
+def _check_muons_sums(settings: _Settings, run: RunConfig, path: Path) -> None:
+    """DeepSpeed 0.19.8 has a class of its own for ZeRO 1 with sums in float32, which makes nothing orthogonal."""
+    sums = settings.get("data_types", {}).get("grad_accum_dtype")
+    is_stage_1 = settings.get("zero_optimization", {}).get("stage") == 1
+    if is_stage_1 and run.precision == "bf16" and sums not in (None, "bf16", "bfloat16"):
+        raise InputError(
+            f"--optimizer muon --precision bf16 does not go with grad_accum_dtype {sums} of --deepspeed_config {path} "
+            "at ZeRO stage 1: DeepSpeed would train with plain gradients; set stage 2, or remove grad_accum_dtype"
         )

@@ -94,7 +94,8 @@ class DeepSpeedStep:
             self._model = self._model_files[0]
             optim_files = self._read_ranks("optim")
             self._optim = [content["optimizer_state_dict"] for content in optim_files]
-            self._stage = int(self._optim[0]["zero_stage"]) if self._optim else 0
+            # Without a number: ZeRO 1 with sums of gradients in float32, which is another class of DeepSpeed.
+            self._stage = int(self._optim[0].get("zero_stage", 1)) if self._optim else 0
             counts = self._optim[0]["partition_count"] if self._optim else 0
             expected = max(counts) if isinstance(counts, list) else counts
             if expected != len(self._optim):
@@ -112,11 +113,9 @@ class DeepSpeedStep:
     @property
     def weights(self) -> WeightRecord:
         with _damage_told(self.folder):
-            frozen = {name: list(tensor.shape) for name, tensor in self._buffers.items()}
-            frozen |= {name: list(shape) for name, shape in (self._model.get("frozen_param_shapes") or {}).items()}
-            if not self._stage:  # which of them were trained, only the flags of the run say
-                frozen = {name: list(tensor.shape) for name, tensor in self._model["module"].items()}
             trained = {name: list(shape) for shapes in self._shapes for name, shape in shapes.items()}
+            frozen = {name: list(tensor.shape) for name, tensor in self._undivided.items() if name not in trained}
+            frozen |= {name: list(shape) for name, shape in (self._model.get("frozen_param_shapes") or {}).items()}
             return WeightRecord(trained=trained, frozen=frozen, base={}, base_place="", precision="fp32")
 
     @property
@@ -153,7 +152,8 @@ class DeepSpeedStep:
             for group, shapes in enumerate(self._shapes):
                 if name in shapes:
                     size = torch.Size(shapes[name]).numel()
-                    flat = self._divided(kind, name) if self._stage == 3 else self._joined(kind, group, name)
+                    join = self._divided if self._stage == 3 else self._joined
+                    flat = join(kind, group, name)
                     return flat[:size].view(torch.Size(shapes[name]))
         raise InputError(f"checkpoint {self.folder} has no {kind} of {name}")
 
@@ -165,15 +165,14 @@ class DeepSpeedStep:
         return self._model["param_shapes"] if self._stage else []
 
     @cached_property
-    def _buffers(self) -> dict[str, Tensor]:
+    def _undivided(self) -> dict[str, Tensor]:
+        """Buffers, and below stage 2 all weights. At stage 0, only the flags of the run say which were trained."""
         names = self._model["buffer_names"]
-        return {name: tensor for name, tensor in self._model["module"].items() if name in names}
+        return {name: tensor for name, tensor in self._model["module"].items() if self._stage < 2 or name in names}
 
     def _frozen(self, name: str) -> Tensor:
-        if not self._stage:
-            return self._model["module"][name]
-        if name in self._buffers:
-            return self._buffers[name]
+        if name in self._undivided:
+            return self._undivided[name]
         shape = torch.Size(self._model["frozen_param_shapes"][name])
         parts = [content["frozen_param_fragments"][name] for content in self._model_files]
         if self._stage < 3:
@@ -205,17 +204,14 @@ class DeepSpeedStep:
                 offset += size
         return self._flats(rank, MOMENTS[-1])[group][offset:]
 
-    def _divided(self, kind: str, name: str) -> Tensor:
-        """ZeRO 3: each parameter is cut into equal parts, which lie one after the other."""
+    def _divided(self, kind: str, group: int, name: str) -> Tensor:
+        """ZeRO 3: each parameter of a group is cut into equal parts; those of a process lie one after the other."""
         num, offset = len(self._optim), 0
-        for shapes in self._shapes:
-            for other, shape in shapes.items():
-                part = -(-torch.Size(shape).numel() // num)
-                if other == name:
-                    return torch.cat(
-                        [torch.cat(self._flats(rank, kind))[offset : offset + part] for rank in range(num)]
-                    )
-                offset += part
+        for other, shape in self._shapes[group].items():
+            part = -(-torch.Size(shape).numel() // num)
+            if other == name:
+                return torch.cat([self._flats(rank, kind)[group][offset : offset + part] for rank in range(num)])
+            offset += part
         raise KeyError(name)
 
     def _flats(self, rank: int, kind: str) -> list[Tensor]:

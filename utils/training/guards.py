@@ -12,13 +12,8 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from model.structures import Batch, PixelLMOutput
-from model.text.tokens import IGNORE_INDEX
 from utils.cli.checklist import Checklist
-from utils.evaluation.blanks import Blanks, count_blanks
+from utils.evaluation.blanks import Blanks
 
 from .journal import UpdateReport
 
@@ -34,23 +29,6 @@ BLANK_SHARE = 0.99
 FEWEST_MASKS = 20
 # AdamW moves a weight by about the rate. The float32 numbers next to a usual weight, 0.02, are 2e-9 away.
 SMALLEST_RATE = 1e-9
-
-
-class Sightings:
-    """Counts of the forward passes of an update, on their device, which is not waited for."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(4, device=device)
-
-    def add(self, batch: Batch, output: PixelLMOutput) -> None:
-        """Count one pass: supervised tokens, and masks that show nothing."""
-        tokens = (batch.labels[:, 1:] != IGNORE_INDEX).sum()
-        self._sums += torch.stack([tokens, *count_blanks(output.photo_logits, batch.masks)])
-
-    def take(self) -> Tensor:
-        """(4,) float32: supervised tokens and the numbers of ``Blanks``, of this process; begins anew."""
-        sums, self._sums = self._sums, torch.zeros_like(self._sums)
-        return sums
 
 
 class Window:

@@ -13,7 +13,6 @@ from transformers import LlamaTokenizer
 
 from model.configuration import PRECISIONS, PixelLMConfig
 from model.errors import InputError
-from model.files import is_file, is_folder
 from model.hub import portable_path, resolve_folder
 from model.outputs import check_output_folder, output_folder
 from model.part_configs import read_base_config, read_tower_config
@@ -31,7 +30,7 @@ from utils.cli.config import MergeConfig
 
 from .lora import load_lora, lora_module_names, lora_rank, merge_lora, split_training_state, wrap_lora
 from .run_description import RunDescription
-from .run_weights import find_moved, read_training_weights
+from .run_weights import estimate_size, find_moved, read_training_weights
 from .steps import is_step, updates_of
 
 logger = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ def merge(flags: MergeConfig, *, given: Collection[str] = ("version", "vision_to
         kind=MERGED_MODEL,
         flag="--save_path",
         inputs=[weight, flags.version, flags.vision_tower],
-        size=_size_on_disk(weight) // 2,  # weights of four bytes may become weights of two
+        size=estimate_size(weight),
     )
     with output_folder(folder, kind=MERGED_MODEL) as unchecked:
         keep_own_card(folder, unchecked)
@@ -76,13 +75,6 @@ def merge(flags: MergeConfig, *, given: Collection[str] = ("version", "vision_to
         expected = _write_merged(flags, unchecked, moved)
         verify(unchecked, expected, precision=flags.precision)
     logger.info("saved %s", folder)
-
-
-def _size_on_disk(weight: Path) -> int:
-    """Bytes of the files that hold weights; those of an optimizer do not count."""
-    patterns = ("*.bin", "*.safetensors", "*model_states.pt")
-    files = [file for pattern in patterns for file in weight.rglob(pattern)] if is_folder(weight) else [weight]
-    return sum(file.stat().st_size for file in files if is_file(file))
 
 
 def _write_merged(flags: MergeConfig, folder: Path, moved: dict[str, str]) -> dict[str, Tensor]:

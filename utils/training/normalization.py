@@ -40,13 +40,14 @@ class UpdateShares:
     """Turns the means of a micro-batch into its part of the loss of the update.
 
     Attributes:
-        whole: of all micro-batches of all processes; None leaves every mean as it is, which is the release's mean of
-            means.
+        whole: of all micro-batches of all processes.
         num_passes: micro-batches of all processes, by which DeepSpeed divides.
+        normalization: ``local`` leaves every mean as it is, which is the release's mean of means.
     """
 
-    whole: Counts | None
+    whole: Counts
     num_passes: int
+    normalization: LossNormalization
 
     @classmethod
     def of(cls, batches: Sequence[Batch], normalization: LossNormalization, *, device: torch.device) -> UpdateShares:
@@ -56,13 +57,10 @@ class UpdateShares:
             batches: the micro-batches of this process, on the CPU, where counting does not wait for a GPU.
             device: of the process group.
         """
-        num_passes = len(batches) * dist.world_size()
-        if normalization == "local":
-            return cls(None, num_passes)
         own = [Counts.of(batch) for batch in batches]
         sums = torch.tensor([sum(counts.tokens for counts in own), sum(counts.masks for counts in own)], device=device)
         tokens, masks = dist.all_reduce_sum(sums).tolist()
-        return cls(Counts(tokens, masks), num_passes)
+        return cls(Counts(tokens, masks), len(batches) * dist.world_size(), normalization)
 
     def part_of(self, terms: LossTerms, batch: Batch) -> LossTerms:
         """The terms such that their mean over all micro-batches is the loss of the update.
@@ -74,7 +72,7 @@ class UpdateShares:
             terms: means over this micro-batch, as ``pixellm_loss`` gives them.
             batch: the micro-batch, as it was given to ``of``.
         """
-        if self.whole is None:
+        if self.normalization == "local":
             return terms
         own = Counts.of(batch)
         return terms.scaled(

@@ -6,11 +6,12 @@ import logging
 from pathlib import Path
 
 from model.configuration import PRECISIONS
+from model.errors import InputError
 from model.hub import portable_path
 from utils import dist
 from utils.cli.config import RunConfig
 
-from .base_weights import check_base, fingerprint, read_start
+from .base_weights import check_base, fingerprint, read_start, still_of_base
 from .checkpoints import Contents, load_checkpoint
 from .engine import Engine
 from .run_description import RunDescription, log_changes
@@ -32,6 +33,7 @@ def find_contents(run: RunConfig, training: TrainingModel, step: Path | None, st
     if step and stored:
         named = f"--init_from {run.init_from}" if run.init_from else f"--version {run.version} with {run.vision_tower}"
         check_base(base, stored.weights["base"], step=step, base=named)
+        base = still_of_base(base, training.wrapped, stored)
     return Contents.of(
         training.wrapped,
         {} if run.save_frozen else base,
@@ -41,17 +43,44 @@ def find_contents(run: RunConfig, training: TrainingModel, step: Path | None, st
 
 
 def resume(run: RunConfig, engine: Engine, step: Path, stored: StoredState) -> Progress:
-    """Restore a checkpoint; returns where it was written."""
+    """Restore a checkpoint; returns where it was written.
+
+    Raises:
+        InputError: if it does not fit the run.
+    """
     if description := RunDescription.of_weight(step):
         log_changes(description.read_flags(), run)
+    progress = stored.progress
+    if not run.eval_only:
+        check_batch(run, progress, step=step)
     with dist.stop_together():
         load_checkpoint(engine, step, stored, seed=run.seed)
-    progress = stored.progress
-    if progress.images_per_update != images_per_update(run):
-        logger.warning(
-            "resuming with %d images per update, was %d: the data stream goes on, but not with the same batches",
-            images_per_update(run),
-            progress.images_per_update,
-        )
     logger.info("resumed %s after update %d", step, progress.update)
     return progress
+
+
+def check_batch(run: RunConfig, progress: Progress, *, step: Path) -> None:
+    """Say what another number of images per update means for the rest of a run.
+
+    Raises:
+        InputError: with ``--epoch_mode all``, where it decides how many updates a run has: of those that were done, it
+            could not be said any more how much of the data they stand for.
+    """
+    now, before = images_per_update(run), progress.images_per_update
+    if now == before:
+        return
+    if run.epoch_mode == "all":
+        passes, rest = divmod(before, run.batch_size * dist.world_size())
+        advice = (
+            f"give --grad_accumulation_steps {passes}"
+            if passes and not rest
+            else f"choose --batch_size and --grad_accumulation_steps whose product times the processes is {before}"
+        )
+        raise InputError(
+            f"--epoch_mode all: {step} was trained with {before} images per update, and these flags with "
+            f"{dist.world_size()} process(es) make {now}; {advice}"
+        )
+    logger.warning(
+        "resuming with %d images per update, was %d: the data stream goes on, but not with the same batches",
+        now, before,
+    )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 from torch import Tensor
@@ -49,6 +50,29 @@ def read_training_weights(weight: Path, *, version: str = "", vision_tower: str 
             base = _from_base(description.folder, record, version=version, vision_tower=vision_tower)
             return base | weights
     return weights
+
+
+def estimate_size(weight: Path) -> int:
+    """Bytes that all weights take in 16 bits, about; what cannot be told without a download or is damaged counts zero.
+
+    Args:
+        weight: as of ``read_training_weights``.
+    """
+    step = weight if is_step(weight) else latest_step(weight)
+    if step is None or not is_file(step / WEIGHTS):
+        return _bytes_of_weights(step or weight) // 2  # they are of 32 bits
+    with suppress(InputError):
+        record = read_weight_record(step)
+        shapes = [*record["trained"].values(), *record["frozen"].values()]
+        base = Path(record["base_place"]) if record["base"] else None
+        return 2 * sum(map(prod, shapes)) + (_bytes_of_weights(base) if base and is_folder(base) else 0)
+    return 0
+
+
+def _bytes_of_weights(weight: Path) -> int:
+    patterns = ("*.bin", "*.safetensors", "*model_states.pt")
+    files = [file for pattern in patterns for file in weight.rglob(pattern)] if is_folder(weight) else [weight]
+    return sum(file.stat().st_size for file in files if is_file(file))
 
 
 def join_weights(stored: StoredState) -> dict[str, Tensor]:

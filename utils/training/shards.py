@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from model.errors import InputError
 from utils import dist
 
+from .optimizer import MUON_MARK
+
 if TYPE_CHECKING:
     from .engine import Engine
 
@@ -88,17 +90,20 @@ def put_back(engine: Engine, frozen: set[str], read: ReadTensor, *, steps: int) 
         frozen: names of untrained weights and buffers that ``read`` has.
         read: (kind, name) -> the whole tensor.
         steps: updates that the optimizer has made.
+    Raises:
+        InputError: on every process, if ``read`` raises it on one.
     """
     _make_moments(engine)
     divided = engine.zero_optimization_stage() == 3
     if divided:
         engine.optimizer.checkpoint_event_prologue()
-    for name, part in _parts(engine).items():
-        part.put(name, read)
-    for name, parameter in trained_parameters(engine).items():  # also those of which others have the masters
-        _put_weight(parameter, read(MASTER, name))
-    for name, tensor in _untrained(engine, frozen).items():
-        _put_weight(tensor, read(FROZEN, name))
+    with dist.stop_together():  # in the epilogue, processes wait for one another
+        for name, part in _parts(engine).items():
+            part.put(name, read)
+        for name, parameter in trained_parameters(engine).items():  # also those of which others have the masters
+            _put_weight(parameter, read(MASTER, name))
+        for name, tensor in _untrained(engine, frozen).items():
+            _put_weight(tensor, read(FROZEN, name))
     for state in _inner(engine).state.values():
         if "step" in state:
             state["step"] = torch.full_like(state["step"], steps) if torch.is_tensor(state["step"]) else steps
@@ -199,19 +204,19 @@ def _parts(engine: Engine) -> dict[str, _Part]:
     named = trained_parameters(engine)
     stage = engine.zero_optimization_stage()
     if stage == 3:
-        return {name: _Divided(parameter, _moments_of(engine, parameter)) for name, parameter in named.items()}
+        return {name: _Divided(parameter, _moments_of(parameter)) for name, parameter in named.items()}
     momenta = _muon_momenta(engine) if stage else {}
     parts: dict[str, _Part] = {}
     masters = {} if stage else _undivided_masters(engine)
     for name, parameter in named.items():
         if not stage:
             state = _inner(engine).state[masters[parameter]]
-            moments = {kind: state[kind] for kind in _moments_of(engine, parameter)}
+            moments = {kind: state[kind] for kind in _moments_of(parameter)}
             parts[name] = _Whole({MASTER: masters[parameter], **moments})
         elif (mapping := parameter._hp_mapping) is not None:  # pyright: ignore[reportAttributeAccessIssue]
             start = mapping.lp_fragment_address.start
             views = {MASTER: mapping.hp_fragment, **(mapping.optim_fragment or {})}
-            wanted = (MASTER, *_moments_of(engine, parameter))
+            wanted = (MASTER, *_moments_of(parameter))
             found = {kind: (start, view) for kind, view in views.items() if kind in wanted}
             if parameter in momenta:
                 found[_MUON[0]] = (0, momenta[parameter])
@@ -233,7 +238,7 @@ def _muon_momenta(engine: Engine) -> dict[nn.Parameter, Tensor]:
     zero: Any = engine.optimizer
     momenta = {}
     for flat, parameters in zip(_flat_masters(engine), getattr(zero, "params_in_partition", []), strict=False):
-        if not parameters or not _is_muons(engine, parameters[0]):
+        if not parameters or not _is_muons(parameters[0]):
             continue
         buffer, offset = _inner(engine).state[flat][_MUON[0]], 0
         for parameter in parameters:
@@ -275,22 +280,18 @@ def _is_flat_of_muon(engine: Engine, index: int, flat: Tensor) -> bool:
     zero: Any = engine.optimizer
     groups = _inner(engine).param_groups
     if engine.zero_optimization_stage() == 3:
-        return bool(groups[zero.sub_group_to_group_id[index]].get("use_muon"))
+        return bool(groups[zero.sub_group_to_group_id[index]].get(MUON_MARK))
     if engine.zero_optimization_stage():
-        return bool(groups[index].get("use_muon"))
-    return any(flat is tensor for group in groups if group.get("use_muon") for tensor in group["params"])
+        return bool(groups[index].get(MUON_MARK))
+    return any(flat is tensor for group in groups if group.get(MUON_MARK) for tensor in group["params"])
 
 
-def _is_muons(engine: Engine, parameter: nn.Parameter) -> bool:
-    return _uses_muon(engine) and bool(getattr(parameter, "use_muon", False))
+def _is_muons(parameter: nn.Parameter) -> bool:
+    return bool(getattr(parameter, MUON_MARK, False))
 
 
-def _uses_muon(engine: Engine) -> bool:
-    return any("use_muon" in group for group in _inner(engine).param_groups)
-
-
-def _moments_of(engine: Engine, parameter: nn.Parameter) -> tuple[str, ...]:
-    return _MUON if _is_muons(engine, parameter) else _ADAM
+def _moments_of(parameter: nn.Parameter) -> tuple[str, ...]:
+    return _MUON if _is_muons(parameter) else _ADAM
 
 
 def _inner(engine: Engine) -> torch.optim.Optimizer:

@@ -21,7 +21,7 @@ from model.files import is_file, is_folder, read_json, read_object, write_json, 
 from model.outputs import remove_folder, remove_leftovers
 from model.values import Finite, Schema
 
-from .deepspeed_files import MODEL_STATES, find_missing_file
+from .deepspeed_files import find_missing_file, is_of_deepspeed
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def damage_of(step: Path) -> str:
     if not is_folder(step):
         return "it is no folder"
     if not is_file(step / MANIFEST):
-        if is_file(step / MODEL_STATES):  # written by DeepSpeed, which keeps no list of its files
+        if is_of_deepspeed(step):  # which keeps no list of its files
             return find_missing_file(step)
         return f"it has no {MANIFEST}"
     try:

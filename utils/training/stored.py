@@ -20,13 +20,13 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from model.errors import InputError
-from model.files import read_object, write_json
+from model.files import is_file, read_object, write_json
+from model.outputs import sync
 from model.values import Count, Finite, NonNegative, NonNegativeInt, Schema, first_problem, shorten
 
 from .shards import FROZEN, MASTER, Piece
 
 PROGRESS, WEIGHTS = "progress.json", "weights.json"
-_STATE = re.compile(r"state-\d{5}-of-\d{5}\.safetensors")
 _KEY = re.compile(r"(?P<kind>\w+)/(?P<start>\d{1,15})/(?P<name>.+)")
 _RANDOM = "random"  # kind of a random state; its name is a device and the number of a process
 _REMEDY = "copy the checkpoint again, or take another"
@@ -121,6 +121,7 @@ def write_part(file: Path, pieces: Iterable[Piece], random_states: dict[str, Ten
     for name, state in random_states.items():
         tensors[f"{_RANDOM}/0/{name}"] = state.cpu()
     save_file(tensors, file)
+    sync(file)  # here, as only the machine that wrote it can
 
 
 def write_records(step: Path, progress: Progress, weights: WeightRecord) -> None:
@@ -154,9 +155,10 @@ class StoredStep:
     def _places(self) -> dict[tuple[str, str], list[tuple[int, Any, str]]]:
         """(kind, name) -> of each piece: where it begins, the open file, its key."""
         places: dict[tuple[str, str], list[tuple[int, Any, str]]] = {}
-        for path in sorted(self.folder.iterdir()):
-            if not _STATE.fullmatch(path.name):
-                continue
+        for number in range(self.progress.processes):
+            path = self.folder / part_name(number + 1, self.progress.processes)
+            if not is_file(path):
+                raise InputError(f"{path} does not exist; {_REMEDY}")
             try:
                 file = safe_open(path, "pt")
             except (SafetensorError, OSError) as err:

@@ -24,7 +24,7 @@ from utils.data.mixture import Mixture, SkipTally, build_loader, read_batches
 from utils.data.sources import Source
 from utils.evaluation.teacher_forced import validate_teacher_forced
 
-from .checkpoints import Checkpoints, check_free_space, open_step
+from .checkpoints import Checkpoints, check_free_space, num_to_come, open_step
 from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
 from .gradients import GradientGuard
@@ -40,7 +40,7 @@ from .run_directory import RunDirectory
 from .run_lock import RunLock
 from .shards import read_loss_scale, steps_of
 from .start import TrainingModel, build_for_training
-from .steps import latest_step, remove_unfinished
+from .steps import latest_step, remove_unfinished, step_names
 from .stop import Stopped, StopSignals, exit_code, launchers
 from .stored import Progress
 from .tower_guard import warn_of_tower
@@ -135,8 +135,9 @@ class Trainer:
             if lock:
                 contents = find_contents(run, training, step, stored)
             if lock and sources and contents and not run.overfit_one_batch:
-                num = min(run.keep_checkpoints + 1 + bool(val_sources), run.epochs) - bool(step)
-                check_free_space(training.wrapped, directory.path, contents, num=max(1, num))
+                num_there = 0 if run.overwrite_run else len(step_names(directory.checkpoints))
+                num = num_to_come(num_there, keep=run.keep_checkpoints, epochs=run.epochs, validates=bool(val_sources))
+                check_free_space(training.wrapped, directory.path, contents, num=num)
                 remove_unfinished(directory.checkpoints)
             if lock and run.overwrite_run:  # not before data and weights have been read
                 directory.set_aside(lock)

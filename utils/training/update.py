@@ -9,14 +9,13 @@ import torch
 
 from model.configuration import PRECISIONS
 from model.losses import LossWeights, pixellm_loss
-from model.structures import Batch, LossTerms
+from model.structures import Batch
 from utils import dist
 from utils.cli.config import RunConfig
-from utils.evaluation.blanks import Blanks
+from utils.evaluation.blanks import Blanks, count_blanks
 
 from .engine import Engine
 from .gradients import GradientGuard
-from .guards import Sightings
 from .journal import UpdateReport
 from .normalization import UpdateShares
 
@@ -38,7 +37,6 @@ class Updates:
     def __init__(self, run: RunConfig, engine: Engine, gradients: GradientGuard, *, device: torch.device) -> None:
         self._run, self._engine, self._gradients, self._device = run, engine, gradients, device
         self._weights = LossWeights(run.ce_loss_weight, run.bce_loss_weight, run.dice_loss_weight, run.refine_alpha)
-        self._sightings = Sightings(device)
 
     def make(self, batches: Iterator[Batch], number: int, *, agree: int) -> tuple[UpdateReport, int]:
         """``--grad_accumulation_steps`` passes forward and backward, and a step of the optimizer.
@@ -54,7 +52,7 @@ class Updates:
             InputError: if a sample cannot be used, or loss or gradients are not finite. Nothing is updated then.
         """
         run, started, rate = self._run, time.time(), self._engine.get_lr()[0]
-        sums = torch.zeros(len(_PARTS) + 1, device=self._device)
+        losses, blanks = torch.zeros(len(_PARTS), device=self._device), torch.zeros(3, device=self._device)
         agreed = 0
         self._engine.train()
         with dist.stop_together():
@@ -62,29 +60,27 @@ class Updates:
         shares = UpdateShares.of(passes, run.loss_normalization, device=self._device)
         for left, on_cpu in zip(reversed(range(len(passes))), passes, strict=True):
             batch = on_cpu.to(self._device, PRECISIONS[run.precision])
-            terms = self._losses(batch)
+            output = self._engine(**batch.inputs())
+            terms = pixellm_loss(
+                output.loss, output.photo_logits, batch.masks, output.query_index, self._weights, ignore=batch.ignore
+            )
             part = shares.part_of(terms, on_cpu)
             self._engine.backward(self._gradients.watch(part.total, terms, batch))
             if left:
-                self._engine.step()  # counts
+                self._engine.step()  # DeepSpeed only counts this pass
             else:
                 agreed = self._gradients.step(self._engine, update=number, agree=agree)
-            sums += torch.stack(
-                [getattr(part, name).detach().float() for name in _PARTS] + [sums.new_tensor(part.num_masks)]
-            )
-        sums = dist.all_reduce_sum(torch.cat([sums, self._sightings.take()])).cpu()
-        num_passes = len(passes) * dist.world_size()
-        means = {name: float(value) / num_passes for name, value in zip(_PARTS, sums, strict=False)}
-        num_masks, num_tokens, *blanks = map(int, sums[len(_PARTS) :].tolist())
+            losses += torch.stack([getattr(part, name).detach().float() for name in _PARTS])
+            blanks += count_blanks(output.photo_logits, batch.masks)
+        sums = dist.all_reduce_sum(torch.cat([losses, blanks])).tolist()
         report = UpdateReport(
-            number, rate, time.time() - started, num_masks, means, images_per_update(run), num_tokens, Blanks(*blanks)
+            number,
+            rate,
+            time.time() - started,
+            shares.whole.masks,
+            {name: value / shares.num_passes for name, value in zip(_PARTS, sums, strict=False)},
+            images_per_update(run),
+            shares.whole.tokens,
+            Blanks(*map(int, sums[len(_PARTS) :])),
         )
         return report, agreed
-
-    def _losses(self, batch: Batch) -> LossTerms:
-        output = self._engine(**batch.inputs())
-        terms = pixellm_loss(
-            output.loss, output.photo_logits, batch.masks, output.query_index, self._weights, ignore=batch.ignore
-        )
-        self._sightings.add(batch, output)
-        return terms

@@ -17,7 +17,7 @@ from tests.support.full_disk import no_file_above
 from tests.support.plain_engine import PlainEngine
 from utils.training import zero_to_fp32
 from utils.training.checkpoints import Checkpoints, Contents, load_checkpoint, open_step
-from utils.training.run_weights import join_weights, read_training_weights
+from utils.training.run_weights import estimate_size, join_weights, read_training_weights
 from utils.training.shards import steps_of
 from utils.training.steps import best_step, damage_of, find_whole_step, latest_step, remove_unfinished, step_names
 from utils.training.stored import Progress
@@ -237,6 +237,23 @@ def test_what_the_base_has_is_not_written(engine, tmp_path):
     weights = [join_weights(open_step(save(engine, checkpoints))) for checkpoints in (slim, whole)]
     assert set(weights[0]) == {"0.bias", "constant", "1.weight", "1.bias"}
     assert set(weights[1]) == set(engine.module.state_dict())
+
+
+def test_room_for_a_merge_is_what_all_weights_of_one_step_take(engine, tmp_path):
+    """Not the optimizer's part, nor the other steps; the base's part is."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(bytes(1000))
+    slim = Contents.of(engine.module, {"0.weight": "fingerprint"}, base_place=str(base), precision="fp32")
+    checkpoints = Checkpoints(tmp_path / "run", slim, keep=2)
+    for _ in range(2):
+        save(engine.update(), checkpoints)
+    held = sum(tensor.numel() for name, tensor in engine.module.state_dict().items() if name != "0.weight")
+    assert estimate_size(checkpoints.folder) == 2 * held + 1000
+    assert estimate_size(checkpoints.folder / "global_step1") == 2 * held + 1000
+    assert estimate_size(base / "model.safetensors") == estimate_size(base) == 500
+    (checkpoints.folder / "global_step2/weights.json").write_text("{")
+    assert estimate_size(checkpoints.folder) == estimate_size(tmp_path / "nothing") == 0
 
 
 def test_the_script_beside_the_checkpoint_gives_its_weights_as_the_release_does(engine, checkpoints):

@@ -15,9 +15,10 @@ from utils.training.deepspeed_config import deepspeed_settings
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 
 
-def settings(folder: Path, zero: dict[str, Any], **flags: Any) -> dict[str, Any]:
+def settings(folder: Path, zero: dict[str, Any], *, sums: str = "bf16", **flags: Any) -> dict[str, Any]:
     file = folder / "zero.json"
-    file.write_text(json.dumps({"gradient_clipping": 1.0, "zero_optimization": zero}), encoding="utf-8")
+    content = {"gradient_clipping": 1.0, "zero_optimization": zero, "data_types": {"grad_accum_dtype": sums}}
+    file.write_text(json.dumps(content), encoding="utf-8")
     return deepspeed_settings(RunConfig(deepspeed_config=str(file), **flags))
 
 
@@ -40,12 +41,18 @@ def test_muon_gets_whole_gradients_at_stage_3(tmp_path):
         assert told["zero_optimization"]["reduce_scatter"] is True
 
 
+def test_sums_in_float32_are_muons_at_other_stages_and_adamws(tmp_path):
+    for stage, optimizer, precision in ((2, "muon", "bf16"), (1, "adamw", "bf16"), (1, "muon", "fp32")):
+        settings(tmp_path, {"stage": stage}, sums="fp32", optimizer=optimizer, precision=precision)
+
+
 @pytest.mark.parametrize(
     ("zero", "flags", "says"),
     [
         ({"stage": 2, **OFFLOAD}, {"optimizer": "muon"}, "--optimizer muon .* offloaded .*zero.json.*; use"),
         ({"stage": 0, **OFFLOAD}, {}, "zero.json offloads the optimizer at ZeRO stage 0.*; set stage 1, 2 or 3"),
         (OFFLOAD, {}, "at ZeRO stage 0"),
+        ({"stage": 1}, {"optimizer": "muon", "precision": "bf16", "sums": "fp32"}, "would train with plain gradients"),
         ({"stage": 4}, {}, "zero.json: zero_optimization.stage is 4; expected"),
         ({"stage": "2"}, {}, "zero.json: zero_optimization.stage is '2'; expected"),
         ({"stage": 2, "offload_optimizer": {"device": "disk"}}, {}, "device is 'disk'; expected"),

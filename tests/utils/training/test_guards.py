@@ -15,7 +15,7 @@ from model.structures import Batch, PixelLMOutput
 from scripts.preview_data import PreviewConfig
 from utils.cli.args import parse
 from utils.cli.config import RunConfig
-from utils.evaluation.blanks import Blanks
+from utils.evaluation.blanks import Blanks, count_blanks
 from utils.training.guards import (
     BLANK_UPDATES,
     FEWEST_MASKS,
@@ -23,10 +23,10 @@ from utils.training.guards import (
     WINDOW_SAMPLES,
     WINDOW_UPDATES,
     Guards,
-    Sightings,
     blank_masks,
 )
 from utils.training.journal import UpdateReport
+from utils.training.normalization import Counts
 
 RUN_DIR = Path("runs/my run")
 BATCH = -(-WINDOW_SAMPLES // WINDOW_UPDATES)  # a window of updates has samples enough
@@ -175,8 +175,5 @@ def test_a_pass_is_counted_as_the_loss_sees_it():
     nothing = torch.zeros(0, 0, 0, dtype=torch.bool)  # of a dialogue without a photo
     batch = batch_of([[7, -100, 5], [-100, 6, -100]], [half.expand(2, 1, 2), nothing])
     output = PixelLMOutput(photo_logits=[torch.tensor([[[1.0, 1.0]], [[-1.0, -1.0]]]), torch.zeros(0, 0, 0)])
-    sightings = Sightings(torch.device("cpu"))
-    sightings.add(batch, output)
-    sightings.add(batch, output)
-    assert sightings.take().tolist() == [4, 4, 2, 2], "the first label predicts nothing, as nothing predicts it"
-    assert sightings.take().tolist() == [0, 0, 0, 0]
+    assert Counts.of(batch) == Counts(2, 2), "the first label counts for nothing, as nothing predicts it"
+    assert count_blanks(output.photo_logits, batch.masks).tolist() == [2, 1, 1]

@@ -15,7 +15,7 @@ from model.errors import InputError
 from tests.support.bad_input import refused
 from utils.cli.args import parse
 from utils.cli.config import RunConfig
-from utils.training.checkpoints import Contents, check_free_space
+from utils.training.checkpoints import Contents, check_free_space, num_to_come
 from utils.training.run_description import RunDescription
 from utils.training.run_directory import RunDirectory
 from utils.training.run_lock import LOCK_FILE, RunLock
@@ -215,6 +215,21 @@ def test_a_checkpoint_must_fit_beside_the_one_that_it_replaces(tmp_path):
     check_free_space(network, tmp_path, NOTHING_ELSE, num=1)
     with pytest.raises(InputError, match="and 2 of them must fit"):
         check_free_space(network, tmp_path, NOTHING_ELSE, num=2)
+
+
+@pytest.mark.parametrize(
+    ("num_there", "keep", "epochs", "validates", "num"),
+    [
+        (0, 1, 10, False, 2),  # the last, and the next beside it
+        (0, 1, 10, True, 3),  # and the best
+        (2, 1, 10, True, 1),  # a run that goes on has room for the others already
+        (9, 3, 10, True, 1),
+        (0, 3, 2, True, 2),  # a short one writes no more than its epochs
+        (1, 1, 1, False, 1),
+    ],
+)
+def test_room_is_asked_for_what_the_run_will_add(num_there, keep, epochs, validates, num):
+    assert num_to_come(num_there, keep=keep, epochs=epochs, validates=validates) == num
 
 
 def test_frozen_weights_that_are_saved_need_room_too(tmp_path):
