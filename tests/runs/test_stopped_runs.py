@@ -32,9 +32,9 @@ def in_update(self, engine, *, update, agree):
     time.sleep(0.1 * (update > 3))  # time for a thread to look
     return step(self, engine, update=update, agree=agree)
 
-def in_validation(self):
+def in_validation(self, stopping):
     {validation}
-    validate(self)
+    validate(self, stopping)
 
 GradientGuard.step, Trainer.validate = in_update, in_validation
 {settings}
@@ -144,7 +144,7 @@ def test_an_update_that_does_not_end_is_given_up(start):
     settings = "stop._PATIENCE_SECONDS = 1.0"
     finished = start("python", update="os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", settings=settings)
     assert finished.code == 143, finished.text
-    assert "the update in hand has not ended in 1 s and is given up. The same command goes on from " in finished.text
+    assert "what was in hand has not ended in 1 s and is given up. The same command goes on from " in finished.text
     assert (start.saved, start.updates) == ("global_step2", [1, 2])
 
 

@@ -6,6 +6,8 @@ A command imports its work inside its function, so that ``--help`` and bad flags
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -70,15 +72,24 @@ def _guard(run: Callable[[], int]) -> int:
     try:
         return run()
     except InputError as err:
-        return report_input_error(err)
+        return _report(err)
     except OSError as err:
         told = _system_error(err)
         if told is None:
             raise
         # In a group, one process may meet it alone.
-        return report_input_error(dist.StoppedHere(told) if dist.is_initialized() else InputError(told))
+        return _report(dist.StoppedHere(told) if dist.is_initialized() else InputError(told))
     finally:
         dist.leave()
+
+
+def _report(err: InputError) -> int:
+    code = report_input_error(err)
+    if dist.is_initialized() and dist.world_size() > 1:
+        # The others may have ended, or wait for this process in a collective; NCCL would wait for them in turn.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def _system_error(err: OSError) -> str | None:

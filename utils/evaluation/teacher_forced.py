@@ -7,7 +7,7 @@ This is the release's protocol for referring and reasoning sets. It is not gener
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,6 +58,7 @@ def validate_teacher_forced(
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
+    before_pass: Callable[[], object] = lambda: None,
 ) -> TeacherForced:
     """IoU of every target of a validation set; samples are divided over the processes, none is counted twice.
 
@@ -66,6 +67,7 @@ def validate_teacher_forced(
 
     Args:
         batch_size: samples per process and forward pass.
+        before_pass: called by all processes at the same time; what it raises ends the validation.
     Returns:
         the score of all processes, on each of them.
     Raises:
@@ -77,6 +79,7 @@ def validate_teacher_forced(
     per_process = -(-len(source) // dist.world_size())
     mine = range(dist.rank(), per_process * dist.world_size(), dist.world_size())
     for first in range(0, per_process, batch_size):
+        before_pass()
         indices = mine[first : first + batch_size]
         # Before the pass, not after the last one: the others must not wait for weights of a process that has stopped.
         with dist.stop_together():

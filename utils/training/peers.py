@@ -29,7 +29,7 @@ from model.errors import one_line
 from utils import dist
 from utils.cli.log import EXIT_BAD_INPUT
 
-from .stop import exit_code
+from .stop import ends_otherwise, exit_code
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
@@ -210,6 +210,7 @@ class PeerWatch:
     def _end(self, what: str, *, is_told: bool = False) -> None:
         """Say it once on this machine, and end this process."""
         self._ends_process.set()
+        ends_otherwise.set()
         survivors = [peer.rank for peer in self._local if peer == self._me or _is_alive(peer.pid)]
         if self._me.rank != min(survivors):
             time.sleep(_SILENT_ONES_WAIT)

@@ -21,6 +21,8 @@ from typing import Any
 
 import psutil
 
+from utils import dist
+
 logger = logging.getLogger(__name__)
 
 # What ends a process that does not end by itself (DeepSpeed's launcher, torchrun, SLURM) does so after 30 s.
@@ -36,7 +38,15 @@ def exit_code(number: int) -> int:
 
 
 class Stopped(BaseException):
-    """Raised in the main thread where there is nothing to finish; no handler of errors may take it for one."""
+    """Raised on all processes where there is nothing to finish; no handler of errors may take it for one.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class StopSignals:
@@ -52,7 +62,6 @@ class StopSignals:
     def __init__(self, whereabouts: Callable[[], str]) -> None:
         self.received = 0
         self._whereabouts = whereabouts
-        self._at_once = False
         self._is_saving = False
         self._signaled, self._over = threading.Event(), threading.Event()
         self._before: dict[int, Any] = {}
@@ -76,25 +85,22 @@ class StopSignals:
         yield
         self._is_saving = False
 
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """While nothing would be lost, as in a validation after a save, a signal raises ``Stopped``."""
-        self._at_once = True
-        try:
-            if self.received:
-                raise Stopped
-            yield
-        finally:
-            self._at_once = False
+    def check(self) -> None:
+        """Called by all processes where nothing would be lost, as in a validation after a save.
+
+        One that left alone would keep the others waiting in a collective.
+
+        Raises:
+            Stopped: on all of them, if a signal came to any.
+        """
+        if number := max(dist.gather_objects(self.received)):
+            raise Stopped(number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             os._exit(exit_code(number))
         self.received = self.received or number  # a launcher adds SIGTERM to the terminal's Ctrl-C
         self._signaled.set()
-        if self._at_once:
-            self._at_once = False  # once: what this ends may take a moment
-            raise Stopped
 
     def _watch(self, launchers: list[psutil.Process]) -> None:
         while launchers and not self._over.wait(_LOOK_SECONDS):
@@ -105,21 +111,25 @@ class StopSignals:
 
     def _hurry(self) -> None:
         self._signaled.wait()
-        if self._over.is_set():
+        if self._over.is_set() or ends_otherwise.is_set():
             return
         name = signal.Signals(self.received).name
         again = "; Ctrl-C again ends it at once" if self.received == signal.SIGINT else ""
-        logger.info("%s: the update in hand is finished and saved, then the run ends%s", name, again)
+        logger.info("%s: the run ends; an update in hand is finished and saved%s", name, again)
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < deadline or self._is_saving:
             if self._over.wait(0.1):
                 return
         print(
-            f"{name}: the update in hand has not ended in {_PATIENCE_SECONDS:.0f} s and is given up. "
+            f"{name}: what was in hand has not ended in {_PATIENCE_SECONDS:.0f} s and is given up. "
             f"{self._whereabouts()}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
         os._exit(exit_code(self.received))
+
+
+# Set by who ends the process for another reason, in which a launcher's SIGTERM is no news.
+ends_otherwise = threading.Event()
 
 
 @cache
