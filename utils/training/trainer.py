@@ -8,7 +8,6 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from signal import Signals
 from typing import cast
 
 import torch
@@ -42,7 +41,7 @@ from .run_lock import RunLock
 from .shards import read_loss_scale, steps_of
 from .start import TrainingModel, build_for_training
 from .steps import latest_step, remove_unfinished
-from .stop import Stopped, StopSignals, exit_code, launchers
+from .stop import Stopped, StopSignals, tell_stopped
 from .stored import Progress
 from .tower_guard import warn_of_tower
 from .update import Updates, images_per_update
@@ -95,7 +94,6 @@ class Trainer:
         Raises:
             InputError: if flags, data, weights or checkpoint cannot be used; before the first update.
         """
-        launchers()
         check_attention(run.attn_implementation, dtype=PRECISIONS[run.precision])
         directory = RunDirectory.of(run)
         with ExitStack() as on_error:
@@ -175,7 +173,7 @@ class Trainer:
             checkpoints, guards, Updates(run, engine, gradients, device=device), update, samples, seconds,
         )  # fmt: skip
 
-    def train(self) -> int:
+    def train(self, stop: StopSignals) -> int:
         """Go on from the last checkpoint to the last update; with ``--eval_only``, validate.
 
         Returns:
@@ -184,15 +182,14 @@ class Trainer:
             InputError: if a sample of a validation set or too many of the training data cannot be used, or if the loss
                 or a gradient is not finite. What was saved before remains.
         """
-        with StopSignals(lambda: _whereabouts(self.directory)) as stop:
-            try:
-                number = self._train(stop)
-            except Stopped as stopped:
-                number = stopped.number
-        if number:
-            logger.info("stopped by %s after update %d; the same command goes on", Signals(number).name, self.update)
-            return exit_code(number)
-        return 0
+        try:
+            stop.begin(lambda: _whereabouts(self.directory))
+            number = self._train(stop)
+        except Stopped as stopped:
+            number = stopped.number
+        if not number:
+            return 0
+        return tell_stopped(number, f"after update {self.update}; the same command goes on")
 
     def _train(self, stop: StopSignals) -> int:
         """Returns the signal that all processes stop for; 0 at the end of the run."""

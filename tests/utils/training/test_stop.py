@@ -7,6 +7,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -17,8 +19,12 @@ from utils.training.stop import Stopped, StopSignals, exit_code, launchers
 Signals = signal.Signals
 
 
-def signals() -> StopSignals:
-    return StopSignals(lambda: "It goes on from here")
+@contextmanager
+def signals() -> Iterator[StopSignals]:
+    """Of a run that trains."""
+    with StopSignals() as noted:
+        noted.begin(lambda: "It goes on from here")
+        yield noted
 
 
 def send(number: int) -> None:
@@ -42,6 +48,18 @@ def no_launcher(monkeypatch):
 
 def test_codes_are_those_of_shells():
     assert (exit_code(signal.SIGTERM), exit_code(signal.SIGINT)) == (143, 130)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_before_the_first_update_a_signal_stops_at_once_and_without_promises(caplog, number):
+    with caplog.at_level(logging.INFO), StopSignals() as early:
+        with pytest.raises(Stopped) as stopped:
+            send(number)
+        assert stopped.value.number == number
+        send(signal.SIGTERM)  # a launcher's, while what was held is released
+        with pytest.raises(Stopped):  # in case that a library has lost the first one
+            early.begin(str)
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
