@@ -204,7 +204,7 @@ class Trainer:
         with closing(self._batches(self.mixture)) as batches:  # ends the loader's workers
             while self.update < run.total_updates:
                 with self._memory_told("update", self.update + 1):
-                    report, number = self.updates.make(batches, self.update + 1, agree=stop.received)
+                    report, number = self.updates.make(batches, self.update + 1, agree=lambda: stop.received)
                 self.update = report.update
                 self.samples += report.num_samples
                 self.seconds += report.seconds
