@@ -13,13 +13,18 @@ from utils.cli.config import RunConfig
 def train(parsed: Parsed[RunConfig]) -> int:
     """Set a run up, train to its last update, and close it whatever happens; returns the exit code."""
     from utils.training.peers import PeerWatch
-    from utils.training.start import resolve_run_flags
-    from utils.training.trainer import Trainer
+    from utils.training.stop import Stopped, StopSignals, tell_stopped
 
-    with PeerWatch() as peers:
-        trainer = Trainer.setup(resolve_run_flags(parsed), peers)
+    with PeerWatch() as peers, StopSignals() as stop:
         try:
-            code = trainer.train()
+            from utils.training.start import resolve_run_flags
+            from utils.training.trainer import Trainer
+
+            trainer = Trainer.setup(resolve_run_flags(parsed), peers)
+        except Stopped as stopped:
+            return tell_stopped(stopped.number, "before the first update; nothing was changed")
+        try:
+            code = trainer.train(stop)
             peers.finish()
         finally:
             trainer.close()

@@ -122,6 +122,23 @@ def gather_objects(item: Item) -> list[Item]:
     return items
 
 
+def is_first_to(name: str) -> bool:
+    """Whether no other process of the run has asked this before; of all that meet the same, one has to speak.
+
+    It asks the launcher's store, which needs no other process to take part. Without an answer it is True.
+    """
+    if not _has_peers():
+        return True
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+    try:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5))
+        return store.add(f"pixellm/{name}", 1) == 1
+    except (RuntimeError, OSError):  # process 0, which keeps it, has ended
+        return True
+
+
 def barrier() -> None:
     if _has_peers():
         import torch.distributed

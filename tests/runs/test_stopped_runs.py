@@ -19,10 +19,11 @@ import os, signal, sys, time
 sys.path.insert(0, {repository!r})
 import psutil
 import train_ds
-from utils.training import peers, stop
+from utils.training import memory, peers, stop, trainer
 from utils.training.gradients import GradientGuard
 from utils.training.trainer import Trainer
 
+import torch
 rank = int(os.environ.get("RANK", "0"))
 step, validate = GradientGuard.step, Trainer.validate
 
@@ -32,9 +33,9 @@ def in_update(self, engine, *, update, agree):
     time.sleep(0.1 * (update > 3))  # time for a thread to look
     return step(self, engine, update=update, agree=agree)
 
-def in_validation(self):
+def in_validation(self, stopping):
     {validation}
-    validate(self)
+    validate(self, stopping)
 
 GradientGuard.step, Trainer.validate = in_update, in_validation
 {settings}
@@ -62,6 +63,10 @@ class Starts:
             return deepspeed(*command, cwd=self._repository)
         start = [sys.executable] if launcher == "python" else ["torchrun", "--nproc_per_node=2", "--standalone"]
         return run([*start, *command], cwd=self._repository)
+
+    @property
+    def folder(self) -> Path:
+        return self._folder / "run"
 
     @property
     def saved(self) -> str:
@@ -144,7 +149,7 @@ def test_an_update_that_does_not_end_is_given_up(start):
     settings = "stop._PATIENCE_SECONDS = 1.0"
     finished = start("python", update="os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", settings=settings)
     assert finished.code == 143, finished.text
-    assert "the update in hand has not ended in 1 s and is given up. The same command goes on from " in finished.text
+    assert "what was in hand has not ended in 1 s and is given up. The same command goes on from " in finished.text
     assert (start.saved, start.updates) == ("global_step2", [1, 2])
 
 
@@ -154,3 +159,60 @@ def test_a_signal_in_validation_ends_the_run_at_once(start):
     assert "stopped by SIGTERM after update 2; the same command goes on" in finished.text
     assert "teacher-forced" not in finished.text
     assert start.saved == "global_step2"
+
+
+@two_processes
+def test_a_signal_to_one_process_in_validation_stops_all(start):
+    """The other one is in a collective by then, and would wait there for ever."""
+    finished = start("torchrun", validation="if rank == 1: os.kill(os.getpid(), signal.SIGTERM)")
+    assert finished.code == 1, finished.text
+    assert finished.text.count("exitcode  : 143") == 2, "of both, as torchrun reports them"
+    assert "stopped by SIGTERM after update 2; the same command goes on" in finished.text
+    assert "teacher-forced" not in finished.text
+    assert not finished.errors
+    assert start.saved == "global_step2"
+
+
+def test_a_signal_before_the_first_update_leaves_nothing_behind(start):
+    settings = "trainer.build_for_training = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)"
+    finished = start("python", settings=settings)
+    assert finished.code == 143, finished.text
+    assert "stopped by SIGTERM before the first update; nothing was changed" in finished.text
+    assert "Traceback" not in finished.text
+    assert not start.folder.exists(), "neither a lock nor an empty folder"
+
+
+@two_processes
+def test_memory_that_runs_out_is_told_in_one_line_by_one_process_and_ends_all(start):
+    """A real failure of the CPU's allocator; the other process waits in a collective by then."""
+    finished = start("deepspeed", update="if rank == 1: torch.empty(10**15)")
+    assert finished.code == 2, finished.text
+    (error,) = finished.errors
+    assert error.startswith(
+        "error: out of memory in update 3, on cpu of process 1 (3725290.30 GiB more were asked for); "
+    )
+    assert "--precision=bf16" in error
+    assert error.endswith("run/ckpt_model/global_step2")
+    assert "Traceback" not in finished.text
+
+
+@two_processes
+def test_memory_of_a_device_that_runs_out_on_all_processes_is_told_by_one(start):
+    """CUDA's own class, raised by hand: there may be no GPU here."""
+    words = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has 79.10 GiB, of which 1.25 GiB is free."
+    finished = start("deepspeed", update=f"raise torch.OutOfMemoryError({words!r})")
+    assert finished.code == 2, finished.text
+    (error,) = finished.errors
+    assert "(2.50 GiB more were asked for, 1.25 GiB are free)" in error
+    assert "Traceback" not in finished.text
+
+
+def test_what_cannot_fit_into_memory_is_refused_before_the_first_update(start):
+    """As in a job that may use one MiB."""
+    finished = start("python", settings="memory._cgroup_limit = lambda: 2**20")
+    assert finished.code == 2, finished.text
+    (error,) = finished.errors
+    assert error.startswith("error: training takes ")
+    assert "of memory on this machine before activations, but there is 1.0 MiB (of a process: weights " in error
+    assert "--lora_r" in error
+    assert not start.folder.exists()

@@ -1,4 +1,4 @@
-"""A program for two processes: updates that are not finite, under every ZeRO stage, precision and with offload."""
+"""A program for two processes: updates that are not finite, under every ZeRO stage, precision and optimizer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from model.errors import InputError
 from model.losses import LossTerms
 from model.structures import Batch
 from utils import dist
+from utils.cli.config import RunConfig
 from utils.training.engine import init_distributed
 from utils.training.gradients import GradientGuard
+from utils.training.optimizer import make_muon
 
 # On which process and in which of two passes; the loss is made so, or a gradient alone.
 KINDS = {"loss nan": (1, 0), "loss inf": (0, 1), "gradient": (1, 1)}
@@ -26,17 +28,18 @@ class Tiny(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.before, self.frozen, self.behind = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+        # Muon updates what is called so.
+        self.mask_decoder, self.frozen, self.behind = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 1)
         self.frozen.requires_grad_(False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.behind(self.frozen(self.before(inputs)).relu())
+        return self.behind(self.frozen(self.mask_decoder(inputs)).relu())
 
 
 class Run:
     """A guarded engine over ``Tiny``, at a constant learning rate."""
 
-    def __init__(self, stage: int, precision: str, *, offload: bool, max_skips: int) -> None:
+    def __init__(self, stage: int, precision: str, *, offload: bool, muon: bool, max_skips: int) -> None:
         import deepspeed
 
         torch.manual_seed(0)
@@ -45,10 +48,15 @@ class Run:
         self.guard = GradientGuard(network, scales_loss=precision == "fp16", max_skips=max_skips)
         self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(self.trained, lr=1e-2)
+        if muon:
+            optimizer = make_muon(RunConfig(precision="fp32", lr=1e-2), network)
         settings: dict[str, Any] = {
             "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 2, "gradient_clipping": 1.0,
             "zero_optimization": {"stage": stage}, "zero_force_ds_cpu_optimizer": False,
         }  # fmt: skip
+        if muon:  # as deepspeed_settings has it
+            settings["gradient_clipping"] = 0.0
+            settings["zero_optimization"]["reduce_scatter"] = False
         if offload:
             settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
         if precision != "fp32":
@@ -103,10 +111,10 @@ def scale_of(run: Run) -> Any:
     return getattr(optimizer, "loss_scale_config", None) or optimizer.loss_scaler
 
 
-def check(stage: int, precision: str, *, offload: bool) -> None:
-    kept = Run(stage, precision, offload=offload, max_skips=0)
+def check(stage: int, precision: str, *, offload: bool = False, muon: bool = False) -> None:
+    kept = Run(stage, precision, offload=offload, muon=muon, max_skips=0)
     assert kept.update(1) == 7, "the largest number of all processes"
-    run = Run(stage, precision, offload=offload, max_skips=2)
+    run = Run(stage, precision, offload=offload, muon=muon, max_skips=2)
     run.update(1)
     before = run.weights()
     for kind in ("loss inf", "loss nan" if precision == "fp16" else "gradient"):
@@ -133,7 +141,7 @@ def check(stage: int, precision: str, *, offload: bool) -> None:
 
 def check_scale_search() -> None:
     """Under fp16, gradients that overflow are DeepSpeed's, and its last word is one line."""
-    run = Run(2, "fp16", offload=False, max_skips=0)
+    run = Run(2, "fp16", offload=False, muon=False, max_skips=0)
     run.update(1, "gradient")
     assert run.guard.num_skipped == 0
     message = ""
@@ -153,6 +161,10 @@ if __name__ == "__main__":
             check(stage, precision, offload=offload)
             if dist.is_main():
                 print(f"passed: ZeRO {stage} {precision} offload {offload}", flush=True)
+    for stage in range(4):
+        check(stage, "fp32", muon=True)
+        if dist.is_main():
+            print(f"passed: ZeRO {stage} fp32 Muon", flush=True)
     check_scale_search()
     with suppress(RuntimeError):
         dist.leave()

@@ -7,7 +7,7 @@ This is the release's protocol for referring and reasoning sets. It is not gener
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -57,6 +57,7 @@ def validate_teacher_forced(
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
+    before_pass: Callable[[], object] = lambda: None,
 ) -> TeacherForced:
     """IoU of every target of a validation set; samples are divided over the processes, none is counted twice.
 
@@ -65,6 +66,7 @@ def validate_teacher_forced(
 
     Args:
         batch_size: samples per process and forward pass.
+        before_pass: called by all processes at the same time; what it raises ends the validation.
     Returns:
         the score of all processes, on each of them.
     Raises:
@@ -76,6 +78,7 @@ def validate_teacher_forced(
 
     def passes() -> Iterator[tuple[Batch, int]]:
         for start in range(0, per_process, batch_size):
+            before_pass()
             indices = mine[start : start + batch_size]
             # Indices beyond the end fill up: they repeat samples, and are not counted.
             with dist.stop_together():

@@ -65,7 +65,7 @@ class MemoryNeed:
         moments = share(num_trained * _MOMENTS, 1)
         device = {"weights": weights, "gradients": gradients, "master weights": master, "moments": moments}
         host = {}
-        if _offloads(zero, "offload_optimizer"):
+        if _offloads(zero, "offload_optimizer") or zero.get("cpu_offload"):  # DeepSpeed's old spelling
             host = {name: device.pop(name) for name in ("master weights", "moments")}
             host["gradients"] = share(num_trained * _MASTER, 1)
         if _offloads(zero, "offload_param"):

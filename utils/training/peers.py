@@ -29,7 +29,7 @@ from model.errors import one_line
 from utils import dist
 from utils.cli.log import EXIT_BAD_INPUT
 
-from .stop import exit_code
+from .stop import ends_otherwise, exit_code
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 EXIT_LOST_PEER = 3
 # A process that ended with one of these has said why, and the others were about to end, too.
-_SAID_WHY = (EXIT_BAD_INPUT, EXIT_LOST_PEER, exit_code(signal.SIGTERM), exit_code(signal.SIGINT))
+_SAID_WHY = (EXIT_BAD_INPUT, EXIT_LOST_PEER)
+_STOPPED_BY = {exit_code(number): number for number in (signal.SIGTERM, signal.SIGINT)}
 _LOOK_SECONDS = 1.0
 # Processes that end together do so within moments; one that is still at work after this has been left behind.
 _TOGETHER_SECONDS = 8.0
@@ -160,23 +161,7 @@ class PeerWatch:
         if code in _SAID_WHY:
             self._ends_process.set()
             os._exit(code)
-        self._end(f"{peer} {self._cause(code)}")
-
-    def _cause(self, code: int | None) -> str:
-        if code is None:
-            return "has ended: it was killed, or by an error of its own, which it has printed"
-        if code > 0:
-            return f"has ended with code {code}, by an error of its own, which it has printed"
-        number = signal.Signals(-code)
-        if number == signal.SIGKILL:
-            if _oom_kills() > self._oom_kills:
-                memory = (
-                    "the kernel has ended a process for lack of memory in this time: lower --workers or --batch_size"
-                )
-            else:
-                memory = "somebody did, or a system that is out of memory"
-            return f"was killed by SIGKILL ({memory})"
-        return f"was ended by {number.name}"
+        self._end(f"{peer} {describe_end(code, lacks_memory=_oom_kills() > self._oom_kills)}")
 
     def _watch_network(self, peers: list[Peer]) -> None:
         """Other machines: what they say in the store, and whether they say anything.
@@ -210,6 +195,7 @@ class PeerWatch:
     def _end(self, what: str, *, is_told: bool = False) -> None:
         """Say it once on this machine, and end this process."""
         self._ends_process.set()
+        ends_otherwise.set()
         survivors = [peer.rank for peer in self._local if peer == self._me or _is_alive(peer.pid)]
         if self._me.rank != min(survivors):
             time.sleep(_SILENT_ONES_WAIT)
@@ -222,6 +208,30 @@ class PeerWatch:
                 _connect().set(_ENDED, json.dumps(what))
         time.sleep(_SPEAKER_WAITS)
         os._exit(EXIT_LOST_PEER)
+
+
+def describe_end(code: int | None, *, lacks_memory: bool) -> str:
+    """How a process has ended, in words.
+
+    Args:
+        code: as ``subprocess`` counts; None if unknown.
+        lacks_memory: whether the kernel has ended any process for lack of memory meanwhile.
+    """
+    if code is None:
+        return "has ended: it was killed, or by an error of its own, which it has printed"
+    if code in _STOPPED_BY:
+        return f"was ended by {_STOPPED_BY[code].name}"
+    if code >= 0:
+        return f"has ended with code {code}, by an error of its own, which it has printed"
+    number = signal.Signals(-code)
+    if number != signal.SIGKILL:
+        return f"was ended by {number.name}"
+    if lacks_memory:
+        return (
+            "was killed by SIGKILL (the kernel has ended a process for lack of memory in this time: lower --workers or "
+            "--batch_size)"
+        )
+    return "was killed by SIGKILL (somebody did, or a system that is out of memory)"
 
 
 def _is_of_a_collective(error: BaseException) -> bool:

@@ -1,5 +1,7 @@
 """SIGTERM and Ctrl-C: the update in hand is finished and saved, then the run ends; the same command goes on.
 
+Before the first update there is nothing to finish: what is held is released, and the run ends.
+
 The end of a launcher counts as SIGTERM. The ``deepspeed`` command hands no signal on, and no launcher can that is
 killed: the processes would train on, and hold the run directory against the next start.
 """
@@ -21,6 +23,8 @@ from typing import Any
 
 import psutil
 
+from utils import dist
+
 logger = logging.getLogger(__name__)
 
 # What ends a process that does not end by itself (DeepSpeed's launcher, torchrun, SLURM) does so after 30 s.
@@ -28,6 +32,8 @@ _PATIENCE_SECONDS = 25.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOK_SECONDS = 1.0
 _LAUNCHER = re.compile(r"python\S* (-\S+ )*\S*(deepspeed|torchrun|torch\.distributed\.run)\b")
+# Set by who ends the process for another reason, in which a launcher's SIGTERM is no news.
+ends_otherwise = threading.Event()
 
 
 def exit_code(number: int) -> int:
@@ -35,25 +41,37 @@ def exit_code(number: int) -> int:
     return 128 + number
 
 
+def tell_stopped(number: int, progress: str) -> int:
+    """Say that a signal has stopped the run, and how far it got; returns the exit code."""
+    if not ends_otherwise.is_set():
+        logger.info("stopped by %s %s", signal.Signals(number).name, progress)
+    return exit_code(number)
+
+
 class Stopped(BaseException):
-    """Raised in the main thread where there is nothing to finish; no handler of errors may take it for one."""
+    """Raised on all processes where there is nothing to finish; no handler of errors may take it for one.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class StopSignals:
-    """While it is entered, SIGTERM and the first Ctrl-C are noted; the training loop looks at ``received``.
+    """While it is entered, SIGTERM and the first Ctrl-C raise ``Stopped``; from ``begin`` on they are only noted, and
+    the training loop looks at ``received``.
 
-    A second Ctrl-C ends the process at once. An update that has not ended 25 s after the signal is given up, so that
-    the process ends by itself, and its checkpoint remains the one before.
-
-    Args:
-        whereabouts: one sentence that says where the run will go on.
+    A second Ctrl-C ends the process at once. What has not ended 25 s after the signal is given up, so that the process
+    ends by itself, and its checkpoint remains the one before.
     """
 
-    def __init__(self, whereabouts: Callable[[], str]) -> None:
+    def __init__(self) -> None:
         self.received = 0
-        self._whereabouts = whereabouts
-        self._at_once = False
-        self._is_saving = False
+        self._whereabouts: Callable[[], str] = lambda: "The same command starts again"
+        self._trains = self._is_saving = False
         self._signaled, self._over = threading.Event(), threading.Event()
         self._before: dict[int, Any] = {}
 
@@ -69,6 +87,19 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def begin(self, whereabouts: Callable[[], str]) -> None:
+        """Called before the first update.
+
+        Args:
+            whereabouts: one sentence that says where the run will go on.
+        Raises:
+            Stopped: if a signal came before.
+        """
+        self._whereabouts = whereabouts
+        self._trains = True
+        if self.received:  # and what it raised was lost in a library
+            raise Stopped(self.received)
+
     @contextmanager
     def saving(self) -> Iterator[None]:
         """While a checkpoint is written nobody hurries: a save that others end leaves the one before."""
@@ -76,25 +107,25 @@ class StopSignals:
         yield
         self._is_saving = False
 
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """While nothing would be lost, as in a validation after a save, a signal raises ``Stopped``."""
-        self._at_once = True
-        try:
-            if self.received:
-                raise Stopped
-            yield
-        finally:
-            self._at_once = False
+    def check(self) -> None:
+        """Called by all processes where nothing would be lost, as in a validation after a save.
+
+        One that left alone would keep the others waiting in a collective.
+
+        Raises:
+            Stopped: on all of them, if a signal came to any.
+        """
+        if number := max(dist.gather_objects(self.received)):
+            raise Stopped(number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             os._exit(exit_code(number))
+        is_first = not self.received
         self.received = self.received or number  # a launcher adds SIGTERM to the terminal's Ctrl-C
         self._signaled.set()
-        if self._at_once:
-            self._at_once = False  # once: what this ends may take a moment
-            raise Stopped
+        if is_first and not self._trains:
+            raise Stopped(number)
 
     def _watch(self, launchers: list[psutil.Process]) -> None:
         while launchers and not self._over.wait(_LOOK_SECONDS):
@@ -105,21 +136,25 @@ class StopSignals:
 
     def _hurry(self) -> None:
         self._signaled.wait()
-        if self._over.is_set():
+        if self._over.is_set() or ends_otherwise.is_set():
             return
         name = signal.Signals(self.received).name
-        again = "; Ctrl-C again ends it at once" if self.received == signal.SIGINT else ""
-        logger.info("%s: the update in hand is finished and saved, then the run ends%s", name, again)
+        if self._trains:
+            self._promise(name)
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < deadline or self._is_saving:
             if self._over.wait(0.1):
                 return
         print(
-            f"{name}: the update in hand has not ended in {_PATIENCE_SECONDS:.0f} s and is given up. "
+            f"{name}: what was in hand has not ended in {_PATIENCE_SECONDS:.0f} s and is given up. "
             f"{self._whereabouts()}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
         os._exit(exit_code(self.received))
+
+    def _promise(self, name: str) -> None:
+        again = "; Ctrl-C again ends it at once" if self.received == signal.SIGINT else ""
+        logger.info("%s: the run ends; an update in hand is finished and saved%s", name, again)
 
 
 @cache

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Generator
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from signal import Signals
 from typing import cast
 
 import torch
@@ -31,6 +30,7 @@ from .gradients import GradientGuard
 from .guards import Guards
 from .journal import Journal
 from .memory import check_memory
+from .out_of_memory import Phase, memory_told
 from .overfit import OneBatch
 from .peers import PeerWatch
 from .resume import find_contents, resume
@@ -41,7 +41,7 @@ from .run_lock import RunLock
 from .shards import read_loss_scale, steps_of
 from .start import TrainingModel, build_for_training
 from .steps import latest_step, remove_unfinished, step_names
-from .stop import Stopped, StopSignals, exit_code, launchers
+from .stop import Stopped, StopSignals, tell_stopped
 from .stored import Progress
 from .tower_guard import warn_of_tower
 from .update import Updates, images_per_update
@@ -94,7 +94,6 @@ class Trainer:
         Raises:
             InputError: if flags, data, weights or checkpoint cannot be used; before the first update.
         """
-        launchers()
         check_attention(run.attn_implementation, dtype=PRECISIONS[run.precision])
         directory = RunDirectory.of(run)
         with ExitStack() as on_error:
@@ -106,7 +105,8 @@ class Trainer:
             val_sources = open_val_sources(run)
             device = init_distributed()
             peers.start(lambda: _whereabouts(directory))
-            trainer = cls._build(run, device, directory, lock, step, sources, rates, val_sources)
+            with memory_told("start", run, device, whereabouts=lambda: _whereabouts(directory)):
+                trainer = cls._build(run, device, directory, lock, step, sources, rates, val_sources)
             on_error.pop_all()
         return trainer
 
@@ -174,7 +174,7 @@ class Trainer:
             checkpoints, guards, Updates(run, engine, gradients, device=device), update, samples, seconds,
         )  # fmt: skip
 
-    def train(self) -> int:
+    def train(self, stop: StopSignals) -> int:
         """Go on from the last checkpoint to the last update; with ``--eval_only``, validate.
 
         Returns:
@@ -183,22 +183,20 @@ class Trainer:
             InputError: if a sample of a validation set or too many of the training data cannot be used, or if the loss
                 or a gradient is not finite. What was saved before remains.
         """
-        with StopSignals(lambda: _whereabouts(self.directory)) as stop:
-            try:
-                number = self._train(stop)
-            except Stopped:
-                number = stop.received
-        if number:
-            logger.info("stopped by %s after update %d; the same command goes on", Signals(number).name, self.update)
-            return exit_code(number)
-        return 0
+        try:
+            stop.begin(lambda: _whereabouts(self.directory))
+            number = self._train(stop)
+        except Stopped as stopped:
+            number = stopped.number
+        if not number:
+            return 0
+        return tell_stopped(number, f"after update {self.update}; the same command goes on")
 
     def _train(self, stop: StopSignals) -> int:
         """Returns the signal that all processes stop for; 0 at the end of the run."""
         run = self.run
         if self.mixture is None or self._lacks_score():
-            with stop.at_once():
-                self.validate()
+            self.validate(stop)
         if self.mixture is None:
             return 0
         if self.update >= run.total_updates:
@@ -206,7 +204,8 @@ class Trainer:
             return 0
         with closing(self._batches(self.mixture)) as batches:  # ends the loader's workers
             while self.update < run.total_updates:
-                report, number = self.updates.make(batches, self.update + 1, agree=stop.received)
+                with self._memory_told("update", self.update + 1):
+                    report, number = self.updates.make(batches, self.update + 1, agree=lambda: stop.received)
                 self.update = report.update
                 self.samples += report.num_samples
                 self.seconds += report.seconds
@@ -221,16 +220,14 @@ class Trainer:
                 if number:
                     return number
                 if ends_epoch:
-                    with stop.at_once():
-                        self.validate()
+                    self.validate(stop)
         return 0
 
     def close(self) -> None:
-        """Release files, the directory and the process group."""
+        """Release files and the directory."""
         self.journal.close()
         if self.lock:
             self.lock.release()
-        dist.leave()
 
     def save(self) -> None:
         """Write a checkpoint of this update.
@@ -260,12 +257,17 @@ class Trainer:
                 self.checkpoints.copy_record(self.update, self.directory.path)
         logger.info("saved %s after update %d", self.checkpoints.folder, self.update)
 
-    def validate(self) -> None:
+    def validate(self, stop: StopSignals) -> None:
         """Teacher-forced IoU on every validation set, or on the one batch; the best checkpoint is kept.
 
         Raises:
-            InputError: from any sample that cannot be used.
+            Stopped: on all processes, if a signal came to any of them.
+            InputError: from any sample that cannot be used, or if memory runs out.
         """
+        with self._memory_told("validation", self.update):
+            self._validate(stop)
+
+    def _validate(self, stop: StopSignals) -> None:
         scores = []
         if self.one_batch:
             self.one_batch.score(self.engine, self.journal, update=self.update)
@@ -273,6 +275,7 @@ class Trainer:
             found = validate_teacher_forced(
                 self.engine, source, self.encoder, self.collator,
                 batch_size=self.run.val_batch_size, device=self.device, dtype=PRECISIONS[self.run.precision],
+                before_pass=stop.check,
             )  # fmt: skip
             self.journal.log_validation(self.update, source.name, found.meter)
             self.guards.see_validation(self.update, source.name, found.blanks)
@@ -280,6 +283,11 @@ class Trainer:
         with dist.stop_together():
             if self.lock and self.mixture and scores:
                 self.checkpoints.add_score(self.update, sum(scores) / len(scores))
+
+    def _memory_told(self, phase: Phase, update: int) -> AbstractContextManager[None]:
+        return memory_told(
+            phase, self.run, self.device, update=update, whereabouts=lambda: _whereabouts(self.directory)
+        )
 
     def _lacks_score(self) -> bool:
         """Whether the run was stopped between saving an epoch and the end of its validation."""

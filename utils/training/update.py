@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -38,13 +38,13 @@ class Updates:
         self._run, self._engine, self._gradients, self._device = run, engine, gradients, device
         self._weights = LossWeights(run.ce_loss_weight, run.bce_loss_weight, run.dice_loss_weight, run.refine_alpha)
 
-    def make(self, batches: Iterator[Batch], number: int, *, agree: int) -> tuple[UpdateReport, int]:
+    def make(self, batches: Iterator[Batch], number: int, *, agree: Callable[[], int]) -> tuple[UpdateReport, int]:
         """``--grad_accumulation_steps`` passes forward and backward, and a step of the optimizer.
 
         Args:
             batches: of this process, one for each pass.
             number: of the update; the first one is 1.
-            agree: a number of this process.
+            agree: gives a number of this process, and is asked when all passes are made.
         Returns:
             what happened on all processes (with local normalization, losses are means over all passes), and the largest
             ``agree`` of them.
@@ -69,7 +69,7 @@ class Updates:
             if left:
                 self._engine.step()  # DeepSpeed only counts this pass
             else:
-                agreed = self._gradients.step(self._engine, update=number, agree=agree)
+                agreed = self._gradients.step(self._engine, update=number, agree=agree())
             losses += torch.stack([getattr(part, name).detach().float() for name in _PARTS])
             blanks += count_blanks(output.photo_logits, batch.masks)
         sums = dist.all_reduce_sum(torch.cat([losses, blanks])).tolist()
