@@ -21,7 +21,8 @@ from model.files import is_file, is_folder, read_json, read_object, write_json, 
 from model.outputs import remove_folder, remove_leftovers
 from model.values import Finite, Schema
 
-from .deepspeed_files import MODEL_STATES, find_missing_file
+from .deepspeed_files import find_missing_file, is_of_deepspeed
+from .stored import is_part, names_of_whole
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def damage_of(step: Path) -> str:
     if not is_folder(step):
         return "it is no folder"
     if not is_file(step / MANIFEST):
-        if is_file(step / MODEL_STATES):  # written by DeepSpeed, which keeps no list of its files
+        if is_of_deepspeed(step):  # written by DeepSpeed, which keeps no list of its files
             return find_missing_file(step)
         return f"it has no {MANIFEST}"
     try:
@@ -130,6 +131,10 @@ def damage_of(step: Path) -> str:
             return f"{name} is missing"
         if (size := (step / name).stat().st_size) != record["bytes"]:
             return f"{name} has {size:,} bytes, not {record['bytes']:,}"
+    parts = [path.name for path in step.iterdir() if is_part(path.name)]
+    for name in (*names_of_whole([*parts, *records]), *parts):
+        if name not in records:
+            return f"its {MANIFEST} does not name {name}"
     with ThreadPoolExecutor() as pool:  # hashing needs no lock of Python's
         found = pool.map(lambda name: record_of(step / name)["sha256"], records)
         for (name, record), sha256 in zip(records.items(), found, strict=True):
