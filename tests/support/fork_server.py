@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -34,7 +35,7 @@ class ForkServer:
         Args:
             largest_file: number of a process -> bytes beyond which no file of it can grow.
         Returns:
-            the highest exit code, and what all of them wrote.
+            the exit code of the first that ended with one but 0, as DeepSpeed's launcher does, and what all wrote.
         """
         request = {
             "module": module,
@@ -50,7 +51,7 @@ class ForkServer:
             "".join((self._folder / f"{rank}.{name}").read_text(encoding="utf-8") for rank in range(processes))
             for name in ("stdout", "stderr")
         ]
-        return Finished(max(codes), *texts)
+        return Finished(next(filter(None, codes), 0), *texts)
 
     def train(self, *arguments: str | Path, **options: Any) -> Finished:
         """``train_ds.py``; options as of ``run``."""
@@ -82,8 +83,15 @@ def _serve() -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        children = [_fork(request, rank, port) for rank in range(request["processes"])]
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        children = {_fork(request, rank, port) for rank in range(request["processes"])}
+        codes = []
+        while children:
+            child, status = os.wait()
+            children.remove(child)
+            codes.append(os.waitstatus_to_exitcode(status))
+            if codes[-1]:
+                for other in children:  # as the launchers do
+                    os.kill(other, signal.SIGTERM)
         print(json.dumps(codes), file=answers, flush=True)
 
 

@@ -117,6 +117,15 @@ class Checkpoints:
                 write_text(self.folder / SCRIPT, Path(zero_to_fp32.__file__).read_text(encoding="utf-8"))
                 prune(self.folder, keep=self.keep)
 
+    def refuse_diverged(self, update: int) -> None:
+        """Called on all processes in place of ``save``, where the weights of an update are of no use.
+
+        Raises:
+            InputError: always.
+        """
+        with _problems_told(step_folder(self.folder, update)):
+            raise NotFinite("the loss of the samples just learned is not finite")
+
     def copy_record(self, update: int, folder: Path) -> None:
         """Say in another folder, too, which weights are left to the base: for what ``zero_to_fp32.py`` writes there."""
         write_text(folder / WEIGHTS, (step_folder(self.folder, update) / WEIGHTS).read_text(encoding="utf-8"))

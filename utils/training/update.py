@@ -9,7 +9,7 @@ import torch
 
 from model.configuration import PRECISIONS
 from model.losses import LossWeights, pixellm_loss
-from model.structures import Batch, LossTerms
+from model.structures import Batch, LossTerms, PixelLMOutput
 from utils import dist
 from utils.cli.config import RunConfig
 from utils.evaluation.blanks import Blanks
@@ -39,6 +39,7 @@ class Updates:
         self._run, self._engine, self._gradients, self._device = run, engine, gradients, device
         self._weights = LossWeights(run.ce_loss_weight, run.bce_loss_weight, run.dice_loss_weight, run.refine_alpha)
         self._sightings = Sightings(device)
+        self._learned: list[Batch] = []  # the passes of the last update that was made
 
     def make(self, batches: Iterator[Batch], number: int, *, agree: int) -> tuple[UpdateReport, int]:
         """``--grad_accumulation_steps`` passes forward and backward, and a step of the optimizer.
@@ -55,14 +56,15 @@ class Updates:
         """
         run, started, rate = self._run, time.time(), self._engine.get_lr()[0]
         sums = torch.zeros(len(_PARTS) + 1, device=self._device)
-        agreed = 0
+        agreed, num_skipped = 0, self._gradients.num_skipped
         self._engine.train()
         with dist.stop_together():
             passes = [next(batches) for _ in range(run.grad_accumulation_steps)]
         shares = UpdateShares.of(passes, run.loss_normalization, device=self._device)
         for left, on_cpu in zip(reversed(range(len(passes))), passes, strict=True):
             batch = on_cpu.to(self._device, PRECISIONS[run.precision])
-            terms = self._losses(batch)
+            terms, output = self._losses(batch)
+            self._sightings.add(batch, output)
             part = shares.part_of(terms, on_cpu)
             self._engine.backward(self._gradients.watch(part.total, terms, batch))
             if left:
@@ -72,6 +74,8 @@ class Updates:
             sums += torch.stack(
                 [getattr(part, name).detach().float() for name in _PARTS] + [sums.new_tensor(part.num_masks)]
             )
+        if self._gradients.num_skipped == num_skipped:
+            self._learned = passes
         sums = dist.all_reduce_sum(torch.cat([sums, self._sightings.take()])).cpu()
         num_passes = len(passes) * dist.world_size()
         means = {name: float(value) / num_passes for name, value in zip(_PARTS, sums, strict=False)}
@@ -81,10 +85,23 @@ class Updates:
         )
         return report, agreed
 
-    def _losses(self, batch: Batch) -> LossTerms:
+    @torch.no_grad()
+    def has_diverged(self) -> bool:
+        """Whether the last update has made weights for which the loss of its own batch is not finite.
+
+        Such weights may still be finite themselves, but a run that goes on from them never gets away. Passed-over
+        updates do not count: their samples may be at fault.
+        """
+        self._engine.eval()
+        losses = [
+            self._losses(batch.to(self._device, PRECISIONS[self._run.precision]))[0].total for batch in self._learned
+        ]
+        bad = torch.tensor([float(not all(bool(torch.isfinite(loss)) for loss in losses))], device=self._device)
+        return bool(dist.all_reduce_max(bad))
+
+    def _losses(self, batch: Batch) -> tuple[LossTerms, PixelLMOutput]:
         output = self._engine(**batch.inputs())
         terms = pixellm_loss(
             output.loss, output.photo_logits, batch.masks, output.query_index, self._weights, ignore=batch.ignore
         )
-        self._sightings.add(batch, output)
-        return terms
+        return terms, output
