@@ -36,7 +36,8 @@ _UNFINISHED_FOLDER = re.compile(rf"\..+{_ASIDE}")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # safetensors gives no number, torch.save only what its zip writer or the stream below it came upon.
 _FULL_IN_WORDS = re.compile(
-    r"No space left|File too large|iostream error|PytorchStreamWriter failed|inline_container.*unexpected pos"
+    r"No space left|File too large|quota exceeded|iostream error|PytorchStreamWriter failed"
+    r"|inline_container.*unexpected pos"
 )
 
 
@@ -327,7 +328,10 @@ def _aside_prefix(target: Path) -> str:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder of ours: at once under its name, so that nobody meets half of it."""
+    """Remove a folder of ours: at once under its name, so that nobody meets half of it. Of a link, only the link."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
     aside = _aside(folder, "partial")
     folder.rename(aside)
     shutil.rmtree(aside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from model.errors import InputError
 from model.files import write_text
 from model.outputs import atomic_folder, is_full
 from utils import dist
+from utils.cli.config import Precision
 
 from . import zero_to_fp32
 from .deepspeed_files import DeepSpeedStep, is_of_deepspeed
@@ -25,6 +28,7 @@ from .shards import own_pieces, put_back, put_loss_scale, shape_of, trained_para
 from .steps import (
     MANIFEST,
     best_step,
+    is_step,
     latest_step,
     name_latest,
     prune,
@@ -68,10 +72,10 @@ class Contents:
     frozen: frozenset[str]
     base: dict[str, str]
     base_place: str
-    precision: str
+    precision: Precision
 
     @classmethod
-    def of(cls, network: nn.Module, base: dict[str, str], *, base_place: str, precision: str) -> Contents:
+    def of(cls, network: nn.Module, base: dict[str, str], *, base_place: str, precision: Precision) -> Contents:
         """All that is needed beside the base.
 
         Args:
@@ -113,6 +117,15 @@ class Checkpoints:
                 write_text(self.folder / SCRIPT, Path(zero_to_fp32.__file__).read_text(encoding="utf-8"))
                 prune(self.folder, keep=self.keep)
 
+    def refuse_diverged(self, update: int) -> None:
+        """Called on all processes in place of ``save``, where the weights of an update are of no use.
+
+        Raises:
+            InputError: always.
+        """
+        with _problems_told(step_folder(self.folder, update)):
+            raise NotFinite("the loss of the samples just learned is not finite")
+
     def copy_record(self, update: int, folder: Path) -> None:
         """Say in another folder, too, which weights are left to the base: for what ``zero_to_fp32.py`` writes there."""
         write_text(folder / WEIGHTS, (step_folder(self.folder, update) / WEIGHTS).read_text(encoding="utf-8"))
@@ -124,7 +137,8 @@ class Checkpoints:
         write_scores(self.folder, self.scores)
         if best_step(self.folder) == step:
             logger.info("%s is the best so far (%.4f)", step, score)
-        prune(self.folder, keep=self.keep)
+        with _problems_told(step):
+            prune(self.folder, keep=self.keep)
 
     def has_score(self, update: int) -> bool:
         """Whether the step of this update has been validated."""
@@ -163,7 +177,14 @@ def open_step(step: Path) -> StoredState:
     Raises:
         InputError: if it is damaged.
     """
-    return DeepSpeedStep(step) if is_of_deepspeed(step) and not (step / MANIFEST).exists() else StoredStep(step)
+    if is_of_deepspeed(step) and not (step / MANIFEST).exists():
+        return DeepSpeedStep(step)
+    stored = StoredStep(step)
+    if is_step(step) and stored.progress.update != update_of(step):
+        raise InputError(
+            f"{step} says that it is of update {stored.progress.update}; give the folder its own name, or copy it again"
+        )
+    return stored
 
 
 def load_checkpoint(engine: Engine, step: Path, stored: StoredState, *, seed: int) -> None:
@@ -195,7 +216,7 @@ def _restore_random_state(stored: StoredState, *, seed: int) -> None:
     progress = stored.progress
     for name, own in _random_states().items():
         state = stored.random_state(name) if progress.processes == dist.world_size() else None
-        if state is None or state.shape != own.shape:
+        if state is None or (state.shape, state.dtype) != (own.shape, own.dtype):
             drawn = np.random.SeedSequence([seed, progress.update, dist.rank()]).generate_state(1)[0]
             torch.manual_seed(int(drawn))  # of every device
             return
@@ -247,14 +268,24 @@ def _weight_record(engine: Engine, contents: Contents) -> WeightRecord:
 
 
 def _check_fit(engine: Engine, step: Path, record: WeightRecord) -> None:
-    own = {name: list(shape_of(parameter)) for name, parameter in trained_parameters(engine).items()}
-    if own == record["trained"]:
-        return
-    name = sorted(name for name in {*own, *record["trained"]} if own.get(name) != record["trained"].get(name))[0]
-    raise InputError(
-        f"checkpoint {step} does not fit this run: {name} is {record['trained'].get(name, 'not trained')} there and "
-        f"{own.get(name, 'not trained')} here; resume with the flags it was started with, or choose another --exp_name"
-    )
+    trained, others = trained_parameters(engine), _untrained_shapes(engine)
+    own = {name: list(shape_of(parameter)) for name, parameter in trained.items()}
+    kept = {**dict.fromkeys(record["base"], "left to the base"), **record["frozen"]}
+    pairs = [(name, record["trained"].get(name), own.get(name), "not trained") for name in {*own, *record["trained"]}]
+    pairs += [(name, kept.get(name), others.get(name), "missing") for name in {*others, *kept}]
+    for name, there, here, nothing in sorted(pairs, key=lambda pair: pair[0]):
+        if there != here and not (there == "left to the base" and here):
+            raise InputError(
+                f"checkpoint {step} does not fit this run: {name} is {there or nothing} there and {here or nothing} "
+                "here; resume with the flags it was started with, or choose another --exp_name"
+            )
+
+
+def _untrained_shapes(engine: Engine) -> dict[str, list[int]]:
+    """Of untrained weights and the buffers that are saved."""
+    tensors = {**dict(engine.module.named_parameters()), **dict(engine.module.named_buffers())}
+    names = set(engine.module.state_dict()) - set(trained_parameters(engine))
+    return {name: list(shape_of(tensors[name])) for name in names if name in tensors}
 
 
 def _random_states() -> dict[str, Tensor]:
@@ -277,10 +308,12 @@ def _problems_told(step: Path) -> Iterator[None]:
                 f"{err} after update {update_of(step)}, so nothing was saved; start the run again with a lower --lr "
                 f"({kept})"
             ) from err
-        if isinstance(err, InputError) or not (isinstance(err, OSError) or is_full(err)):
+        if isinstance(err, InputError) or not (isinstance(err, OSError | SafetensorError) or is_full(err)):
             raise
-        why = f"the disk is full, or a quota is ({_free(step.parent)})" if is_full(err) else str(err)
-        raise InputError(f"{step} cannot be written: {why}; make room and start the run again ({kept})") from err
+        why, remedy = str(err), "mend that"
+        if is_full(err) and getattr(err, "errno", None) != errno.EROFS:
+            why, remedy = f"the disk is full, or a quota is ({_free(step.parent)})", "make room"
+        raise InputError(f"{step} cannot be written: {why}; {remedy} and start the run again ({kept})") from err
 
 
 def _free(folder: Path) -> str:

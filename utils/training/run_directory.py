@@ -124,6 +124,12 @@ class RunDirectory:
         """What lies under the names that a run writes must be a run's."""
         for file in (self.log_file, self.description.flags_file, self.checkpoints / LATEST):
             check_output_file(file)
+        for name in step_names(self.checkpoints):
+            if not (self.checkpoints / name).is_dir():
+                raise InputError(
+                    f"{self.checkpoints / name} is no folder, but has the name of a checkpoint; move it, or choose "
+                    "another --exp_name"
+                )
         folder = self.description.model_folder
         is_ours = folder.is_dir() and (self.description.exists or not any(folder.iterdir()))
         if os.path.lexists(folder) and not is_ours:

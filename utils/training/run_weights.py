@@ -106,10 +106,18 @@ def _from_base(folder: Path, record: WeightRecord, *, version: str, vision_tower
     description = RunDescription(folder)
     run = description.read_flags()
     config, _ = description.read_model()
-    base = find_moved(record["base_place"], version, flag="--version")
-    tower = find_moved(config.vision_tower, vision_tower, flag="--vision-tower")
-    start = read_start(replace(run, vision_tower=tower), config, resolve_folder(base))
-    return take_from_base(record, start, step=folder, base=f"{base} with {tower}")
+
+    def read(bases: tuple[str, str], towers: tuple[str, str]) -> dict[str, Tensor]:
+        base, tower = find_moved(*bases, flag="--version"), find_moved(*towers, flag="--vision-tower")
+        start = read_start(replace(run, vision_tower=tower), config, resolve_folder(base))
+        return take_from_base(record, start, step=folder, base=f"{base} with {tower}")
+
+    try:
+        return read((record["base_place"], version), (config.vision_tower, vision_tower))
+    except InputError:
+        with suppress(InputError):  # there may be other weights now where the run found its base
+            return read((version, record["base_place"]), (vision_tower, config.vision_tower))
+        raise
 
 
 def find_moved(place: str, given: str, *, flag: str) -> str:

@@ -22,6 +22,7 @@ from model.outputs import remove_folder, remove_leftovers
 from model.values import Finite, Schema
 
 from .deepspeed_files import find_missing_file, is_of_deepspeed
+from .stored import is_part, names_of_whole
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,10 @@ def damage_of(step: Path) -> str:
             return f"{name} is missing"
         if (size := (step / name).stat().st_size) != record["bytes"]:
             return f"{name} has {size:,} bytes, not {record['bytes']:,}"
+    parts = [path.name for path in step.iterdir() if is_part(path.name)]
+    for name in (*names_of_whole([*parts, *records]), *parts):
+        if name not in records:
+            return f"its {MANIFEST} does not name {name}"
     with ThreadPoolExecutor() as pool:  # hashing needs no lock of Python's
         found = pool.map(lambda name: record_of(step / name)["sha256"], records)
         for (name, record), sha256 in zip(records.items(), found, strict=True):

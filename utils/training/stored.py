@@ -23,10 +23,12 @@ from model.errors import InputError
 from model.files import is_file, read_object, write_json
 from model.outputs import sync
 from model.values import Count, Finite, NonNegative, NonNegativeInt, Schema, first_problem, shorten
+from utils.cli.config import Precision
 
 from .shards import FROZEN, MASTER, Piece
 
 PROGRESS, WEIGHTS = "progress.json", "weights.json"
+_PART = re.compile(r"state-\d{5}-of-(?P<total>\d{5})\.safetensors")
 _KEY = re.compile(r"(?P<kind>\w+)/(?P<start>\d{1,15})/(?P<name>.+)")
 _RANDOM = "random"  # kind of a random state; its name is a device and the number of a process
 _REMEDY = "copy the checkpoint again, or take another"
@@ -73,7 +75,7 @@ class WeightRecord(TypedDict):
     frozen: dict[str, list[NonNegativeInt]]
     base: dict[str, str]
     base_place: str
-    precision: str
+    precision: Precision
 
 
 _WEIGHTS = Schema(WeightRecord)
@@ -104,6 +106,17 @@ class NotFinite(InputError):
 def part_name(number: int, total: int) -> str:
     """The file of one process."""
     return f"state-{number:05d}-of-{total:05d}.safetensors"
+
+
+def is_part(name: str) -> bool:
+    """Whether a file is named as that of a process is."""
+    return _PART.fullmatch(name) is not None
+
+
+def names_of_whole(names: Iterable[str]) -> list[str]:
+    """The files that a whole step has at least, if it has any of these; each part says how many there are."""
+    totals = {int(match["total"]) for name in names if (match := _PART.fullmatch(name))} or {1}
+    return [PROGRESS, WEIGHTS, *(part_name(number + 1, total) for total in sorted(totals) for number in range(total))]
 
 
 def write_part(file: Path, pieces: Iterable[Piece], random_states: dict[str, Tensor]) -> None:

@@ -233,12 +233,14 @@ class Trainer:
         """Write a checkpoint of this update.
 
         Raises:
-            InputError: if another process has taken the directory over, or it cannot be written; what was saved before
-                is whole.
+            InputError: if another process has taken the directory over, the run has diverged, or the checkpoint cannot
+                be written; what was saved before is whole.
         """
         with dist.stop_together():
             if self.lock:
                 self.lock.check()
+        if self.updates.has_diverged():
+            self.checkpoints.refuse_diverged(self.update)
         progress = Progress(
             update=self.update,
             images_per_update=images_per_update(self.run),
