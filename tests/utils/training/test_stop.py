@@ -69,7 +69,7 @@ def test_a_signal_is_noted_and_told(caplog, number):
         send(number)
         assert noted.received == number
         wait_for(lambda: caplog.messages)
-    assert caplog.messages[0].startswith(f"{Signals(number).name}: the run ends; an update in hand is finished and sav")
+    assert caplog.messages[0].startswith(f"{Signals(number).name}: the run ends; an update in hand is finished and ")
     assert ("Ctrl-C again" in caplog.messages[0]) == (number == signal.SIGINT)
 
 
