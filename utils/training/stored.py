@@ -24,7 +24,7 @@ from model.files import is_file, read_object, write_json
 from model.outputs import sync
 from model.values import Count, Finite, NonNegative, NonNegativeInt, Schema, first_problem, shorten
 
-from .shards import FROZEN, MASTER, Piece
+from .parts import FROZEN, MASTER, Piece
 
 PROGRESS, WEIGHTS = "progress.json", "weights.json"
 _KEY = re.compile(r"(?P<kind>\w+)/(?P<start>\d{1,15})/(?P<name>.+)")
