@@ -16,7 +16,7 @@ from torch import Tensor
 import train_ds
 from utils import dist
 from utils.training import checkpoints
-from utils.training.shards import Piece
+from utils.training.parts import Piece
 
 _write_part = checkpoints.write_part
 

@@ -25,7 +25,8 @@ from utils.training.checkpoints import Contents, load_checkpoint, open_step, wri
 from utils.training.deepspeed_config import deepspeed_settings
 from utils.training.engine import init_distributed
 from utils.training.optimizer import make_adamw, make_muon
-from utils.training.shards import FROZEN, MASTER, MOMENTS, read_loss_scale, steps_of
+from utils.training.parts import FROZEN, MASTER, MOMENTS
+from utils.training.shards import read_loss_scale, steps_of
 from utils.training.steps import damage_of
 from utils.training.stored import Progress, StoredState
 

@@ -18,7 +18,7 @@ from model.weights.checkpoint import read_weights_of_folder
 from utils.cli.config import RunConfig
 
 from .lora import plain_name
-from .shards import FROZEN
+from .parts import FROZEN
 from .stored import StoredState, WeightRecord
 
 # Computed from the tower's table rather than copied: another version of torch may round it otherwise.

@@ -20,7 +20,7 @@ from torch import Tensor
 from model.errors import InputError
 from model.files import is_file
 
-from .shards import FROZEN, MASTER, MOMENTS
+from .parts import FROZEN, MASTER, MOMENTS
 from .stored import Progress, WeightRecord
 
 MODEL_STATES = "mp_rank_00_model_states.pt"  # ZeRO 0, 1 and 2

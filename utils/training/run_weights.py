@@ -17,8 +17,8 @@ from model.weights.tensors import read_weights
 
 from .base_weights import read_start, take_from_base
 from .checkpoints import open_step
+from .parts import FROZEN, MASTER
 from .run_description import RunDescription
-from .shards import FROZEN, MASTER
 from .steps import LATEST, damage_of, is_step, latest_step, step_names
 from .stored import WEIGHTS, StoredState, WeightRecord, read_weight_record
 

@@ -25,7 +25,7 @@ from model.outputs import sync
 from model.values import Count, Finite, NonNegative, NonNegativeInt, Schema, first_problem, shorten
 from utils.cli.config import Precision
 
-from .shards import FROZEN, MASTER, Piece
+from .parts import FROZEN, MASTER, Piece
 
 PROGRESS, WEIGHTS = "progress.json", "weights.json"
 _PART = re.compile(r"state-\d{5}-of-(?P<total>\d{5})\.safetensors")

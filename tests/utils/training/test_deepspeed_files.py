@@ -11,8 +11,8 @@ import torch
 
 from model.errors import InputError
 from utils.training.checkpoints import open_step
+from utils.training.parts import FROZEN
 from utils.training.run_weights import join_weights, read_training_weights
-from utils.training.shards import FROZEN
 from utils.training.steps import find_whole_step
 
 STEP = "global_step2"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from utils.training import gradients, optimizer, shards
+from utils.training import gradients, optimizer, parts, shards
 
 # Attributes that instances have, by class.
 OF_INSTANCES = {
@@ -103,7 +103,7 @@ def test_torch_has_what_is_measured_with():
     assert isinstance(torch._foreach_norm([torch.ones(2)], float("inf")), (list, tuple))
 
 
-@pytest.mark.parametrize("ours", [shards, gradients], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("ours", [parts, shards, gradients], ids=lambda module: module.__name__)
 def test_every_name_that_is_used_is_held(ours: Any):
     source = inspect.getsource(ours)
     variables = r"(?:zero|optimizer|mapping|parameter|tensor|scaler)"
