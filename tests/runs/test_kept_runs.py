@@ -26,7 +26,7 @@ from utils.training.steps import MANIFEST, damage_of, latest_step, step_names, w
 from utils.training.stored import WEIGHTS, read_weight_record
 
 # Names of runs -> the merged model that was kept of each, if any.
-RUNS = {"before": "merged"}
+RUNS = {"before": "", "run": "merged"}
 LAYERS_WITH_LORA = ("q_proj.weight", "v_proj.weight")
 
 
