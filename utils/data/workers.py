@@ -25,6 +25,7 @@ from model.errors import InputError
 from .sources import Source
 
 _NOTHING_YET = -1
+_LOOK_SECONDS = 1.0
 _USUAL_CAUSE = {
     signal.SIGKILL: " (this is how a system that is out of memory ends processes; lower --workers)",
     signal.SIGBUS: " (shared memory may be full; lower --workers)",
@@ -91,17 +92,19 @@ def _tell_unless_reader_is_gone(
 def _leave_signals_to_parent() -> None:
     """A launcher and a terminal signal every process, but the parent needs its workers to finish what it is at.
 
-    Only what the parent sends ends a worker. Python's handlers are not told who has sent a signal, and do not run
-    while a library is at work; so a thread waits for it.
+    Only what the parent sends ends a worker, or the end of the parent, which torch does not see while a batch is made.
+    Python's handlers are not told who has sent a signal, and do not run while a library is at work; so a thread waits.
     """
-    if not hasattr(signal, "sigwaitinfo"):  # macOS
+    if not hasattr(signal, "sigtimedwait"):  # macOS
         return
     parent = os.getppid()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
 
     def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-            pass
+        while os.getppid() == parent:
+            sent = signal.sigtimedwait({signal.SIGTERM}, _LOOK_SECONDS)
+            if sent and sent.si_pid == parent:
+                break
         os._exit(0)
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
