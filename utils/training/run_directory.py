@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from dataclasses import dataclass
@@ -9,12 +10,14 @@ from itertools import count
 from pathlib import Path
 
 from model.errors import InputError
+from model.files import is_file, is_folder
 from model.outputs import check_output_file
 from utils.cli.config import RunConfig
 
 from .run_description import RunDescription, refuse_changes
 from .run_lock import LOCK_FILE, RunLock
 from .steps import CHECKPOINTS, LATEST, find_whole_step, step_names
+from .stored import WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +106,7 @@ class RunDirectory:
         if run.resume or run.eval_only:
             return
         description = RunDescription.of_weight(step)
-        begun = description.read_flags().init_from if description else run.init_from
+        begun = _flags_to_keep(description, run, step).init_from if description else run.init_from
         if run.init_from and run.init_from != begun:
             raise InputError(
                 f"{self._holds}, which started from {begun or 'a LLaVA base'}, not {run.init_from}; {self._advice}"
@@ -177,4 +180,12 @@ def _check_resume(run: RunConfig, step: Path) -> None:
     if description is None:
         logger.warning("nothing says which flags %s was trained with; they have to be the same", step)
     else:
-        refuse_changes(description.read_flags(), run, checkpoint=step)
+        refuse_changes(_flags_to_keep(description, run, step), run, checkpoint=step)
+
+
+def _flags_to_keep(description: RunDescription, run: RunConfig, step: Path) -> RunConfig:
+    """The flags of a checkpoint. If its --init_from is gone, it may be that of this start, moved: weights will tell."""
+    before = description.read_flags()
+    if run.init_from and before.init_from and not is_folder(before.init_from) and is_file(step / WEIGHTS):
+        return dataclasses.replace(before, init_from=run.init_from)
+    return before
