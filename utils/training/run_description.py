@@ -133,7 +133,7 @@ def refuse_changes(before: RunConfig, now: RunConfig, *, checkpoint: Path) -> No
     """
     reasons = {field.name: field.metadata["fixed"] for field in dataclasses.fields(RunConfig)}
     for name, (old, new) in _changed(before, now).items():
-        if name in _PLACES and is_moved(old, new):
+        if name in _PLACES and is_moved(name, old, new):
             continue
         if reasons[name] and not (now.eval_only and reasons[name] == "samples"):
             raise InputError(
@@ -142,20 +142,22 @@ def refuse_changes(before: RunConfig, now: RunConfig, *, checkpoint: Path) -> No
             )
 
 
-def is_moved(before: str, now: str) -> bool:
-    """Whether names joined by || are those of the same files or folders: found at another place under their own names,
-    while there is none at the old one.
+def is_moved(flag: str, before: str, now: str) -> bool:
+    """Whether a flag names the same files or folders as before, joined by ||, at other places: there is nothing at the
+    old ones. Files keep their names; a model is known by its weights.
     """
     olds, news = split_names(before), split_names(now)
-    return len(olds) == len(news) and all(map(_is_same, olds, news))
+    return len(olds) == len(news) and all(
+        _is_same(old, new, renamed=flag == "init_from") for old, new in zip(olds, news, strict=True)
+    )
 
 
-def _is_same(old: str, new: str) -> bool:
+def _is_same(old: str, new: str, *, renamed: bool) -> bool:
     before, now = os.path.expanduser(old), os.path.expanduser(new)
     if os.path.exists(before) and os.path.exists(now):
         return os.path.samefile(before, now)
-    is_gone = not os.path.exists(before)
-    return old == new or (is_gone and os.path.exists(now) and os.path.basename(before) == os.path.basename(now))
+    moved = os.path.exists(now) and not os.path.exists(before)
+    return old == new or (moved and (renamed or os.path.basename(before) == os.path.basename(now)))
 
 
 def log_changes(before: RunConfig, now: RunConfig) -> None:

@@ -104,7 +104,7 @@ class RunDirectory:
             return
         description = RunDescription.of_weight(step)
         begun = description.read_flags().init_from if description else run.init_from
-        if run.init_from and not (begun and is_moved(begun, run.init_from)):
+        if run.init_from and not (begun and is_moved("init_from", begun, run.init_from)):
             raise InputError(
                 f"{self._holds}, which started from {begun or 'a LLaVA base'}, not {run.init_from}; {self._advice}"
             )

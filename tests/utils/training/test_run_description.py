@@ -117,8 +117,8 @@ def test_what_a_flag_names_may_have_moved(tmp_path, monkeypatch, before, now, sa
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     monkeypatch.chdir(tmp_path)
-    assert is_moved(before, now) is same
-    for flag in ("init_from", "custom_data", "preprocessor_config"):
+    assert is_moved("custom_data", before, now) is same
+    for flag in ("custom_data", "preprocessor_config"):
         runs = (RunConfig(**{flag: place}) for place in (before, now))
         if same:
             refuse_changes(*runs, checkpoint=tmp_path)
@@ -130,3 +130,10 @@ def test_what_a_flag_names_may_have_moved(tmp_path, monkeypatch, before, now, sa
 def test_a_flag_that_names_no_place_may_not_change(tmp_path):
     with pytest.raises(InputError, match="--dataset is"):
         refuse_changes(RunConfig(dataset="a"), RunConfig(dataset="b"), checkpoint=tmp_path)
+
+
+def test_a_model_is_known_by_its_weights_and_may_have_another_name(tmp_path):
+    (tmp_path / "here").mkdir()
+    assert is_moved("init_from", str(tmp_path / "gone"), str(tmp_path / "here"))
+    assert not is_moved("init_from", str(tmp_path), str(tmp_path / "here"))
+    assert not is_moved("init_from", "", str(tmp_path / "here"))
