@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -36,4 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    # Threads of torch that still run when Python ends can abort it, after a run that went well.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

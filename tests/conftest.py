@@ -26,10 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything under tests/runs/ launches processes or trains."""
+    """Everything under tests/runs/ launches processes or trains. What is slow comes first, so that none waits for it."""
     for item in items:
         if RUNS in item.path.parents:
             item.add_marker("slow")
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.hookimpl(wrapper=True)

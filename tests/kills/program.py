@@ -33,4 +33,7 @@ def write_slowly(file: Path, pieces: Iterable[Piece], random_states: dict[str, T
 if __name__ == "__main__":
     if "KILLS_DELAY" in os.environ:
         checkpoints.write_part = write_slowly
-    sys.exit(train_ds.main())
+    code = train_ds.main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,7 @@ from utils.training.steps import find_whole_step, latest_step, step_names
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).with_name("program.py")
-UPDATES, UPDATES_PER_SAVE = 24, 3
+UPDATES, UPDATES_PER_SAVE = 18, 2
 GONE_WITHIN_S = 60.0
 _PATIENCE_S = 240.0  # for a start to get anywhere
 LAUNCHERS = {
@@ -190,7 +191,7 @@ def kill_once(run: Run, rng: random.Random, tally: Tally) -> bool:
     run.start(delay=f"{rng.randrange(2)}:{lag}" if moment == "save" else "")
     tally.starts += 1
     if moment == "start":
-        time.sleep(rng.uniform(0.5, 8.0))
+        time.sleep(rng.uniform(0.5, 6.0))
     elif moment == "update":
         wanted = before + rng.randint(1, 5)
         if wait_for("an update", lambda: run.updates >= wanted, run):
@@ -240,9 +241,11 @@ def compare(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -
         raise Failed(f"{len(differ)} of {len(expected)} tensors differ from the undisturbed run's, first {differ[0]}")
 
 
-def kill_many(folder: Path, *, kills: int, seed: int) -> Tally:
+def kill_many(folder: Path, *, kills: int, seed: int, launchers: Sequence[str] = tuple(LAUNCHERS)) -> Tally:
     """So many kills of runs in a folder, each run to its end.
 
+    Args:
+        launchers: keys of ``LAUNCHERS`` to draw from.
     Raises:
         Failed: if a run does not go on, loses a checkpoint, or ends otherwise than the undisturbed one.
     """
@@ -255,7 +258,7 @@ def kill_many(folder: Path, *, kills: int, seed: int) -> Tally:
     expected, number = state_of(whole), 0
     while sum(tally.kills.values()) < kills:
         number += 1
-        run = Run(world, folder, f"run{number}", rng.choice(sorted(LAUNCHERS)))
+        run = Run(world, folder, f"run{number}", rng.choice(launchers))
         saved = False
         while sum(tally.kills.values()) < kills and kill_once(run, rng, tally):
             saved = check_checkpoints(run, had_one=saved)

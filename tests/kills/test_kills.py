@@ -13,5 +13,5 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.skipif(NUM_PROCESSES < 2, reason="two processes or more")
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path):
-    tally = kill_many(tmp_path, kills=10, seed=0)
+    tally = kill_many(tmp_path, kills=10, seed=0, launchers=["torchrun"])
     assert sum(tally.kills.values()) == 10

@@ -71,7 +71,9 @@ def test_a_polygon_without_area_is_named_by_its_sample(world, repository, tmp_pa
 
 def test_a_loss_that_is_not_finite_is_passed_over_as_often_as_allowed_and_then_stops(tiny_world, repository, tmp_path):
     flags = [*tiny_world.arguments, *TRAIN_FLAGS, f"--log_base_dir={tmp_path}", "--exp_name=x", "--no_eval"]
-    finished = python("train_ds.py", *flags, "--lr=1e30", "--workers=0", "--skip_nonfinite=1", cwd=repository)
+    finished = python(
+        "train_ds.py", *flags, "--lr=1e30", "--workers=0", "--skip_nonfinite=1", "--steps_per_epoch=4", cwd=repository
+    )
     assert finished.code == 2, finished.text
     (error,) = finished.errors
     assert (

@@ -14,7 +14,7 @@ from utils.training.overfit import NAME
 # Two epochs; the window is full some updates before the schedule ends.
 UPDATES = WINDOW_UPDATES + 6
 
-pytestmark = pytest.mark.skipif(NUM_PROCESSES < 2, reason="two processes or more")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(NUM_PROCESSES < 2, reason="two processes or more")]
 
 
 @pytest.fixture(scope="module")

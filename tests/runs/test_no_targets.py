@@ -14,7 +14,7 @@ from tests.support.tiny_data import make_object, make_record, write_muse
 from tests.support.tiny_world import TinyWorld
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.long), 3])
 @pytest.mark.skipif(NUM_PROCESSES < 2, reason="two processes or more")
 def test_processes_with_and_without_targets_train_together(tiny_world: TinyWorld, repository, tmp_path, stage):
     """The validation set has one sample, so that a process has none of it."""

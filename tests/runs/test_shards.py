@@ -7,6 +7,7 @@ import pytest
 from tests.support.launch import NUM_PROCESSES, deepspeed, python
 
 
+@pytest.mark.long
 @pytest.mark.skipif(NUM_PROCESSES < 2, reason="two processes or more")
 def test_every_stage_optimizer_and_precision_goes_on_bit_for_bit_and_reads_the_others(repository, tmp_path):
     """Masters and moments that lie in the parts of several processes, paddings, persistent weights, loss scales."""

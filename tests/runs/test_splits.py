@@ -56,8 +56,9 @@ def runs(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Run
 @pytest.mark.parametrize(
     "division",
     [
-        Division("adamw", 2, 1, 4, 1), Division("adamw", 2, 2, 2, 1), Division("adamw", 3, 2, 2, 1, offload=True),
-        Division("muon", 3, 2, 2, 1),
+        Division("adamw", 2, 1, 4, 1), Division("adamw", 2, 2, 2, 1),
+        pytest.param(Division("adamw", 3, 2, 2, 1, offload=True), marks=pytest.mark.long),
+        pytest.param(Division("muon", 3, 2, 2, 1), marks=pytest.mark.long),
     ],
     ids=lambda division: division.name,
 )  # fmt: skip

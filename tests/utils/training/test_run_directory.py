@@ -81,8 +81,8 @@ def test_the_model_that_a_run_started_from_may_have_moved(used, parrot, runs):
     step = used.checkpoints / "global_step2"
     RunDescription(step).write_flags(replace(now, init_from=f"gone/{parrot.name}"))
     assert used.check_start(now) == step
-    RunDescription(step).write_flags(replace(now, init_from="gone/other"))
-    with pytest.raises(InputError, match="which started from gone/other, not"):
+    RunDescription(step).write_flags(replace(now, init_from=str(runs)))
+    with pytest.raises(InputError, match=f"which started from {runs}, not"):
         used.check_start(now)
 
 
