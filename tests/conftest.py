@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything under tests/runs/ launches processes or trains. What is slow comes first, so that none waits for it."""
+    """Everything under tests/runs/ launches processes or trains. What is slow comes first, so nothing waits for it."""
     for item in items:
         if RUNS in item.path.parents:
             item.add_marker("slow")
