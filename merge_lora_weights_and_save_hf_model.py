@@ -14,7 +14,7 @@ def merge(parsed: Parsed[MergeConfig]) -> None:
     """Write the folder of the merged model."""
     from utils.training.merge import merge as merge_run
 
-    merge_run(parsed.config)
+    merge_run(parsed.config, given=parsed.given)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

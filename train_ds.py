@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,16 +11,25 @@ from utils.cli.command import run_command
 from utils.cli.config import RunConfig
 
 
-def train(parsed: Parsed[RunConfig]) -> None:
-    """Set a run up, train to its last update, and close it whatever happens."""
-    from utils.training.start import resolve_run_flags
-    from utils.training.trainer import Trainer
+def train(parsed: Parsed[RunConfig]) -> int:
+    """Set a run up, train to its last update, and close it whatever happens; returns the exit code."""
+    from utils.training.peers import PeerWatch
+    from utils.training.stop import Stopped, StopSignals, tell_stopped
 
-    trainer = Trainer.setup(resolve_run_flags(parsed))
-    try:
-        trainer.train()
-    finally:
-        trainer.close()
+    with PeerWatch() as peers, StopSignals() as stop:
+        try:
+            from utils.training.start import resolve_run_flags
+            from utils.training.trainer import Trainer
+
+            trainer = Trainer.setup(resolve_run_flags(parsed), peers)
+        except Stopped as stopped:
+            return tell_stopped(stopped.number, "before the first update; nothing was changed")
+        try:
+            code = trainer.train(stop)
+            peers.finish()
+        finally:
+            trainer.close()
+    return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,4 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    # Threads of torch that still run when Python ends can abort it, after a run that went well.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

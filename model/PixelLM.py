@@ -18,11 +18,12 @@ from .codebook import TokenFusion, build_text_projection, gather_seg_states
 from .configuration import PixelLMConfig
 from .generation import MAX_NEW_TOKENS, AnswersWithMasks, positions
 from .image import patch_valid_mask, resize_logits
+from .losses import supervised_tokens
 from .pixel_decoder import MaskDecoder, PromptEncoder, build_feature_neck
 from .pretrained import OwnRules, PixelLMPreTrainedModel
 from .projector import build_projector
 from .structures import PixelLMOutput, SegQueries, VisionFeatures
-from .text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID
+from .text.tokens import IMAGE_TOKEN_ID
 from .vision_tower import VisionTower
 
 
@@ -219,8 +220,8 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
         return found
 
     def lm_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy in float32, with logits computed only where a label is supervised; () tensor."""
-        supervised = (labels[:, 1:] != IGNORE_INDEX) & (labels[:, 1:] != IMAGE_TOKEN_ID)  # nobody writes images
+        """Mean cross-entropy in float32, with logits computed only where a label is supervised; () tensor."""
+        supervised = supervised_tokens(labels)
         logits = self.lm_head(hidden.to(labels.device)[:, :-1][supervised])
         targets = labels[:, 1:][supervised]
         if len(targets) == 0:

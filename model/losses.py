@@ -1,6 +1,6 @@
 """The training loss: L = L_txt + lambda_bce * L_ref + lambda_dice * L_dice (paper section 3.3), as pure functions.
 
-Shapes: N masks of one image, H and W their size.
+Shapes: N masks of one image, H and W their size, Q conversations, L tokens.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .structures import LossTerms
+from .text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,18 @@ class LossWeights:
     bce: float = 2.0
     dice: float = 0.5
     refine_alpha: float = 2.0
+
+
+def supervised_tokens(labels: Tensor) -> Tensor:
+    """Where the text loss looks: the predictions of these next tokens.
+
+    Args:
+        labels: (Q, L).
+    Returns:
+        (Q, L - 1) bool, true at position t if the token at t + 1 is one that the assistant writes.
+    """
+    following = labels[:, 1:]
+    return (following != IGNORE_INDEX) & (following != IMAGE_TOKEN_ID)  # nobody writes images
 
 
 def overlap_mask(logits: Tensor, question: Tensor) -> Tensor:
@@ -77,10 +90,13 @@ def pixellm_loss(
     *,
     ignore: Sequence[Tensor | None] = (),
 ) -> LossTerms:
-    """Combine the parts; mask terms are means over the masks of the local batch.
+    """Combine the parts; all are means over this batch: of its supervised tokens, and of its masks.
+
+    So does the release, per process and forward pass. ``LossTerms.scaled`` makes them parts of the mean of a larger
+    batch.
 
     Args:
-        lm_loss: () cross-entropy.
+        lm_loss: () mean cross-entropy.
         mask_logits: B tensors (N_b, H_b, W_b).
         masks: ground truth of the same shapes, bool.
         question: (N,) the conversation of each mask, images in order.

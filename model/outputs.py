@@ -36,7 +36,8 @@ _UNFINISHED_FOLDER = re.compile(rf"\..+{_ASIDE}")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # safetensors gives no number, torch.save only what its zip writer or the stream below it came upon.
 _FULL_IN_WORDS = re.compile(
-    r"No space left|File too large|iostream error|PytorchStreamWriter failed|inline_container.*unexpected pos"
+    r"No space left|File too large|quota exceeded|iostream error|PytorchStreamWriter failed"
+    r"|inline_container.*unexpected pos"
 )
 
 
@@ -116,7 +117,7 @@ def output_file(path: str | Path) -> Iterator[Path]:
     partial = _aside(target, "partial")
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         partial.replace(target)
     except OSError as err:
         partial.unlink(missing_ok=True)
@@ -124,7 +125,7 @@ def output_file(path: str | Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync(target.parent)
+    sync(target.parent)
 
 
 @contextmanager
@@ -326,6 +327,22 @@ def _aside_prefix(target: Path) -> str:
     return f".{target.name}" if len(name) <= NAME_BYTES // 2 else f".{hashlib.sha256(name).hexdigest()}"
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder of ours: at once under its name, so that nobody meets half of it. Of a link, only the link."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    aside = _aside(folder, "partial")
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what killed commands left beside a file or folder; one that a later write to it would find, too."""
+    _remove_leftovers(target, folders=False)
+    _remove_leftovers(target, folders=True)
+
+
 def _remove_leftovers(target: Path, *, folders: bool) -> None:
     """Remove what killed commands left beside a target, and put back an old folder whose successor never came."""
     if not target.parent.is_dir():
@@ -362,7 +379,7 @@ def _exchange(partial: Path, target: Path) -> None:
     """Rename a whole new folder into place; until then, or if that fails, the old one is there."""
     if not target.exists() or not any(target.iterdir()):
         partial.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
         return
     old = _aside(target, "replaced")
     target.rename(old)
@@ -372,18 +389,18 @@ def _exchange(partial: Path, target: Path) -> None:
         if not target.exists():
             old.rename(target)
         raise
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync_tree(folder: Path) -> None:
     for root, _, files in os.walk(folder):
         for name in files:
-            _sync(Path(root, name))
-        _sync(Path(root))
+            sync(Path(root, name))
+        sync(Path(root))
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have the disk hold it before a rename says so."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -70,9 +70,10 @@ class LlamaKeys(TypedDict, total=False):
 
 
 class BaseKeys(LlamaKeys, total=False):
-    """What is read of a LLaVA base's config.json."""
+    """What is read of a LLaVA base's config.json; ``mm_hidden_size`` is the width of the tower that it learned with."""
 
     mm_vision_select_layer: LayerFromEnd
+    mm_hidden_size: Width
 
 
 class VisionKeys(TypedDict, total=False):

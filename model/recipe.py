@@ -16,6 +16,7 @@ from .values import Count, NonNegative, Positive, Share, Text
 # How published models were trained where paper and release differ, and no other key of config.json says so.
 RECIPE_OF_PUBLISHED_WEIGHTS = {
     "refine_alpha": 1.0,
+    "loss_normalization": "local",
     "trained_set": "released",
     "projector_init": "fresh",
     "query_init": "released",
@@ -79,6 +80,7 @@ class Stage(TypedDict, total=False):
 
     release_recipe: bool
     refine_alpha: NonNegative
+    loss_normalization: Text
     trained_set: Text
     projector_init: Text
     query_init: Text

@@ -164,3 +164,8 @@ class LossTerms:
     dice: Tensor
     refine: Tensor
     num_masks: int
+
+    def scaled(self, *, text: float, masks: float) -> LossTerms:
+        """The same parts with other weights: the text loss times ``text``, what masks cost times ``masks``."""
+        ce, bce, dice, refine = text * self.ce, masks * self.bce, masks * self.dice, masks * self.refine
+        return LossTerms(ce + bce + dice + refine, ce, bce, dice, refine, self.num_masks)

@@ -3,11 +3,15 @@
     python scripts/benchmark.py data --dataset_dir ./dataset
     python scripts/benchmark.py loading --version FOLDER --processes 8
     python scripts/benchmark.py quantization --version FOLDER --dataset_dir ./dataset
+    python scripts/benchmark.py splits --config FILE --version BASE --vision_tower TOWER --dataset_dir ./dataset
+    python scripts/benchmark.py checkpoints
 
 ``data`` says how many samples per second one process makes, of every source and of their mixture, and what the time
 goes into. ``loading`` says how long it takes to read a model, and what memory one process and several at once need for
-it. ``quantization`` says what an 8-bit and a 4-bit language model save and change. ``data --help`` and the like
-list the flags. Other load on the machine is in all numbers: compare those of one run.
+it. ``quantization`` says what an 8-bit and a 4-bit language model save and change. ``splits`` says how far losses move
+when the same batches are trained on by other numbers of processes and at other ZeRO stages. ``checkpoints`` computes
+how large a checkpoint of the published sizes is. ``data --help`` and the like list the flags. Other load on the machine
+is in all times: compare those of one run.
 """
 
 from __future__ import annotations
@@ -19,10 +23,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from model.errors import InputError
-from model.values import Count, InputSide, NonNegativeInt, Scales, TokensPerScale
+from model.values import Count, InputSide, NonNegativeInt, Scales, ShareBelowOne, TokensPerScale
 from utils.cli.args import Parsed, flag, settings
 from utils.cli.command import run_commands
-from utils.cli.config import TRAINING_ONLY, Precision, RunConfig, Template
+from utils.cli.config import TRAINING_ONLY, LossNormalization, Optimizer, Precision, RunConfig, Template
 
 
 @settings
@@ -99,10 +103,52 @@ def benchmark_quantization(parsed: Parsed[QuantizationConfig]) -> None:
     benchmark(**vars(parsed.config))
 
 
+_TRIED = "every one is tried"
+
+
+@settings
+class SplitsConfig(RunConfig):
+    """Flags of training and of this script; ``--batch_size`` is that of a quarter of an update."""
+
+    precision: Precision = flag("fp32", "training precision")
+    lora_dropout: ShareBelowOne = flag(0.0, "LoRA dropout; each process draws its own")
+    batch_size: Count = flag(1, "images per process and forward pass where an update is cut in four")
+    grad_accumulation_steps: Count = flag(10, "forward passes per update", unused=_TRIED)
+    optimizer: Optimizer = flag("adamw", "optimizer", unused=_TRIED)
+    loss_normalization: LossNormalization = flag("global", "normalization", unused=_TRIED)
+    updates: Count = flag(10, "updates of each run")
+    output_md: str = flag("", "Markdown file for the tables")
+
+
+def benchmark_splits(parsed: Parsed[SplitsConfig]) -> None:
+    """Train on the same batches, divided in several ways."""
+    from utils.benchmark.splits import benchmark
+
+    config = parsed.config
+    benchmark(config, parsed.given, updates=config.updates, output_md=config.output_md)
+
+
+@settings
+class CheckpointsConfig:
+    """Bytes of a checkpoint of the published sizes, computed."""
+
+    precision: Precision = flag("bf16", "training precision")
+    output_md: str = flag("", "Markdown file for the table")
+
+
+def benchmark_checkpoints(parsed: Parsed[CheckpointsConfig]) -> None:
+    """Add up shapes; nothing is loaded."""
+    from utils.benchmark.checkpoints import benchmark
+
+    benchmark(**vars(parsed.config))
+
+
 COMMANDS = {
     "data": (DataConfig, benchmark_data),
     "loading": (LoadingConfig, benchmark_loading),
     "quantization": (QuantizationConfig, benchmark_quantization),
+    "splits": (SplitsConfig, benchmark_splits),
+    "checkpoints": (CheckpointsConfig, benchmark_checkpoints),
 }
 
 

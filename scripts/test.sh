@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# The whole test suite, from nothing: makes .venv if need be, checks style, spelling and types, runs every test.
+# The test suite, from nothing: makes .venv if need be, checks style, spelling and types, runs the tests.
 # --fast: style and the quick tests, none of which launches a process.
-# Usage: bash scripts/test.sh [--fast] [pytest arguments]
+# --all: also the tests marked long, which take another ten minutes on two cores.
+# Usage: bash scripts/test.sh [--fast | --all] [pytest arguments]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements.txt tests/requirements.txt
 
-fast=no
-if [ "${1:-}" = --fast ]; then
-  fast=yes
-  shift
-fi
+fast=no tests="not long"
+case "${1:-}" in
+  --fast) fast=yes tests="not slow" && shift ;;
+  --all) tests="" && shift ;;
+esac
 echo "== ruff"
 ruff check .
 ruff format --check .
@@ -23,7 +24,4 @@ echo "== pytest"
 # A process per core, at most four; each takes whole files, and several threads in each would only wait for another.
 # Twenty failures are enough to know: where training hangs, each test of it waits for its time limit.
 export OMP_NUM_THREADS=1
-if [ "$fast" = yes ]; then
-  set -- -m "not slow" "$@"
-fi
-python -m pytest -n auto --maxprocesses 4 --dist loadfile --maxfail=20 --durations=10 "$@"
+python -m pytest -m "$tests" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --maxfail=20 --durations=10 "$@"

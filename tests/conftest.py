@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from collections.abc import Generator
 from pathlib import Path
 
@@ -25,10 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything under tests/runs/ launches processes or trains."""
+    """Everything under tests/runs/ launches processes or trains. What is slow comes first, so nothing waits for it."""
     for item in items:
         if RUNS in item.path.parents:
             item.add_marker("slow")
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -52,6 +54,15 @@ def shared(repository: Path) -> Path:
     folder = repository.parent / "shared"
     if not (folder / "golden").is_dir():
         pytest.skip(f"{folder} with golden/ is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kept_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What earlier versions of this code wrote, for tests that only read (fixtures/make.py)."""
+    folder = tmp_path_factory.mktemp("fixtures")
+    with tarfile.open(Path(__file__).parent / "fixtures/runs.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
     return folder
 
 

@@ -102,6 +102,15 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def all_reduce_max(values: torch.Tensor) -> torch.Tensor:
+    """The largest of each value over all processes, in place."""
+    if _has_peers():
+        import torch.distributed
+
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+    return values
+
+
 def gather_objects(item: Item) -> list[Item]:
     """The plain objects of all processes, on every process."""
     if not _has_peers():
@@ -111,6 +120,23 @@ def gather_objects(item: Item) -> list[Item]:
     items: list[Item] = [item] * world_size()
     torch.distributed.all_gather_object(items, item, group=_cpu_group())
     return items
+
+
+def is_first_to(name: str) -> bool:
+    """Whether no other process of the run has asked this before; of all that meet the same, one has to speak.
+
+    It asks the launcher's store, which needs no other process to take part. Without an answer it is True.
+    """
+    if not _has_peers():
+        return True
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+    try:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5))
+        return store.add(f"pixellm/{name}", 1) == 1
+    except (RuntimeError, OSError):  # process 0, which keeps it, has ended
+        return True
 
 
 def barrier() -> None:

@@ -34,6 +34,7 @@ _MARKUP = re.compile(r"[\\`*{}\[\]<>#|~$&!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _NOT_RECORDED = "not recorded"
 _WORDS = {
     "refine_alpha": "alpha of the target refinement loss (1: plain BCE)",
+    "loss_normalization": "losses are means over the update (global) or each forward pass (local)",
     "trained_set": "trained besides LoRA",
     "projector_init": "start of the projector",
     "query_init": "start of the mask queries",

@@ -69,14 +69,19 @@ def test_a_polygon_without_area_is_named_by_its_sample(world, repository, tmp_pa
     assert not (tmp_path / "runs/x/ckpt_model").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update(tiny_world, repository, tmp_path):
+def test_a_loss_that_is_not_finite_is_passed_over_as_often_as_allowed_and_then_stops(tiny_world, repository, tmp_path):
     flags = [*tiny_world.arguments, *TRAIN_FLAGS, f"--log_base_dir={tmp_path}", "--exp_name=x", "--no_eval"]
-    finished = python("train_ds.py", *flags, "--lr=1e30", "--workers=0", cwd=repository)
+    finished = python(
+        "train_ds.py", *flags, "--lr=1e30", "--workers=0", "--skip_nonfinite=1", "--steps_per_epoch=4", cwd=repository
+    )
     assert finished.code == 2, finished.text
     (error,) = finished.errors
-    assert "the loss is nan in update 2, at samples " in error
+    assert (
+        "update 2 is passed over (1 of --skip_nonfinite 1): the loss is nan in update 2, at samples " in finished.text
+    )
+    assert "the loss is nan in update 3, at samples " in error
+    assert "the gradient of base_model.model." in error
     assert "Lower --lr" in error
     assert "Traceback" not in finished.text
     log = [json.loads(line) for line in (tmp_path / "x/log.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [record["update"] for record in log] == [1]
-    assert not (tmp_path / "x/ckpt_model").exists()
+    assert [(record["update"], record["total"] is None) for record in log] == [(1, False), (2, True)]

@@ -18,6 +18,7 @@ from scripts import evaluate
 from tests.support.launch import run
 from utils.data.sources.custom import CustomSource, parse_record
 
+pytestmark = pytest.mark.long
 PAGE = Path(__file__).resolve().parents[2] / "docs/custom_data.md"
 CODE = ("configs", "model", "scripts", "utils", "train_ds.py", "chat.py", "merge_lora_weights_and_save_hf_model.py")
 TOY_MODEL = """

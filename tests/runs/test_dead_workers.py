@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import psutil
 import pytest
 
 from tests.support.launch import TRAIN_FLAGS, Finished, run
@@ -53,3 +54,30 @@ def test_training_names_the_sample(tiny_world, repository, tmp_path):
     assert error.startswith("error: multi_reason_seg, sample 1: the loader worker that read it was ended by SIGSEGV")
     assert "utils.data.verify --deep" in error
     assert "Traceback" not in finished.text
+
+
+ORPHAN = """
+import os, time
+from utils.data.workers import WatchedLoader
+
+class Slow:
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        if index == 1:
+            time.sleep(100)
+        return os.getpid()
+
+for worker in WatchedLoader(Slow(), [], num_workers=1, batch_size=None):
+    print(worker, flush=True)
+    os._exit(1)
+"""
+
+
+def test_a_worker_in_the_middle_of_a_batch_does_not_outlive_its_process(repository):
+    """It would hold memory, and a GPU of the machine, for as long as the batch takes."""
+    finished = run([sys.executable, "-c", ORPHAN], cwd=repository, timeout=90)  # until the worker has left its output
+    assert finished.code == 1, finished.text
+    psutil.wait_procs([process for process in psutil.process_iter() if process.pid == int(finished.stdout)], timeout=10)
+    assert not psutil.pid_exists(int(finished.stdout))

@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from tests.support.launch import TRAIN_FLAGS, Finished, python
 from tests.support.tiny_data import IMAGES
 from tests.support.tiny_world import TinyWorld
-from utils.cli.config import Optimizer
 
 PARTS = ("ce", "bce", "dice", "refine", "masks", "lr")
 # The same main(), whose process dies once update 3 stands in the log, after the checkpoint of update 2.
@@ -52,7 +50,7 @@ class Trainings:
         return finished, [json.loads(line) for line in lines]
 
 
-@pytest.fixture(scope="module", params=get_args(Optimizer))
+@pytest.fixture(scope="module", params=["adamw", pytest.param("muon", marks=pytest.mark.long)])
 def trainings(tiny_world: TinyWorld, repository: Path, tmp_path_factory, request) -> Trainings:
     """``killed`` died in update 3; ``again`` is a copy of its folder."""
     trainings = Trainings(tiny_world, repository, tmp_path_factory.mktemp("runs"), optimizer=request.param)

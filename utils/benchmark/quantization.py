@@ -6,24 +6,19 @@ quantized), ``tables`` (its embedding table and head), ``tower``, and ``masks`` 
 
 from __future__ import annotations
 
-import datetime
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.configuration import PixelLMConfig
 from model.files import write_text
 from model.outputs import check_output_file
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
-from model.text.tokens import SegCodebook
 from model.weights.quantization import check_quantization, quantization
 from utils.data.names import split_names
 from utils.data.paths import check_data_kept
@@ -34,6 +29,9 @@ from utils.evaluation.matching import match_masks
 from utils.evaluation.results import QuestionRecord, Scores
 from utils.masks.rle import decode_rles
 
+from .machine import describe_machine
+from .published import PUBLISHED, published_network, published_run
+
 BITS = (16, 8, 4)
 PARTS: tuple[str, ...] = ("blocks", "tables", "tower", "masks")
 _LEGEND = """\
@@ -42,13 +40,6 @@ are projectors, token fusion and decoder. Their memory includes the scales of qu
 `get_memory_footprint` (footprint) leaves out. IoU compares masks with those of 16 bits, matched one to one, and a mask
 without partner counts as 0. Seconds include reading the photo and scoring."""
 _MIB = 2**20
-_VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-_SIZES = {
-    "PixelLM-7B": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
-    "PixelLM-13B": {
-        "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40,
-    },
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,7 +103,8 @@ def benchmark(
     report = "\n".join([f"Measured with {precision}, {questions}:", "", table(found), "", _LEGEND, "", *_computed()])
     print(report)
     if output_md:
-        write_text(Path(output_md), f"# Language models of 16, 8 and 4 bits\n\n{_machine()}\n\n{report}\n")
+        machine = describe_machine(("torch", "transformers", "bitsandbytes"))
+        write_text(Path(output_md), f"# Language models of 16, 8 and 4 bits\n\n{machine}\n\n{report}\n")
 
 
 def _ask(
@@ -210,33 +202,10 @@ def _computed() -> list[str]:
         "| Model | Bits | All, GiB | " + " | ".join(f"{part}, GiB" for part in PARTS) + " |",
         "|---|---:|" + "---:|" * (len(PARTS) + 1),
     ]
-    for name, llama in _SIZES.items():
-        with torch.device("meta"):
-            network = PixelLMForCausalLM(published_config(llama)).bfloat16()
+    for name in PUBLISHED:
+        network = published_network(name, published_run(name))
         for bits in BITS:
             memory = memory_of(network, bits=bits)
             sizes = [f"{size / 2**30:.2f}" for size in (sum(memory.values()), *memory.values())]
             lines.append(f"| {' | '.join([name, str(bits), *sizes])} |")
     return lines
-
-
-def published_config(llama: dict[str, int]) -> PixelLMConfig:
-    """A model of the released training command on a LLaMA of these sizes and CLIP ViT-L/14."""
-    ids = tuple(range(32_000, 32_006))
-    return PixelLMConfig.assemble(
-        {**llama, "vocab_size": 32_008, "rms_norm_eps": 1e-5},
-        {**_VISION, "image_size": 336, "patch_size": 14},
-        SegCodebook(scales=2, tokens=3, ids=ids),
-        vision_tower="openai/clip-vit-large-patch14-336",
-        image_size=448,
-        separate_mm_projector=True,
-    )
-
-
-def _machine() -> str:
-    """Date, machine and versions, in one paragraph."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    versions = [f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "bitsandbytes")]
-    threads = f"{torch.get_num_threads()} CPU thread(s)"
-    facts = [datetime.date.today().isoformat(), platform.machine(), threads, gpu, f"Python {platform.python_version()}"]
-    return ", ".join([*facts, *versions]) + "."

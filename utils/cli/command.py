@@ -6,6 +6,8 @@ A command imports its work inside its function, so that ``--help`` and bad flags
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -68,17 +70,28 @@ def _run(function: Callable[[Parsed[Any]], int | None], parsed: Parsed[Any]) -> 
 def _guard(run: Callable[[], int]) -> int:
     setup_logging()
     try:
-        return run()
+        return _end(run())
     except InputError as err:
-        return report_input_error(err)
+        return _end(report_input_error(err))
     except OSError as err:
         told = _system_error(err)
         if told is None:
             raise
         # In a group, one process may meet it alone.
-        return report_input_error(dist.StoppedHere(told) if dist.is_initialized() else InputError(told))
+        return _end(report_input_error(dist.StoppedHere(told) if dist.is_initialized() else InputError(told)))
     finally:
         dist.leave()
+
+
+def _end(code: int) -> int:
+    """The exit code; where other processes may have ended, or wait in a collective, this one ends with it at once.
+
+    To leave the process group is to wait for all of them under NCCL.
+    """
+    if code and dist.is_initialized() and dist.world_size() > 1:
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def _system_error(err: OSError) -> str | None:

@@ -43,6 +43,7 @@ _FROM_FOLDER = "the model folder records it"
 Precision = Literal["fp32", "bf16", "fp16"]
 Template = Literal["llava_v1", "llava_llama_2"]
 Optimizer = Literal["adamw", "muon"]
+LossNormalization = Literal["global", "local"]
 
 
 def _inside(name: str) -> str:
@@ -156,6 +157,10 @@ class LossFlags:
         "alpha of the target refinement loss; 1.0 is plain BCE",
         fixed="checkpoint",
     )
+    loss_normalization: LossNormalization = flag(
+        "global",
+        "means over the tokens and masks of the whole update, or of each forward pass (docs/training.md)",
+    )
 
 
 @settings
@@ -194,6 +199,9 @@ class RunFlags:
     )
     auto_resume: bool = flag(True, "continue the run directory's own checkpoint when there is one")
     resume: str = flag("", "checkpoint folder (ckpt_model) to continue from")
+    keep_checkpoints: Count = flag(2, "keep the last so many checkpoints, and the best")
+    best_metric: Literal["giou", "ciou"] = flag("giou", "what makes a checkpoint the best, as a mean of --val_dataset")
+    save_frozen: bool = flag(False, "checkpoints hold frozen weights too, in place of taking them from the base")
     precision: Precision = flag("bf16", "training precision")
     epochs: Count = flag(10, "epochs")
     steps_per_epoch: Count = flag(500, "updates per epoch")
@@ -206,8 +214,14 @@ class RunFlags:
     grad_accumulation_steps: Count = flag(10, "forward passes per update")
     workers: Workers = flag(4, "loader processes per training process")
     seed: Seed = flag(0, "seed of weights, data and dropout", fixed="samples")
+    overfit_one_batch: bool = flag(
+        False, "a check, not a run: train on the first global batch only, into EXP_NAME-overfit (docs/training.md)"
+    )
     max_bad_share: Share = flag(
         0.01, "stop when more than this share of the samples (counted as 1000 at least) cannot be used"
+    )
+    skip_nonfinite: NonNegativeInt = flag(
+        0, "pass over this many updates whose loss or gradients are not finite; the next one stops the run"
     )
     print_freq: Count = flag(1, "updates between log lines")
 
@@ -251,10 +265,16 @@ class RunConfig(
                 "--load_in_8bit and --load_in_4bit are for chat and evaluation; training rounds no weights: use "
                 "--precision bf16 or fp16, and --gradient_checkpointing or a smaller --batch_size to save memory"
             )
+        for name in ("eval_only", "resume", "overwrite_run"):
+            if self.overfit_one_batch and getattr(self, name):
+                raise InputError(
+                    f"--overfit_one_batch starts from --version or --init_from and keeps nothing; leave --{name} out"
+                )
 
     @property
     def run_dir(self) -> Path:
-        return Path(self.log_base_dir) / self.exp_name
+        """A check has a folder of its own, beside that of the run."""
+        return Path(self.log_base_dir) / (self.exp_name + "-overfit" * self.overfit_one_batch)
 
     @property
     def total_updates(self) -> int:
@@ -350,7 +370,7 @@ class MergeConfig:
     resize_vision_tower: bool = flag(False, "other input size", unused="the weights show it")
     resize_vision_tower_size: InputSide = flag(224, "that input size", unused="the weights show it")
     vision_tower_for_mask: bool = flag(False, "masks from tower features", unused="there is no other source of masks")
-    weight: str = flag("", "trained weights: a file, a folder of shards, or the ZeRO folder (ckpt_model)")
+    weight: str = flag("", "trained weights: a file, a folder of shards, or a checkpoint (ckpt_model, or a step of it)")
     separate_mm_projector: bool = flag(False, "decoder projector", unused="the weights show it")
     image_feature_scale_num: Scales = flag(1, "scales", unused="the weights show it")
     conv_type: Template = flag("llava_v1", "conversation template")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset, Sampler
 
 from model.errors import InputError
@@ -214,10 +215,11 @@ def build_loader(
         num_workers=num_workers,
         collate_fn=CollateUnlessError(collate),
         pin_memory=pin_memory,
+        generator=torch.Generator(),  # the loader draws seeds for its workers: not from the random state of training
     )
 
 
-def read_batches(loader: Iterable[Loaded | InputError], tally: SkipTally) -> Iterator[Batch]:
+def read_batches(loader: Iterable[Loaded | InputError], tally: SkipTally) -> Generator[Batch]:
     """Batches of a loader of ``build_loader``; an InputError of a worker is raised here, in the main process.
 
     Raised inside a worker, torch would wrap it into a message with a traceback.

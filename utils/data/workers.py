@@ -6,10 +6,14 @@ to read in memory that the main process sees.
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from ctypes import Array, c_int64
 from multiprocessing import RawArray
+from types import TracebackType
 from typing import Any
 
 import cv2
@@ -21,6 +25,7 @@ from model.errors import InputError
 from .sources import Source
 
 _NOTHING_YET = -1
+_LOOK_SECONDS = 1.0
 _USUAL_CAUSE = {
     signal.SIGKILL: " (this is how a system that is out of memory ends processes; lower --workers)",
     signal.SIGBUS: " (shared memory may be full; lower --workers)",
@@ -49,6 +54,8 @@ class _Notes:
         """Called in a worker when it starts."""
         global _own
         init_worker()
+        _leave_signals_to_parent()
+        sys.excepthook = _tell_unless_reader_is_gone
         for crash in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE):  # torch would print lines of its own
             signal.signal(crash, signal.SIG_DFL)
         _own = self, 2 * worker
@@ -72,6 +79,35 @@ def init_worker() -> None:
     """Use one core per worker, because the workers together already use all of them."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+
+
+def _tell_unless_reader_is_gone(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """In a worker: the thread that hands tensors over would print a traceback when its reader has been killed."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, traceback)
+
+
+def _leave_signals_to_parent() -> None:
+    """A launcher and a terminal signal every process, but the parent needs its workers to finish what it is at.
+
+    Only what the parent sends ends a worker, or the end of the parent, which torch does not see while a batch is made.
+    Python's handlers are not told who has sent a signal, and do not run while a library is at work; so a thread waits.
+    """
+    if not hasattr(signal, "sigtimedwait"):  # macOS
+        return
+    parent = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            sent = signal.sigtimedwait({signal.SIGTERM}, _LOOK_SECONDS)
+            if sent and sent.si_pid == parent:
+                break
+        os._exit(0)
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
 
 
 class WatchedLoader(DataLoader):
@@ -102,7 +138,7 @@ class WatchedLoader(DataLoader):
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as err:
+            except (RuntimeError, OSError, EOFError) as err:  # the latter two of a pipe that a worker has left
                 codes = [process.exitcode for process in getattr(batches, "_workers", ())]
                 dead = [worker for worker, code in enumerate(codes) if code]
                 if not dead:
@@ -119,8 +155,9 @@ class WatchedLoader(DataLoader):
             ended = f"was ended by {number.name}{_USUAL_CAUSE.get(number, '')}"
         name = "its first sample" if item == _NOTHING_YET else f"{self._sources[source].name}, sample {item}"
         return DeadWorker(
-            f"{name}: the loader worker that read it {ended}. `python -m utils.data.verify --deep` with the same data "
-            "flags goes through every sample and names all that do this; correct or remove them",
+            f"{name}: the loader worker that read it {ended}. A training goes on from its last checkpoint by the same "
+            "command. If it happens again, `python -m utils.data.verify --deep` with the same data flags goes through "
+            "every sample and names all that do this; correct or remove them",
             source=source,
             item=item,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import asdict
 from datetime import timedelta
@@ -20,7 +21,10 @@ from utils.pictures import contact_sheet
 
 from .flags import EvaluateConfig
 from .generative import evaluate_generative, gather
+from .guards import no_token_group
 from .pictures import picture_panels
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -58,6 +62,8 @@ def evaluate(config: EvaluateConfig) -> None:
         result = gather(part)
         if dist.is_main():
             print(result.table(), flush=True)
+            if warning := no_token_group(result, version=config.version, results_file=str(results_file)):
+                logger.warning("%s", warning)
             results.append(result.to_dict())
             panels += picture_panels(result, source, num_questions=config.pictures)
     if dist.is_main():

@@ -7,9 +7,12 @@ This is the release's protocol for referring and reasoning sets. It is not gener
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from model.structures import Batch, PixelLMOutput
 from utils import dist
@@ -18,6 +21,7 @@ from utils.data.encode import Encoder
 from utils.data.mixture import ValDataset
 from utils.data.sources import Source
 
+from .blanks import Blanks, count_blanks
 from .metrics import IoUMeter
 
 
@@ -31,7 +35,19 @@ class Network(Protocol):
     def eval(self) -> Any: ...
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class TeacherForced:
+    """What was found, of all processes.
+
+    Attributes:
+        meter: IoU of every target.
+        blanks: how many predictions show nothing.
+    """
+
+    meter: IoUMeter
+    blanks: Blanks
+
+
 def validate_teacher_forced(
     network: Network,
     source: Source,
@@ -41,7 +57,8 @@ def validate_teacher_forced(
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
-) -> IoUMeter:
+    before_pass: Callable[[], object] = lambda: None,
+) -> TeacherForced:
     """IoU of every target of a validation set; samples are divided over the processes, none is counted twice.
 
     Every process makes the same number of forward passes, because under ZeRO-3 a pass gathers weights from all
@@ -49,33 +66,62 @@ def validate_teacher_forced(
 
     Args:
         batch_size: samples per process and forward pass.
+        before_pass: called by all processes at the same time; what it raises ends the validation.
     Returns:
-        the meter of all processes, on each of them.
+        the score of all processes, on each of them.
     Raises:
         InputError: from any sample, which it names: evaluation never skips one.
     """
-    network.eval()
-    meter = IoUMeter()
     dataset = ValDataset(source, encoder)
     per_process = -(-len(source) // dist.world_size())
     mine = range(dist.rank(), per_process * dist.world_size(), dist.world_size())
-    for first in range(0, per_process, batch_size):
-        indices = mine[first : first + batch_size]
-        # Before the pass, not after the last one: the others must not wait for weights of a process that has stopped.
-        with dist.stop_together():
-            samples = [dataset[index % len(source)] for index in indices]
-        batch = collator(samples).to(device, dtype)
-        _count(meter, network(**batch.inputs()), batch, num_images=sum(index < len(source) for index in indices))
+
+    def passes() -> Iterator[tuple[Batch, int]]:
+        for start in range(0, per_process, batch_size):
+            before_pass()
+            indices = mine[start : start + batch_size]
+            # Indices beyond the end fill up: they repeat samples, and are not counted.
+            with dist.stop_together():
+                samples = [dataset[index % len(source)] for index in indices]
+            yield collator(samples), sum(index < len(source) for index in indices)
+
+    return _score(network, passes(), device=device, dtype=dtype)
+
+
+def score_batches(
+    network: Network, batches: Iterable[Batch], *, device: torch.device, dtype: torch.dtype
+) -> TeacherForced:
+    """The same for batches that are at hand; every process must have as many."""
+    return _score(network, ((batch, len(batch.masks)) for batch in batches), device=device, dtype=dtype)
+
+
+@torch.no_grad()
+def _score(
+    network: Network, passes: Iterable[tuple[Batch, int]], *, device: torch.device, dtype: torch.dtype
+) -> TeacherForced:
+    """Score every pass.
+
+    Args:
+        passes: batches, and how many images of each are counted: the first ones.
+    """
+    meter, blanks = IoUMeter(), torch.zeros(3, dtype=torch.long, device=device)
+    network.eval()
+    for on_cpu, num_images in passes:
+        batch = on_cpu.to(device, dtype)
+        output = network(**batch.inputs())
+        for image in range(num_images):
+            logits, masks = output.photo_logits[image], batch.masks[image]
+            blanks += count_blanks([logits], [masks])
+            _add_pairs(meter, logits > 0, masks, batch.ignore[image] if batch.ignore else None)
     network.train()
-    return meter.all_reduce(dist.all_reduce_sum, device=device)
+    return TeacherForced(
+        meter.all_reduce(dist.all_reduce_sum, device=device), Blanks(*dist.all_reduce_sum(blanks).tolist())
+    )
 
 
-def _count(meter: IoUMeter, output: PixelLMOutput, batch: Batch, *, num_images: int) -> None:
-    """Add the targets of the first images of a batch to the meter."""
-    for image in range(num_images):
-        predictions, masks = output.photo_logits[image] > 0, batch.masks[image]
-        ignore = batch.ignore[image] if batch.ignore else None
-        if ignore is not None:
-            predictions, masks = predictions & ~ignore, masks & ~ignore
-        for prediction, truth in zip(predictions.cpu().numpy(), masks.cpu().numpy(), strict=True):
-            meter.add(prediction, truth)
+def _add_pairs(meter: IoUMeter, predictions: Tensor, masks: Tensor, ignore: Tensor | None) -> None:
+    """Count the targets of one image, (N_b, H_b, W_b) each."""
+    if ignore is not None:
+        predictions, masks = predictions & ~ignore, masks & ~ignore
+    for prediction, truth in zip(predictions.cpu().numpy(), masks.cpu().numpy(), strict=True):
+        meter.add(prediction, truth)

@@ -1,177 +1,320 @@
-"""Checkpoints of a run: written, read back, and put together for a merge."""
+"""Save a run to a step of its checkpoint folder, and put it back into an engine; every process takes part."""
 
 from __future__ import annotations
 
-import os
-import pickle
-import re
+import errno
+import logging
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from model.errors import InputError
-from model.files import is_file, is_folder
-from model.outputs import is_full
+from model.files import write_text
+from model.outputs import atomic_folder, is_full
 from utils import dist
+from utils.cli.config import Precision
 
+from . import zero_to_fp32
+from .deepspeed_files import DeepSpeedStep, is_of_deepspeed
 from .engine import Engine
+from .shards import own_pieces, put_back, put_loss_scale, shape_of, trained_parameters
+from .steps import (
+    MANIFEST,
+    best_step,
+    is_step,
+    latest_step,
+    name_latest,
+    prune,
+    read_scores,
+    record_of,
+    step_folder,
+    update_of,
+    write_manifest,
+    write_scores,
+)
+from .stored import (
+    WEIGHTS,
+    NotFinite,
+    Progress,
+    StoredState,
+    StoredStep,
+    WeightRecord,
+    part_name,
+    write_part,
+    write_records,
+)
 
-CHECKPOINTS = "ckpt_model"  # in a run directory: what DeepSpeed writes, one folder per step
-# DeepSpeed's names: the file that says which step is the last whole one, and the folder of a step.
-LATEST = "latest"
-_STEP = "global_step"
-# Of each trained parameter: the weight itself and AdamW's two moments in float32, and what lies around them.
-_BYTES_PER_TRAINED_PARAMETER = 16
+logger = logging.getLogger(__name__)
 
-
-def step_folder(folder: Path, update: int) -> Path:
-    """Where the checkpoint after this update lies."""
-    return folder / f"{_STEP}{update}"
-
-
-def is_step(folder: Path) -> bool:
-    """Whether a folder is named as a step is."""
-    return re.fullmatch(rf"{_STEP}[0-9]+", folder.name) is not None
-
-
-def latest_step(folder: Path) -> Path | None:
-    """The step that ``latest`` names, which is the last whole one; None if there is none."""
-    file = folder / LATEST
-    if not is_file(file):
-        return None
-    step = folder / file.read_text(encoding="utf-8", errors="replace").strip()
-    return step if step.parent == folder and is_step(step) and is_folder(step) else None
-
-
-def updates_of(weight: Path) -> int | None:
-    """The updates that a checkpoint folder, or one step of it, has seen; None for weights that do not say so."""
-    step = weight if is_step(weight) else latest_step(weight)
-    return int(step.name.removeprefix(_STEP)) if step else None
-
-
-def step_names(folder: Path) -> list[str]:
-    """The steps that a checkpoint folder holds, earliest first; none if there is no such folder."""
-    return sorted((path.name for path in folder.glob(f"{_STEP}*") if is_step(path)), key=lambda name: (len(name), name))
+SCRIPT = "zero_to_fp32.py"  # in a checkpoint folder, where the release's command line runs it
+# Of each trained parameter: the weight itself and AdamW's two moments, in float32.
+_BYTES_PER_TRAINED_PARAMETER = 12
 
 
-def save_checkpoint(engine: Engine, folder: Path, *, update: int, state: dict[str, Any]) -> None:
-    """Write ``folder/global_step<update>``, then point ``latest`` at it and drop what that replaces.
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint holds beside trained weights and their moments.
 
-    Only the step that ``latest`` named is dropped, and earlier ones, which a killed process may have left.
-
-    Args:
-        state: what ``load_checkpoint`` returns.
-    Raises:
-        InputError: if the disk is full. Nothing is dropped then.
+    Attributes:
+        frozen: untrained weights and buffers that are saved: those that no base folder has.
+        base: name -> fingerprint of the others, which are left to the base.
+        base_place: hub name or absolute folder of the base.
+        precision: of training.
     """
-    step, before = step_folder(folder, update), latest_step(folder)
-    names = step_names(folder)
-    replaced = [] if before is None else names[: names.index(before.name) + 1]
-    try:
-        engine.save_checkpoint(str(folder), tag=step.name, client_state=state)
-    except (OSError, RuntimeError) as err:
-        if not is_full(err):
-            raise
-        free = shutil.disk_usage(folder).free / 2**30
-        kept = f"{before} is whole: the run goes on from there" if before else "nothing was saved before"
-        raise dist.StoppedHere(
-            f"{step} cannot be written: the disk is full, or a quota is ({free:.2f} GiB free); make room and start the "
-            f"run again ({kept})"
-        ) from err
-    dist.barrier()
-    if dist.is_main():
-        for name in replaced:
-            if name != step.name:
-                shutil.rmtree(folder / name)
-    dist.barrier()
+
+    frozen: frozenset[str]
+    base: dict[str, str]
+    base_place: str
+    precision: Precision
+
+    @classmethod
+    def of(cls, network: nn.Module, base: dict[str, str], *, base_place: str, precision: Precision) -> Contents:
+        """All that is needed beside the base.
+
+        Args:
+            network: with ``requires_grad`` set on what is trained.
+            base: as ``fingerprint`` gives it; empty to save everything.
+        """
+        trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        return cls(frozenset(set(network.state_dict()) - trained - set(base)), base, base_place, precision)
 
 
-def check_free_space(network: nn.Module, folder: Path, *, num: int) -> None:
-    """Before the first update: the disk takes the checkpoints of this run that will exist side by side.
+@dataclass
+class Checkpoints:
+    """Where a run is saved, and what is saved of it.
+
+    Attributes:
+        folder: one folder per step is made in it.
+        keep: the last so many stay, and the best.
+        scores: of the steps that have been validated, by their names.
+    """
+
+    folder: Path
+    contents: Contents
+    keep: int
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def save(self, engine: Engine, progress: Progress, *, describe: Callable[[Path], None]) -> None:
+        """Write a step, point ``latest`` at it, and drop what need not be kept.
+
+        Args:
+            describe: writes what the main process knows of the run into a folder.
+        Raises:
+            InputError: if a weight or moment is not finite, or it cannot be written. What was there before is whole.
+        """
+        step = step_folder(self.folder, progress.update)
+        write_step(engine, step, progress, self.contents, describe=describe)
+        with dist.stop_together(), _problems_told(step):
+            if dist.is_main():
+                name_latest(step)
+                write_text(self.folder / SCRIPT, Path(zero_to_fp32.__file__).read_text(encoding="utf-8"))
+                prune(self.folder, keep=self.keep)
+
+    def refuse_diverged(self, update: int) -> None:
+        """Called on all processes in place of ``save``, where the weights of an update are of no use.
+
+        Raises:
+            InputError: always.
+        """
+        with _problems_told(step_folder(self.folder, update)):
+            raise NotFinite("the loss of the samples just learned is not finite")
+
+    def copy_record(self, update: int, folder: Path) -> None:
+        """Say in another folder, too, which weights are left to the base: for what ``zero_to_fp32.py`` writes there."""
+        write_text(folder / WEIGHTS, (step_folder(self.folder, update) / WEIGHTS).read_text(encoding="utf-8"))
+
+    def add_score(self, update: int, score: float) -> None:
+        """The step of this update has been validated; called by the main process alone."""
+        step = step_folder(self.folder, update)
+        self.scores[step.name] = score
+        write_scores(self.folder, self.scores)
+        if best_step(self.folder) == step:
+            logger.info("%s is the best so far (%.4f)", step, score)
+        with _problems_told(step):
+            prune(self.folder, keep=self.keep)
+
+    def has_score(self, update: int) -> bool:
+        """Whether the step of this update has been validated."""
+        return step_folder(self.folder, update).name in self.scores
+
+    def read_scores(self, known: dict[str, float]) -> None:
+        """Go on with the scores of a checkpoint, and those that were written after it."""
+        self.scores = {**known, **read_scores(self.folder)}
+
+
+def write_step(
+    engine: Engine, step: Path, progress: Progress, contents: Contents, *, describe: Callable[[Path], None]
+) -> None:
+    """Write one step: aside by all processes together, then synced and renamed."""
+    with ExitStack() as unfinished:
+        with dist.stop_together(), _problems_told(step):
+            aside = unfinished.enter_context(atomic_folder(step)) if dist.is_main() else None
+        aside = dist.gather_objects(aside)[0]
+        assert aside is not None  # the main process has one
+        file = aside / part_name(dist.rank() + 1, dist.world_size())
+        with dist.stop_together(), _problems_told(step):
+            write_part(file, own_pieces(engine, set(contents.frozen)), _random_states())
+            record = record_of(file)
+        records = dict(dist.gather_objects((file.name, record)))
+        with dist.stop_together(), _problems_told(step):
+            if dist.is_main():
+                describe(aside)
+                write_records(aside, progress, _weight_record(engine, contents))
+                write_manifest(aside, records)
+                unfinished.close()  # everything is synced, and renamed to its place
+
+
+def open_step(step: Path) -> StoredState:
+    """A step of this code, or one that DeepSpeed wrote.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    if is_of_deepspeed(step) and not (step / MANIFEST).exists():
+        return DeepSpeedStep(step)
+    stored = StoredStep(step)
+    if is_step(step) and stored.progress.update != update_of(step):
+        raise InputError(
+            f"{step} says that it is of update {stored.progress.update}; give the folder its own name, or copy it again"
+        )
+    return stored
+
+
+def load_checkpoint(engine: Engine, step: Path, stored: StoredState, *, seed: int) -> None:
+    """Restore weights, optimizer, schedule, loss scale and random states, whatever ZeRO stage wrote them.
+
+    Another number of processes goes on with random states drawn from ``seed`` and the update. The schedule's position
+    is restored; its rates are those of this run, whose --lr or --epochs may be new.
+
+    Raises:
+        InputError: if a part is missing, or is not of this run's network.
+    """
+    _check_fit(engine, step, stored.weights)
+    progress = stored.progress
+    put_back(engine, set(stored.weights["frozen"]), stored.read, steps=progress.optimizer_steps)
+    put_loss_scale(engine, progress.loss_scale)
+    engine.global_steps = progress.update
+    schedule = engine.lr_scheduler
+    schedule.last_epoch = progress.schedule_steps
+    rates = [
+        rate * factor(schedule.last_epoch) for rate, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    schedule._last_lr = rates
+    for group, rate in zip(engine.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    _restore_random_state(stored, seed=seed)
+
+
+def _restore_random_state(stored: StoredState, *, seed: int) -> None:
+    progress = stored.progress
+    for name, own in _random_states().items():
+        state = stored.random_state(name) if progress.processes == dist.world_size() else None
+        if state is None or (state.shape, state.dtype) != (own.shape, own.dtype):
+            drawn = np.random.SeedSequence([seed, progress.update, dist.rank()]).generate_state(1)[0]
+            torch.manual_seed(int(drawn))  # of every device
+            return
+        if name.startswith("cuda"):
+            torch.cuda.set_rng_state(state)
+        else:
+            torch.set_rng_state(state)
+
+
+def num_to_come(num_there: int, *, keep: int, epochs: int, validates: bool) -> int:
+    """Checkpoints that a run adds to those that are there.
+
+    At most the last ``keep``, the best, and the one that is written before another is removed.
+    """
+    return max(1, min(keep + validates + 1, epochs) - num_there)
+
+
+def check_free_space(network: nn.Module, folder: Path, contents: Contents, *, num: int) -> None:
+    """Before the first update: the disk takes the checkpoints that this run will add.
 
     Args:
         network: in training precision, with ``requires_grad`` set on what is trained.
-        num: of them, without those that are there: 2, because each is written before the one that it replaces is
-            removed; 1 if there will be but one, or one is there.
+        num: of them, as ``num_to_come`` gives it.
     Raises:
         InputError: if it does not.
     """
-    parameters = list(network.parameters())
-    needed = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-    needed += _BYTES_PER_TRAINED_PARAMETER * sum(
-        parameter.numel() for parameter in parameters if parameter.requires_grad
-    )
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    needed = _BYTES_PER_TRAINED_PARAMETER * sum(parameter.numel() for parameter in trained)
+    needed += sum(tensor.nbytes for name, tensor in network.state_dict().items() if name in contents.frozen)
     free = shutil.disk_usage(folder).free
     if free < num * needed:
         raise InputError(
             f"{folder} has {free / 2**30:.1f} GiB free, but a checkpoint of this run takes about "
-            f"{needed / 2**30:.1f} GiB, and {num} of them must fit; make room, or give another --log_base_dir"
+            f"{needed / 2**30:.1f} GiB, and {num} of them must fit; make room, give another --log_base_dir, or keep "
+            "fewer with --keep_checkpoints"
         )
 
 
-def load_checkpoint(engine: Engine, folder: Path) -> dict[str, Any]:
-    """Restore weights, optimizer and schedule from the folder that holds ``latest``; returns the saved state.
-
-    The schedule's position is restored; its rates are those of this run, whose --lr or --epochs may be new.
-
-    Raises:
-        InputError: if the folder is no checkpoint, is incomplete, or does not fit the engine.
-    """
-    base_rates = list(engine.lr_scheduler.base_lrs)
-    try:
-        path, state = engine.load_checkpoint(str(folder))
-    except (AssertionError, IndexError, EOFError, OSError, pickle.UnpicklingError) as err:
-        raise _damaged(folder, err) from err
-    except (RuntimeError, KeyError, ValueError) as err:
-        reason = next(iter(str(err).splitlines()), type(err).__name__)
-        raise InputError(
-            f"checkpoint {folder} does not fit this run ({reason}); resume with the flags it was started with, or "
-            "choose another --exp_name"
-        ) from err
-    if path is None:
-        raise InputError(f"checkpoint {folder} is incomplete; remove it or choose another --exp_name")
-    _set_rates(engine, base_rates)
-    return state
-
-
-def _set_rates(engine: Engine, base_rates: list[float | Tensor]) -> None:
-    """A checkpoint brings the rate of its own schedule, which is zero after the last update of a shorter run."""
-    schedule = engine.lr_scheduler
-    schedule.base_lrs = base_rates
-    rates = [rate * factor(schedule.last_epoch) for rate, factor in zip(base_rates, schedule.lr_lambdas, strict=True)]
-    schedule._last_lr = rates
-    for group, rate in zip(engine.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-
-
-def _damaged(folder: Path, err: Exception) -> InputError:
-    return InputError(
-        f"checkpoint {folder} is incomplete or damaged ({type(err).__name__}: {err}); copy it again, or take another"
+def _weight_record(engine: Engine, contents: Contents) -> WeightRecord:
+    tensors = {**dict(engine.module.named_parameters()), **dict(engine.module.named_buffers())}
+    trained = trained_parameters(engine)
+    return WeightRecord(
+        trained={name: list(shape_of(tensor)) for name, tensor in trained.items()},
+        frozen={name: list(shape_of(tensors[name])) for name in sorted(contents.frozen)},
+        base=contents.base,
+        base_place=contents.base_place,
+        precision=contents.precision,
     )
 
 
-def consolidate_zero(folder: Path) -> dict[str, Tensor]:
-    """A ZeRO checkpoint folder, or one step of it -> float32 weights, as ``zero_to_fp32.py`` gives them.
+def _check_fit(engine: Engine, step: Path, record: WeightRecord) -> None:
+    trained, others = trained_parameters(engine), _untrained_shapes(engine)
+    own = {name: list(shape_of(parameter)) for name, parameter in trained.items()}
+    kept = {**dict.fromkeys(record["base"], "left to the base"), **record["frozen"]}
+    pairs = [(name, record["trained"].get(name), own.get(name), "not trained") for name in {*own, *record["trained"]}]
+    pairs += [(name, kept.get(name), others.get(name), "missing") for name in {*others, *kept}]
+    for name, there, here, nothing in sorted(pairs, key=lambda pair: pair[0]):
+        if there != here and not (there == "left to the base" and here):
+            raise InputError(
+                f"checkpoint {step} does not fit this run: {name} is {there or nothing} there and {here or nothing} "
+                "here; resume with the flags it was started with, or choose another --exp_name"
+            )
 
-    DeepSpeed unpickles these files; give only folders that your own runs wrote.
 
-    Raises:
-        InputError: if ``latest`` names no step, or the step is incomplete or damaged.
-    """
-    step = folder if is_step(folder) else latest_step(folder)
-    if step is None:
-        found = ", ".join(step_names(folder)) or "no step at all"
-        raise InputError(f"{folder / LATEST} names no step of the folder, which holds {found}; give one of them")
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+def _untrained_shapes(engine: Engine) -> dict[str, list[int]]:
+    """Of untrained weights and the buffers that are saved."""
+    tensors = {**dict(engine.module.named_parameters()), **dict(engine.module.named_buffers())}
+    names = set(engine.module.state_dict()) - set(trained_parameters(engine))
+    return {name: list(shape_of(tensors[name])) for name in names if name in tensors}
 
+
+def _random_states() -> dict[str, Tensor]:
+    states = {f"cpu/{dist.rank()}": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states[f"cuda/{dist.rank()}"] = torch.cuda.get_rng_state()
+    return states
+
+
+@contextmanager
+def _problems_told(step: Path) -> Iterator[None]:
+    """What keeps a checkpoint from being written, and what the run can go on from."""
     try:
-        state = get_fp32_state_dict_from_zero_checkpoint(str(step.parent), tag=step.name)
-    except Exception as err:  # unpickling what is damaged can raise nearly anything
-        raise _damaged(step, err) from err
-    assert state is not None  # it has no value only for kinds of checkpoints that it has already refused
-    return state
+        yield
+    except Exception as err:
+        before = latest_step(step.parent)
+        kept = f"{before} is whole: the run goes on from there" if before else "nothing was saved before"
+        if isinstance(err, NotFinite):
+            raise InputError(
+                f"{err} after update {update_of(step)}, so nothing was saved; start the run again with a lower --lr "
+                f"({kept})"
+            ) from err
+        if isinstance(err, InputError) or not (isinstance(err, OSError | SafetensorError) or is_full(err)):
+            raise
+        why, remedy = str(err), "mend that"
+        if is_full(err) and getattr(err, "errno", None) != errno.EROFS:
+            why, remedy = f"the disk is full, or a quota is ({_free(step.parent)})", "make room"
+        raise InputError(f"{step} cannot be written: {why}; {remedy} and start the run again ({kept})") from err
+
+
+def _free(folder: Path) -> str:
+    return f"{shutil.disk_usage(folder).free / 2**30:.2f} GiB free"

@@ -6,9 +6,11 @@ import os
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+import torch.distributed
+from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from model.errors import InputError
 from utils import dist
 from utils.cli.config import RunConfig
 from utils.evaluation.teacher_forced import Network
@@ -20,23 +22,31 @@ from .start import TrainingModel
 class Engine(Network, Protocol):
     """What training uses of ``deepspeed.DeepSpeedEngine``, which declares no types of its own."""
 
+    module: nn.Module
     device: torch.device
-    optimizer: torch.optim.Optimizer
+    optimizer: Any  # one of DeepSpeed's around ours, or ours
+    global_steps: int
     lr_scheduler: torch.optim.lr_scheduler.LambdaLR
 
     def backward(self, loss: Tensor) -> Any: ...
 
     def step(self) -> None: ...
 
+    def was_step_applied(self) -> bool: ...
+
     def get_lr(self) -> list[float]: ...
 
-    def save_checkpoint(self, save_dir: str, tag: str, client_state: dict[str, Any]) -> Any: ...
+    def zero_optimization_stage(self) -> int: ...
 
-    def load_checkpoint(self, load_dir: str) -> tuple[str | None, dict[str, Any]]: ...
+    def fp16_enabled(self) -> bool: ...
 
 
 def init_distributed() -> torch.device:
-    """Join the launcher's process group, or make a group of one; returns this process's device."""
+    """Join the launcher's process group, or make a group of one; returns this process's device.
+
+    Raises:
+        InputError: if the launcher's port is in use.
+    """
     dist.set_single_process_environment()
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -53,7 +63,15 @@ def init_distributed() -> torch.device:
         # DeepSpeed would compile this extension at its first use, although only inference needs it: under a lock that
         # a killed process leaves behind, on which every later run waits, and with buffers that stay in shared memory.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    try:
+        deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    except torch.distributed.DistNetworkError as err:
+        if "EADDRINUSE" not in str(err):
+            raise
+        raise InputError(
+            f"port {os.environ['MASTER_PORT']} of this machine is in use, by another training perhaps; give the "
+            "launcher another one (--master_port)"
+        ) from err
     return device
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from utils import dist
 from utils.data.mixture import SkipTally, describe_skips
+from utils.evaluation.blanks import Blanks
 from utils.evaluation.metrics import IoUMeter
 
 from .run_directory import RunDirectory
@@ -47,7 +49,10 @@ class UpdateReport:
         rate: the learning rate that it was made with.
         seconds: how long it took.
         num_masks: targets in it.
-        terms: the parts of the loss by name, ``total`` among them; means over all forward passes.
+        terms: the parts of the loss by name, ``total`` among them; of the whole update.
+        num_samples: photos in it, or dialogues without one.
+        num_tokens: supervised ones.
+        blanks: predictions that show nothing.
     """
 
     update: int
@@ -55,6 +60,9 @@ class UpdateReport:
     seconds: float
     num_masks: int
     terms: dict[str, float]
+    num_samples: int
+    num_tokens: int
+    blanks: Blanks
 
 
 class Journal:
@@ -90,8 +98,11 @@ class Journal:
         bar.update()
         bar.set_postfix_str(f"loss {report.terms['total']:.3f} lr {report.rate:.1e} ETA {remaining}")
         numbers = {"update": report.update, "lr": report.rate, "seconds": round(report.seconds, 4)}
-        terms = {name: round(value, 6) for name, value in report.terms.items()}
-        lines.write({**numbers, "masks": report.num_masks, **terms})
+        # JSON has no number that is not finite; an update that was passed over has.
+        terms = {name: round(value, 6) if math.isfinite(value) else None for name, value in report.terms.items()}
+        blank = report.blanks.empty + report.blanks.full
+        seen = {"masks": report.num_masks, "blank_masks": blank, "tokens": report.num_tokens}
+        lines.write({**numbers, **seen, **terms})
         for name, value in report.terms.items():
             board.add_scalar(f"train/{name}", value, report.update)
         board.add_scalar("train/lr", report.rate, report.update)

@@ -122,12 +122,17 @@ def split_training_state(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], d
     """
     base, lora = {}, {}
     for name, tensor in state.items():
-        name = name.removeprefix("module.").removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
+        name = plain_name(name)
         if ".lora_" in name:
             lora[name.replace(".default.", ".")] = tensor
         else:
             base[name] = tensor
     return base, lora
+
+
+def plain_name(name: str) -> str:
+    """The released name of a weight, from the one that it has in a network with LoRA."""
+    return name.removeprefix("module.").removeprefix(PEFT_PREFIX).replace(".base_layer.", ".")
 
 
 def lora_rank(lora: dict[str, Tensor]) -> int:

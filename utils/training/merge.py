@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from transformers import LlamaTokenizer
 
 from model.configuration import PRECISIONS, PixelLMConfig
 from model.errors import InputError
-from model.files import is_file, is_folder
 from model.hub import portable_path, resolve_folder
 from model.outputs import check_output_folder, output_folder
 from model.part_configs import read_base_config, read_tower_config
@@ -26,12 +26,12 @@ from model.weights.bases import read_tower
 from model.weights.card import keep_own_card
 from model.weights.checkpoint import MERGED_MODEL
 from model.weights.released import config_of_weights
-from model.weights.tensors import read_weights
 from utils.cli.config import MergeConfig
 
-from .checkpoints import LATEST, consolidate_zero, is_step, updates_of
 from .lora import load_lora, lora_module_names, lora_rank, merge_lora, split_training_state, wrap_lora
 from .run_description import RunDescription
+from .run_weights import estimate_size, find_moved, read_training_weights
+from .steps import is_step, updates_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,12 @@ class _Run:
     lora_alpha: int
 
 
-def merge(flags: MergeConfig) -> None:
+def merge(flags: MergeConfig, *, given: Collection[str] = ("version", "vision_tower")) -> None:
     """Merge LoRA into its base, save, reload, and compare with the unmerged model; all or nothing.
 
+    Args:
+        given: names of the flags that were given. Defaults of the others are hub names that nobody asked for, and are
+            not looked for in place of a base or tower that has moved.
     Raises:
         InputError: if weights, base or tower are missing or do not fit together, if ``save_path`` may not be written,
             or if the saved model answers otherwise than the unmerged one.
@@ -64,30 +67,27 @@ def merge(flags: MergeConfig) -> None:
         kind=MERGED_MODEL,
         flag="--save_path",
         inputs=[weight, flags.version, flags.vision_tower],
-        size=_size_on_disk(weight) // 2,  # weights of four bytes may become weights of two
+        size=estimate_size(weight),
     )
     with output_folder(folder, kind=MERGED_MODEL) as unchecked:
         keep_own_card(folder, unchecked)
-        expected = _write_merged(flags, unchecked)
+        moved = {name: getattr(flags, name) if name in given else "" for name in ("version", "vision_tower")}
+        expected = _write_merged(flags, unchecked, moved)
         verify(unchecked, expected, precision=flags.precision)
     logger.info("saved %s", folder)
 
 
-def _size_on_disk(weight: Path) -> int:
-    """Bytes of the files that hold weights; those of an optimizer do not count."""
-    patterns = ("*.bin", "*.safetensors", "*model_states.pt")
-    files = [file for pattern in patterns for file in weight.rglob(pattern)] if is_folder(weight) else [weight]
-    return sum(file.stat().st_size for file in files if is_file(file))
-
-
-def _write_merged(flags: MergeConfig, folder: Path) -> dict[str, Tensor]:
+def _write_merged(flags: MergeConfig, folder: Path, moved: dict[str, str]) -> dict[str, Tensor]:
     """Write the merged model into an existing folder; returns what ``probe`` finds in the unmerged one."""
     weight = Path(flags.weight)
-    base, lora = split_training_state(read_training_weights(weight))
+    weights = read_training_weights(weight, **moved)
+    base, lora = split_training_state(weights)
     run = _describe(base, flags)
     if updates := updates_of(weight):
         run.config.recipe = {**run.config.recipe, "updates": updates}
     if not flags.save_vision_tower:
+        place = find_moved(run.config.vision_tower, moved["vision_tower"], flag="--vision-tower")
+        run.config.vision_tower = portable_path(place)
         base = _with_tower_of_folder(base, run.config)
     network = PixelLMForCausalLM.from_state(run.config, base, dtype=torch.float32, source=str(weight))
     network.processor = PixelLMProcessor.of(run.config, run.tokenizer)
@@ -106,20 +106,6 @@ def _write_merged(flags: MergeConfig, folder: Path) -> dict[str, Tensor]:
     network.to(dtype=PRECISIONS[flags.precision])  # pyright: ignore[reportCallIssue]
     network.save_pretrained(folder, save_vision_tower=flags.save_vision_tower)
     return expected
-
-
-def read_training_weights(weight: Path) -> dict[str, Tensor]:
-    """A file, a folder of shards, a ZeRO checkpoint folder or one step of it -> tensors.
-
-    Raises:
-        InputError: if it does not exist or holds no weights.
-    """
-    if not is_file(weight) and not is_folder(weight):
-        raise InputError(f"--weight {weight} does not exist; give pytorch_model.bin, a shard folder, or ckpt_model")
-    if is_folder(weight) and (is_file(weight / LATEST) or is_step(weight)):
-        logger.info("consolidating the ZeRO checkpoint %s", weight)
-        return consolidate_zero(weight)
-    return read_weights(weight)
 
 
 def _describe(base: dict[str, Tensor], flags: MergeConfig) -> _Run:

@@ -11,8 +11,8 @@ from utils.cli.config import RunConfig
 
 # Between the language model and the masks: no LLaVA base has them.
 MASK_MODULES = ("text_hidden_fcs", "out_mm_projector", "mask_decoder")
-# The attribute by which DeepSpeed's ZeRO knows the parameters that Muon updates.
-_ZERO_MARK = "use_muon"
+# By it DeepSpeed knows what Muon updates: an attribute of its parameters, and a key of its group in the optimizer.
+MUON_MARK = "use_muon"
 
 
 def make_adamw(run: RunConfig, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -27,8 +27,13 @@ def make_muon(run: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     from pretrained weights, LoRA included, needs small steps instead; tables of vectors (tokens, embeddings) have no
     directions to make equal; filters of convolutions are left out because DeepSpeed 0.19.8 fails on them.
     """
+    from deepspeed.runtime.zero.muon import original_muon
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
+    if run.precision == "fp32":
+        # DeepSpeed makes matrices orthogonal in 16 bits (which of the two kinds depends on the processor), so that
+        # the last digit of a gradient, which the order of sums decides, becomes the fourth digit of the update.
+        original_muon.ns_compute_dtype = lambda *_, **__: torch.float32
     if not torch.cuda.is_available():
         # Compiling Muon for every shape of a matrix takes longer on a CPU than it can save.
         torch.compiler.set_stance("force_eager")
@@ -41,13 +46,13 @@ def make_muon(run: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     for parameter in model.parameters():
         if parameter.requires_grad:
             is_matrix = parameter in matrices
-            setattr(parameter, _ZERO_MARK, is_matrix)
+            setattr(parameter, MUON_MARK, is_matrix)
             groups[is_matrix].append(parameter)
     # The first group's learning rate is the one that is logged.
     return MuonWithAuxAdam(
         [
-            {"params": groups[False], "use_muon": False, "lr": run.lr, "betas": (run.beta1, run.beta2), "eps": 1e-8},
-            {"params": groups[True], "use_muon": True, "lr": run.muon_lr, "momentum": 0.95},
+            {"params": groups[False], MUON_MARK: False, "lr": run.lr, "betas": (run.beta1, run.beta2), "eps": 1e-8},
+            {"params": groups[True], MUON_MARK: True, "lr": run.muon_lr, "momentum": 0.95},
         ]
     )
 

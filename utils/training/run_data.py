@@ -31,7 +31,7 @@ def open_train_sources(run: RunConfig) -> tuple[list[Source], list[float]]:
     if run.eval_only:
         return [], []
     options = DataOptions.of(run)
-    asked_for = not run.no_eval and _names_validation_sets(run)
+    asked_for = not (run.no_eval or run.overfit_one_batch) and _names_validation_sets(run)
     require_data(options, split_names(run.val_dataset) if asked_for else [])
     return build_train_sources(options)
 
@@ -42,7 +42,7 @@ def open_val_sources(run: RunConfig) -> list[Source]:
     Raises:
         InputError: if a set that the flags ask for is unknown, or its files are missing or damaged.
     """
-    if run.no_eval and not run.eval_only:
+    if (run.no_eval and not run.eval_only) or run.overfit_one_batch:
         return []
     names = split_names(run.val_dataset)
     if run.eval_only and not names:
@@ -69,6 +69,20 @@ def warn_of_little_data(run: RunConfig, sources: Sequence[Source], *, images_per
             different,
             ENOUGH_FOR_A_BASE,
         )
+
+
+def mask_share(sources: Sequence[Source], rates: Sequence[float], *, by_rate: bool) -> float:
+    """The share of the samples that come from records with masks: 1.0 but for sources that say otherwise.
+
+    Args:
+        rates: how often each source is drawn.
+        by_rate: samples are drawn by these rates; else every record is a sample.
+    Returns:
+        0 without sources.
+    """
+    weights = list(rates) if by_rate else [len(source) for source in sources]
+    shares = [getattr(source, "mask_share", 1.0) for source in sources]
+    return sum(w * s for w, s in zip(weights, shares, strict=True)) / (sum(weights) or 1)
 
 
 def _names_validation_sets(run: RunConfig) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,20 @@ from model.files import is_file, read_object, write_json
 from model.outputs import atomic_folder
 from model.text.tokenizer import add_codebook, load_tokenizer, save_tokenizer
 from utils.cli.config import RunConfig
+from utils.data.names import split_names
 
-from .checkpoints import CHECKPOINTS, is_step, latest_step
+from .steps import CHECKPOINTS, is_step, latest_step
 
 logger = logging.getLogger(__name__)
 
 # A weight file lies in the run directory or in a folder below it: a checkpoint's step at the deepest.
 _LEVELS_ABOVE_A_WEIGHT = 3
 # Flags that say how to start, not what the run is.
-_OF_A_START = ("local_rank", "resume", "auto_resume", "overwrite_run", "eval_only", "exp_name")
+_OF_A_START = ("local_rank", "resume", "auto_resume", "overwrite_run", "eval_only", "overfit_one_batch", "exp_name")
+# What a file says without words that was written before a flag existed.
+_BEFORE_THERE_WAS_A_FLAG = {"loss_normalization": "local"}
+# What these name may lie elsewhere now; the weights of --init_from are held to their fingerprints.
+_PLACES = ("init_from", "custom_data", "preprocessor_config")
 _WHY_FIXED = {"checkpoint": "the checkpoint's contents depend on it", "samples": "the stream of samples depends on it"}
 
 
@@ -90,12 +96,12 @@ class RunDescription:
         write_json(self.flags_file, dataclasses.asdict(run))
 
     def read_flags(self) -> RunConfig:
-        """The flags of the run.
+        """The flags of the run; a flag that is younger than the file has the value that stands for what was done then.
 
         Raises:
             InputError: if the file is missing or damaged, or has keys that no flag has.
         """
-        values: dict[str, Any] = read_object(self.flags_file)
+        values: dict[str, Any] = {**_BEFORE_THERE_WAS_A_FLAG, **read_object(self.flags_file)}
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(RunConfig)})
         if unknown:
             raise InputError(f"{self.flags_file} has unknown keys {', '.join(unknown)}; was it edited?")
@@ -122,15 +128,36 @@ def refuse_changes(before: RunConfig, now: RunConfig, *, checkpoint: Path) -> No
     Args:
         before: the flags that the checkpoint was written with.
     Raises:
-        InputError: for the first flag that differs and is declared ``fixed``. ``eval_only`` draws no samples.
+        InputError: for the first flag that differs and is declared ``fixed``. ``eval_only`` draws no samples, and what
+            a flag names may have moved.
     """
     reasons = {field.name: field.metadata["fixed"] for field in dataclasses.fields(RunConfig)}
     for name, (old, new) in _changed(before, now).items():
+        if name in _PLACES and is_moved(name, old, new):
+            continue
         if reasons[name] and not (now.eval_only and reasons[name] == "samples"):
             raise InputError(
                 f"--{name} is {new!r}, but {checkpoint} was trained with {old!r}, and {_WHY_FIXED[reasons[name]]}; "
                 f"resume with {_as_flag(name, old)}, or choose another --exp_name"
             )
+
+
+def is_moved(flag: str, before: str, now: str) -> bool:
+    """Whether a flag names the same files or folders as before, joined by ||, at other places: there is nothing at the
+    old ones. Files keep their names; a model is known by its weights.
+    """
+    olds, news = split_names(before), split_names(now)
+    return len(olds) == len(news) and all(
+        _is_same(old, new, renamed=flag == "init_from") for old, new in zip(olds, news, strict=True)
+    )
+
+
+def _is_same(old: str, new: str, *, renamed: bool) -> bool:
+    before, now = os.path.expanduser(old), os.path.expanduser(new)
+    if os.path.exists(before) and os.path.exists(now):
+        return os.path.samefile(before, now)
+    moved = os.path.exists(now) and not os.path.exists(before)
+    return old == new or (moved and (renamed or os.path.basename(before) == os.path.basename(now)))
 
 
 def log_changes(before: RunConfig, now: RunConfig) -> None:

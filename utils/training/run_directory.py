@@ -12,9 +12,9 @@ from model.errors import InputError
 from model.outputs import check_output_file
 from utils.cli.config import RunConfig
 
-from .checkpoints import CHECKPOINTS, LATEST, latest_step, step_names
-from .run_description import RunDescription, refuse_changes
+from .run_description import RunDescription, is_moved, refuse_changes
 from .run_lock import LOCK_FILE, RunLock
+from .steps import CHECKPOINTS, LATEST, find_whole_step, step_names
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """What DeepSpeed writes, one folder per step."""
+        """One folder per step."""
         return self.path / CHECKPOINTS
 
     @property
@@ -53,61 +53,83 @@ class RunDirectory:
         """Whether there is any step, whole or not."""
         return bool(step_names(self.checkpoints))
 
-    def checkpoint_to_resume(self, run: RunConfig) -> Path | None:
-        """The checkpoint folder that a start goes on with; None if it begins anew."""
-        if run.resume:
-            return Path(run.resume)
-        return self.checkpoints if run.auto_resume and latest_step(self.checkpoints) else None
-
-    def check_start(self, run: RunConfig) -> None:
+    def check_start(self, run: RunConfig) -> Path | None:
         """Hold a start to what the directory and the checkpoint that it goes on with say; nothing is written.
 
+        Returns:
+            the step that the start goes on with; None if it begins anew.
         Raises:
             InputError: if it would replace the checkpoint of an earlier run, or go on with one otherwise than it was
-                trained.
+                trained, or if no checkpoint of the folder is whole.
         """
+        if run.overfit_one_batch and self.has_checkpoint:
+            raise InputError(
+                f"{self.checkpoints} holds a run, but --overfit_one_batch writes into {self.path}; choose another "
+                "--exp_name"
+            )
         if run.overwrite_run:
             self._check_overwrite(run)
         else:
             self._refuse_used_name(run)
             self._refuse_foreign()
-        folder = None if run.overwrite_run and not run.resume else self.checkpoint_to_resume(run)
-        if folder is not None:
-            _check_resume(run, folder)
+        step = self._step_to_resume(run)
+        if step is not None:
+            self._refuse_other_model(run, step)
+            _check_resume(run, step)
         elif run.eval_only and not run.init_from:
             raise InputError(
                 f"--eval_only: {self.checkpoints} has no checkpoint; give --resume, --exp_name or --init_from"
             )
+        return step
+
+    def _step_to_resume(self, run: RunConfig) -> Path | None:
+        if run.resume:
+            if (step := find_whole_step(Path(run.resume))) is None:
+                raise InputError(f"--resume {run.resume} holds no checkpoint; give the ckpt_model folder of a run")
+            return step
+        return find_whole_step(self.checkpoints) if run.auto_resume and not run.overwrite_run else None
 
     def _refuse_used_name(self, run: RunConfig) -> None:
-        """A run keeps one checkpoint, its own: under a used name it would replace that of the earlier run."""
-        steps = step_names(self.checkpoints)
-        if run.eval_only or not steps:
+        """A run keeps its own checkpoints: under a used name it would replace those of the earlier run."""
+        if run.eval_only or not self.has_checkpoint:
             return
-        latest = latest_step(self.checkpoints)
-        holds = f"{self.checkpoints} holds {', '.join(steps)} of an earlier run"
-        go_on = f"go on with it (--resume {self.checkpoints}), " if latest else ""
-        advice = f"{go_on}choose another --exp_name, or set it aside with --overwrite_run"
         if run.resume and os.path.realpath(run.resume) != os.path.realpath(self.checkpoints):
-            raise InputError(f"{holds}, but --resume goes on with {run.resume}; {advice}")
-        if latest is None:
-            raise InputError(
-                f"{holds}, but no file named {LATEST} that says which of them is whole; write the name of one into "
-                f"{self.checkpoints / LATEST} to go on with it, {advice}"
-            )
-        if run.resume:
+            raise InputError(f"{self._holds}, but --resume goes on with {run.resume}; {self._advice}")
+        if not run.resume and not run.auto_resume:
+            raise InputError(f"{self._holds}, which --no_auto_resume would replace; {self._advice}")
+
+    def _refuse_other_model(self, run: RunConfig, step: Path) -> None:
+        """A run that goes on does not start from another model."""
+        if run.resume or run.eval_only:
             return
-        if not run.auto_resume:
-            raise InputError(f"{holds}, which --no_auto_resume would replace; {advice}")
-        description = RunDescription.of_weight(latest)
+        description = RunDescription.of_weight(step)
         begun = description.read_flags().init_from if description else run.init_from
-        if run.init_from and run.init_from != begun:
-            raise InputError(f"{holds}, which started from {begun or 'a LLaVA base'}, not {run.init_from}; {advice}")
+        if run.init_from and not (begun and is_moved("init_from", begun, run.init_from)):
+            raise InputError(
+                f"{self._holds}, which started from {begun or 'a LLaVA base'}, not {run.init_from}; {self._advice}"
+            )
+
+    @property
+    def _holds(self) -> str:
+        return f"{self.checkpoints} holds {', '.join(step_names(self.checkpoints))} of an earlier run"
+
+    @property
+    def _advice(self) -> str:
+        return (
+            f"go on with it (--resume {self.checkpoints}), choose another --exp_name, or set it aside with "
+            "--overwrite_run"
+        )
 
     def _refuse_foreign(self) -> None:
         """What lies under the names that a run writes must be a run's."""
         for file in (self.log_file, self.description.flags_file, self.checkpoints / LATEST):
             check_output_file(file)
+        for name in step_names(self.checkpoints):
+            if not (self.checkpoints / name).is_dir():
+                raise InputError(
+                    f"{self.checkpoints / name} is no folder, but has the name of a checkpoint; move it, or choose "
+                    "another --exp_name"
+                )
         folder = self.description.model_folder
         is_ours = folder.is_dir() and (self.description.exists or not any(folder.iterdir()))
         if os.path.lexists(folder) and not is_ours:
@@ -150,17 +172,9 @@ class RunDirectory:
         logger.warning("--overwrite_run: the earlier run is now %s", aside)
 
 
-def _check_resume(run: RunConfig, folder: Path) -> None:
-    step = latest_step(folder)
-    if step is None:
-        raise InputError(
-            f"--resume {folder}: no file named {LATEST} that names a step in it; give the ckpt_model folder of a run"
-        )
-    description = RunDescription.of_weight(folder)
+def _check_resume(run: RunConfig, step: Path) -> None:
+    description = RunDescription.of_weight(step)
     if description is None:
         logger.warning("nothing says which flags %s was trained with; they have to be the same", step)
     else:
         refuse_changes(description.read_flags(), run, checkpoint=step)
-    others = [name for name in step_names(folder) if name != step.name]
-    if others:
-        logger.warning("%s goes on with %s; it also holds %s", folder, step.name, ", ".join(others))

@@ -1,22 +1,20 @@
-"""The training run: setup -> train -> close. One update is ``--grad_accumulation_steps`` forward passes."""
+"""The training run: setup -> train -> close."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
 
 from model.attention import check_attention
 from model.configuration import PRECISIONS
-from model.errors import InputError
-from model.losses import LossWeights, pixellm_loss
-from model.structures import Batch, LossTerms
+from model.structures import Batch
 from utils import dist
 from utils.cli.config import RunConfig
 from utils.data.collate import Collator
@@ -25,19 +23,30 @@ from utils.data.mixture import Mixture, SkipTally, build_loader, read_batches
 from utils.data.sources import Source
 from utils.evaluation.teacher_forced import validate_teacher_forced
 
-from .checkpoints import check_free_space, load_checkpoint, save_checkpoint, step_folder
+from .checkpoints import Checkpoints, check_free_space, num_to_come, open_step
 from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
-from .journal import Journal, UpdateReport
-from .run_data import open_train_sources, open_val_sources, warn_of_little_data
-from .run_description import RunDescription, log_changes
+from .gradients import GradientGuard
+from .guards import Guards
+from .journal import Journal
+from .memory import check_memory
+from .out_of_memory import Phase, memory_told
+from .overfit import OneBatch
+from .peers import PeerWatch
+from .resume import find_contents, resume
+from .run_data import mask_share, open_train_sources, open_val_sources, warn_of_little_data
+from .run_description import RunDescription
 from .run_directory import RunDirectory
 from .run_lock import RunLock
+from .shards import read_loss_scale, steps_of
 from .start import TrainingModel, build_for_training
+from .steps import latest_step, remove_unfinished, step_names
+from .stop import Stopped, StopSignals, tell_stopped
+from .stored import Progress
+from .tower_guard import warn_of_tower
+from .update import Updates, images_per_update
 
 logger = logging.getLogger(__name__)
-
-_PARTS = ("total", "ce", "bce", "dice", "refine")
 
 
 @dataclass
@@ -50,7 +59,10 @@ class Trainer:
         training: what each checkpoint is described by.
         mixture: the stream of training samples; None with ``--eval_only``.
         val_sources: what is validated after each epoch.
-        update: updates done.
+        checkpoints: where the run is saved, and what is saved of it.
+        updates: makes one update after the other.
+        update, samples, seconds: updates done, images drawn for them by all processes, time they took.
+        one_batch: with ``--overfit_one_batch``, once training has begun.
     """
 
     run: RunConfig
@@ -65,25 +77,36 @@ class Trainer:
     val_sources: list[Source]
     skips: SkipTally
     journal: Journal
+    checkpoints: Checkpoints
+    guards: Guards
+    updates: Updates
     update: int
+    samples: int
+    seconds: float
+    one_batch: OneBatch | None = None
 
     @classmethod
-    def setup(cls, run: RunConfig) -> Trainer:
+    def setup(cls, run: RunConfig, peers: PeerWatch) -> Trainer:
         """Own the run directory, read data and weights, join the process group, and restore the checkpoint if any.
 
+        Args:
+            peers: begins to watch the other processes.
         Raises:
             InputError: if flags, data, weights or checkpoint cannot be used; before the first update.
         """
         check_attention(run.attn_implementation, dtype=PRECISIONS[run.precision])
         directory = RunDirectory.of(run)
         with ExitStack() as on_error:
-            lock = RunLock.take(directory.path) if dist.is_main() else None
+            lock, step = RunLock.take(directory.path) if dist.is_main() else None, None
             if lock:
                 on_error.callback(lock.release)
-                directory.check_start(run)
+                step = directory.check_start(run)
             sources, rates = open_train_sources(run)
             val_sources = open_val_sources(run)
-            trainer = cls._build(run, directory, lock, sources, rates, val_sources)
+            device = init_distributed()
+            peers.start(lambda: _whereabouts(directory))
+            with memory_told("start", run, device, whereabouts=lambda: _whereabouts(directory)):
+                trainer = cls._build(run, device, directory, lock, step, sources, rates, val_sources)
             on_error.pop_all()
         return trainer
 
@@ -91,162 +114,211 @@ class Trainer:
     def _build(
         cls,
         run: RunConfig,
+        device: torch.device,
         directory: RunDirectory,
         lock: RunLock | None,
+        step: Path | None,
         sources: list[Source],
         rates: list[float],
         val_sources: list[Source],
     ) -> Trainer:
-        device = init_distributed()
         # A model that ZeRO-3 divides need not fit on one device.
         settings = deepspeed_settings(run)
         training = build_for_training(run, device=None if shards_parameters(settings) else device)
+        step = dist.gather_objects(step)[0]  # the main process decides for all
         with dist.stop_together():
-            if lock and sources:
-                goes_on = directory.has_checkpoint and not run.overwrite_run
-                check_free_space(training.wrapped, directory.path, num=1 if goes_on or run.epochs == 1 else 2)
+            stored = open_step(step) if step else None
+        contents = None
+        with dist.stop_together():
+            if sources:
+                check_memory(training.wrapped, settings, device)
+            if lock:
+                contents = find_contents(run, training, step, stored)
+            if lock and sources and contents and not run.overfit_one_batch:
+                num_there = 0 if run.overwrite_run else len(step_names(directory.checkpoints))
+                num = num_to_come(num_there, keep=run.keep_checkpoints, epochs=run.epochs, validates=bool(val_sources))
+                check_free_space(training.wrapped, directory.path, contents, num=num)
+                remove_unfinished(directory.checkpoints)
             if lock and run.overwrite_run:  # not before data and weights have been read
                 directory.set_aside(lock)
+        contents = dist.gather_objects(contents)[0]
+        assert contents is not None  # the main process has found out
         run = dataclasses.replace(run, overwrite_run=False)  # done, and not to be repeated with the recorded flags
         encoder, collator = _readers(training)
         mixture = None
         if sources:
             mixture = Mixture(sources, rates, encoder, seed=run.seed, once_per_epoch=run.epoch_mode == "all")
             run = _with_length_of_epoch(run, mixture)
+        gradients = GradientGuard(training.wrapped, scales_loss=run.precision == "fp16", max_skips=run.skip_nonfinite)
         engine = build_engine(run, training, settings)
-        update = _resume(run, directory, engine)
+        checkpoints = Checkpoints(directory.checkpoints, contents, keep=run.keep_checkpoints)
+        update, samples, seconds = 0, 0, 0.0
+        if step and stored:
+            progress = resume(run, engine, step, stored)
+            checkpoints.read_scores(progress.scores)
+            update, samples, seconds = progress.update, progress.samples, progress.seconds
         if lock and not directory.has_checkpoint:  # of one that is there, this start may not change the meaning
-            _describe(directory.description, run, training)
+            directory.description.write(run, training.config, training.tokenizer, source=training.base_folder)
             logger.info("run directory %s", directory.path)
         _log_start(run, device, sources)
-        warn_of_little_data(run, sources, images_per_update=_images_per_update(run))
+        warn_of_tower(run, training)
+        if not run.overfit_one_batch:
+            warn_of_little_data(run, sources, images_per_update=images_per_update(run))
         total = run.total_updates if mixture else update
         journal = Journal(directory, first_update=update, total_updates=total, print_freq=run.print_freq)
         skips = SkipTally(run.max_bad_share)
+        share = mask_share(sources, rates, by_rate=run.epoch_mode == "rates")
+        guards = Guards(mask_share=share, total_updates=total, run_dir=directory.path)
         return cls(
             run, directory, lock, training, device, engine, encoder, collator, mixture, val_sources, skips, journal,
-            update,
+            checkpoints, guards, Updates(run, engine, gradients, device=device), update, samples, seconds,
         )  # fmt: skip
 
-    def train(self) -> None:
+    def train(self, stop: StopSignals) -> int:
         """Go on from the last checkpoint to the last update; with ``--eval_only``, validate.
 
+        Returns:
+            0, or the exit code of a run that SIGTERM or Ctrl-C has stopped. Its last update is saved.
         Raises:
             InputError: if a sample of a validation set or too many of the training data cannot be used, or if the loss
-                is not finite. What was saved before remains.
+                or a gradient is not finite. What was saved before remains.
         """
+        try:
+            stop.begin(lambda: _whereabouts(self.directory))
+            number = self._train(stop)
+        except Stopped as stopped:
+            number = stopped.number
+        if not number:
+            return 0
+        return tell_stopped(number, f"after update {self.update}; the same command goes on")
+
+    def _train(self, stop: StopSignals) -> int:
+        """Returns the signal that all processes stop for; 0 at the end of the run."""
         run = self.run
+        if self.mixture is None or self._lacks_score():
+            self.validate(stop)
         if self.mixture is None:
-            self.validate()
-            return
+            return 0
         if self.update >= run.total_updates:
             logger.info("%s is complete (%d updates); nothing to train", self.directory.path, self.update)
-            return
-        batches = self._batches(self.mixture)
-        while self.update < run.total_updates:
-            started, rate = time.time(), self.engine.get_lr()[0]
-            terms, num_masks = self._one_update(batches)
-            self.update += 1
-            self.journal.log_update(UpdateReport(self.update, rate, time.time() - started, num_masks, terms))
-            if self.update % run.steps_per_epoch == 0:
-                self.journal.log_skips(self.update, self.skips)
-                self.save()  # first, because a validation set may hold a sample that stops the run
-                self.validate()
+            return 0
+        with closing(self._batches(self.mixture)) as batches:  # ends the loader's workers
+            while self.update < run.total_updates:
+                with self._memory_told("update", self.update + 1):
+                    report, number = self.updates.make(batches, self.update + 1, agree=lambda: stop.received)
+                self.update = report.update
+                self.samples += report.num_samples
+                self.seconds += report.seconds
+                self.journal.log_update(report)
+                self.guards.see_update(report)
+                ends_epoch = self.update % run.steps_per_epoch == 0
+                if ends_epoch:
+                    self.journal.log_skips(self.update, self.skips)
+                if (ends_epoch or number) and not run.overfit_one_batch:
+                    with stop.saving():
+                        self.save()  # before validation, because its data may hold a sample that stops the run
+                if number:
+                    return number
+                if ends_epoch:
+                    self.validate(stop)
+        return 0
 
     def close(self) -> None:
-        """Release files, the directory and the process group."""
+        """Release files and the directory."""
         self.journal.close()
         if self.lock:
             self.lock.release()
-        dist.leave()
 
     def save(self) -> None:
-        """Write a checkpoint in the place of the last one.
+        """Write a checkpoint of this update.
 
         Raises:
-            InputError: if another process has taken the directory over; nothing is written then.
+            InputError: if another process has taken the directory over, the run has diverged, or the checkpoint cannot
+                be written; what was saved before is whole.
         """
-        folder = self.directory.checkpoints
         with dist.stop_together():
             if self.lock:
                 self.lock.check()
-                _describe(RunDescription(step_folder(folder, self.update)), self.run, self.training)
-        state = {"update": self.update, "images_per_update": _images_per_update(self.run)}
-        save_checkpoint(self.engine, folder, update=self.update, state=state)
-        if self.lock:
-            _describe(self.directory.description, self.run, self.training)
-        logger.info("saved %s after update %d", folder, self.update)
+        if self.updates.has_diverged():
+            self.checkpoints.refuse_diverged(self.update)
+        progress = Progress(
+            update=self.update,
+            images_per_update=images_per_update(self.run),
+            samples=self.samples,
+            processes=dist.world_size(),
+            optimizer_steps=steps_of(self.engine),
+            schedule_steps=self.engine.lr_scheduler.last_epoch,
+            loss_scale=read_loss_scale(self.engine),
+            seconds=self.seconds,
+            scores=self.checkpoints.scores,
+        )
+        self.checkpoints.save(self.engine, progress, describe=self._describe)
+        with dist.stop_together():
+            if self.lock:
+                self._describe(self.directory.path)
+                self.checkpoints.copy_record(self.update, self.directory.path)
+        logger.info("saved %s after update %d", self.checkpoints.folder, self.update)
 
-    def validate(self) -> None:
-        """Teacher-forced IoU on every validation set.
+    def validate(self, stop: StopSignals) -> None:
+        """Teacher-forced IoU on every validation set, or on the one batch; the best checkpoint is kept.
 
         Raises:
-            InputError: from any sample that cannot be used.
+            Stopped: on all processes, if a signal came to any of them.
+            InputError: from any sample that cannot be used, or if memory runs out.
         """
+        with self._memory_told("validation", self.update):
+            self._validate(stop)
+
+    def _validate(self, stop: StopSignals) -> None:
+        scores = []
+        if self.one_batch:
+            self.one_batch.score(self.engine, self.journal, update=self.update)
         for source in self.val_sources:
-            meter = validate_teacher_forced(
+            found = validate_teacher_forced(
                 self.engine, source, self.encoder, self.collator,
                 batch_size=self.run.val_batch_size, device=self.device, dtype=PRECISIONS[self.run.precision],
+                before_pass=stop.check,
             )  # fmt: skip
-            self.journal.log_validation(self.update, source.name, meter)
+            self.journal.log_validation(self.update, source.name, found.meter)
+            self.guards.see_validation(self.update, source.name, found.blanks)
+            scores.append(found.meter.giou if self.run.best_metric == "giou" else found.meter.ciou)
+        with dist.stop_together():
+            if self.lock and self.mixture and scores:
+                self.checkpoints.add_score(self.update, sum(scores) / len(scores))
 
-    def _batches(self, mixture: Mixture) -> Iterator[Batch]:
-        images_per_update = _images_per_update(self.run)
+    def _memory_told(self, phase: Phase, update: int) -> AbstractContextManager[None]:
+        return memory_told(
+            phase, self.run, self.device, update=update, whereabouts=lambda: _whereabouts(self.directory)
+        )
+
+    def _lacks_score(self) -> bool:
+        """Whether the run was stopped between saving an epoch and the end of its validation."""
+        ended = self.update > 0 and self.update % self.run.steps_per_epoch == 0
+        return dist.gather_objects(ended and bool(self.val_sources) and not self.checkpoints.has_score(self.update))[0]
+
+    def _describe(self, folder: Path) -> None:
+        training = self.training
+        RunDescription(folder).write(self.run, training.config, training.tokenizer, source=training.base_folder)
+
+    def _batches(self, mixture: Mixture) -> Generator[Batch]:
+        num_updates = 1 if self.run.overfit_one_batch else self.run.total_updates - self.update
         loader = build_loader(
             mixture,
             self.collator,
-            start=self.update * images_per_update,
-            count=(self.run.total_updates - self.update) * images_per_update,
+            start=self.samples,
+            count=num_updates * images_per_update(self.run),
             rank=dist.rank(),
             world_size=dist.world_size(),
             batch_size=self.run.batch_size,
             num_workers=self.run.workers,
             pin_memory=self.device.type == "cuda",
         )
-        return read_batches(loader, self.skips)
-
-    def _one_update(self, batches: Iterator[Batch]) -> tuple[dict[str, float], int]:
-        """Forward and backward ``grad_accumulation_steps`` times.
-
-        Returns:
-            mean loss parts and the number of masks, of all processes.
-        """
-        sums = torch.zeros(len(_PARTS) + 1, device=self.device)
-        self.engine.train()
-        for _ in range(self.run.grad_accumulation_steps):
+        batches = read_batches(loader, self.skips)
+        if self.run.overfit_one_batch:
             with dist.stop_together():
-                batch = next(batches).to(self.device, PRECISIONS[self.run.precision])
-            terms = self._losses(batch)
-            with dist.stop_together():
-                self._check_finite(terms, batch)
-            self.engine.backward(terms.total)
-            self.engine.step()
-            parts = [getattr(terms, part).detach().float() for part in _PARTS]
-            sums += torch.stack([*parts, sums.new_tensor(terms.num_masks)])
-        sums = dist.all_reduce_sum(sums).cpu()
-        passes = self.run.grad_accumulation_steps * dist.world_size()
-        means = {part: float(value) / passes for part, value in zip(_PARTS, sums, strict=False)}
-        return means, int(sums[-1])
-
-    def _losses(self, batch: Batch) -> LossTerms:
-        run, output = self.run, self.engine(**batch.inputs())
-        weights = LossWeights(run.ce_loss_weight, run.bce_loss_weight, run.dice_loss_weight, run.refine_alpha)
-        return pixellm_loss(
-            output.loss, output.photo_logits, batch.masks, output.query_index, weights, ignore=batch.ignore
-        )
-
-    def _check_finite(self, terms: LossTerms, batch: Batch) -> None:
-        if not torch.isfinite(terms.total):
-            raise InputError(
-                f"the loss is {terms.total.item()} in update {self.update + 1}, at samples "
-                f"{', '.join(batch.sample_ids)} (ce {terms.ce.item():.4g}, bce {terms.bce.item():.4g}, dice "
-                f"{terms.dice.item():.4g}); nothing was updated. Lower --lr, or use --precision bf16 or fp32"
-            )
-
-
-def _images_per_update(run: RunConfig) -> int:
-    """Of all processes together."""
-    return run.batch_size * run.grad_accumulation_steps * dist.world_size()
+                self.one_batch = OneBatch(self.run, self.directory.path, batches, device=self.device)
+            return self.one_batch.forever()
+        return batches
 
 
 def _readers(training: TrainingModel) -> tuple[Encoder, Collator]:
@@ -260,29 +332,7 @@ def _with_length_of_epoch(run: RunConfig, mixture: Mixture) -> RunConfig:
     """With ``--epoch_mode=all``, an epoch has as many updates as it takes to see every sample."""
     if run.epoch_mode != "all":
         return run
-    return dataclasses.replace(run, steps_per_epoch=-(-mixture.num_items // _images_per_update(run)))
-
-
-def _describe(description: RunDescription, run: RunConfig, training: TrainingModel) -> None:
-    description.write(run, training.config, training.tokenizer, source=training.base_folder)
-
-
-def _resume(run: RunConfig, directory: RunDirectory, engine: Engine) -> int:
-    """Restore the checkpoint that the flags or the directory name; returns the updates done, 0 without one."""
-    folder = dist.gather_objects(directory.checkpoint_to_resume(run))[0]  # the main process decides for all
-    if folder is None:
-        return 0
-    if description := RunDescription.of_weight(folder):
-        log_changes(description.read_flags(), run)
-    state = load_checkpoint(engine, folder)
-    if state["images_per_update"] != _images_per_update(run):
-        logger.warning(
-            "resuming with %d images per update, was %d: the data stream goes on, but not with the same batches",
-            _images_per_update(run),
-            state["images_per_update"],
-        )
-    logger.info("resumed %s after update %d", folder, state["update"])
-    return state["update"]
+    return dataclasses.replace(run, steps_per_epoch=-(-mixture.num_items // images_per_update(run)))
 
 
 def _log_start(run: RunConfig, device: torch.device, sources: list[Source]) -> None:
@@ -291,7 +341,13 @@ def _log_start(run: RunConfig, device: torch.device, sources: list[Source]) -> N
         dist.world_size(),
         device.type,
         run.precision,
-        _images_per_update(run),
+        images_per_update(run),
         run.total_updates,
         ", ".join(f"{source.name} ({len(source):,})" for source in sources) or "validation only",
     )
+
+
+def _whereabouts(directory: RunDirectory) -> str:
+    """Where a run goes on that ends now."""
+    step = latest_step(directory.checkpoints)
+    return f"The same command goes on from {step}" if step else "Nothing was saved yet; the same command starts anew"

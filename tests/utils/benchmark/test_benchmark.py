@@ -79,6 +79,7 @@ def test_help_names_the_commands(capsys):
     out = capsys.readouterr().out
     assert "benchmark.py data" in out
     assert "benchmark.py quantization" in out
+    assert "benchmark.py checkpoints" in out
 
 
 def test_quantization_measures_three_models_and_computes_the_published_sizes(parrot, tiny_world, tmp_path, capsys):

@@ -209,3 +209,10 @@ def test_the_first_of_many_bad_lines_is_told_with_their_count(folder):
         InputError, match=r"line 1: .*; 2 more lines are bad. .*utils.data.verify .* lists every bad line"
     ):
         open_source(write(folder, "{", "[", record(), "{"))
+
+
+def test_the_share_of_records_with_targets(folder):
+    words = {"question": "What is it?", "answer": "A thing."}
+    both = write(folder, record(turn(SQUARE)), "", record(words), record(words, turn(SQUARE)), record(words))
+    assert open_source(both).mask_share == 0.5
+    assert open_source(write(folder, record(words), name="words.jsonl")).mask_share == 0

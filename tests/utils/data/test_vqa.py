@@ -98,3 +98,7 @@ def test_other_files_are_refused(tmp_path, content):
     write_json(tmp_path / "llava_dataset/llava_instruct_150k.json", content)
     with pytest.raises(InputError, match="not in LLaVA's format"):
         Vqa(DatasetPaths(tmp_path), "llava_instruct_150k")
+
+
+def test_dialogues_are_known_to_have_no_masks(tmp_path):
+    assert open_source(tmp_path, dialogue("What is it?", "A thing.")).mask_share == 0

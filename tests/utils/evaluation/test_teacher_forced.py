@@ -16,7 +16,7 @@ from utils.data.encode import Encoder
 from utils.data.registry import build_val_source
 from utils.data.sources import Source
 from utils.evaluation.metrics import IoUMeter
-from utils.evaluation.teacher_forced import validate_teacher_forced
+from utils.evaluation.teacher_forced import TeacherForced, score_batches, validate_teacher_forced
 
 
 class Table(Collator):
@@ -49,6 +49,10 @@ class Painter(torch.nn.Module):
 
 
 def score(source: Source, encoder: Encoder, *, table: Table | None = None, batch_size: int = 2) -> IoUMeter:
+    return validate(source, encoder, table=table, batch_size=batch_size).meter
+
+
+def validate(source: Source, encoder: Encoder, *, table: Table | None = None, batch_size: int = 2) -> TeacherForced:
     table = table or Table(encoder)
     return validate_teacher_forced(
         Painter(table), source, encoder, table, batch_size=batch_size,
@@ -61,6 +65,28 @@ def test_ignored_pixels_have_no_say(tmp_path, encoder, name):
     meter = score(build_val_source(write_whole_tree(tmp_path), name), encoder)
     assert (meter.giou, meter.ciou) == (1.0, 1.0)
     assert meter.num_pairs > 0
+
+
+class Blank(torch.nn.Module):
+    """Predicts nothing at all."""
+
+    def forward(self, **inputs) -> PixelLMOutput:
+        return PixelLMOutput(photo_logits=[torch.full_like(masks.float(), -1.0) for masks in self.batch.masks])
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__()
+        self.batch = batch
+
+
+def test_masks_that_show_nothing_are_counted(tmp_path, encoder):
+    table = Table(encoder)
+    found = validate(build_val_source(write_whole_tree(tmp_path), "MultiReasonSeg|val"), encoder, table=table)
+    assert found.blanks.num_true > 0
+    assert found.blanks.share == 0
+    batch = table.batches[0]
+    found = score_batches(Blank(batch), [batch], device=torch.device("cpu"), dtype=torch.float32)
+    assert found.blanks.empty == found.blanks.num_true == found.meter.num_pairs > 0
+    assert found.meter.giou == 0
 
 
 def test_a_bad_sample_stops_it(tmp_path, encoder):
@@ -101,7 +127,7 @@ class Sized:
         return self.source.get(index % len(self.source), rng)
 
 
-@pytest.mark.parametrize(("num_samples", "batch_size"), [(1, 1), (1, 2), (3, 1), (3, 2), (4, 1)])
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(0, 1), (1, 1), (1, 2), (3, 1), (3, 2), (4, 1)])
 def test_every_process_makes_as_many_passes(tmp_path, encoder, monkeypatch, num_samples, batch_size):
     """Under ZeRO-3 every process takes part in the passes of the others; a sample that fills up is not counted."""
     source = Sized(build_val_source(write_whole_tree(tmp_path), "MultiReasonSeg|val"), num_samples)

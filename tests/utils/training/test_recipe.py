@@ -54,12 +54,13 @@ def released(tiny_world, preprocessor) -> TrainingModel:
 def test_flags_of_both(tiny_world):
     assert {name: getattr(flags(tiny_world), name) for name in RELEASE_RECIPE_FLAGS} == {
         "refine_alpha": 2.0, "trained_set": "paper", "vision_position_resize": "correct",
-        "image_normalization": "file", "projector_init": "llava", "query_init": "unit",
+        "image_normalization": "file", "projector_init": "llava", "query_init": "unit", "loss_normalization": "global",
     }  # fmt: skip
     run = flags(tiny_world, "--release_recipe")
     assert {name: getattr(run, name) for name in RELEASE_RECIPE_FLAGS} == {
         "refine_alpha": 1.0, "trained_set": "released", "vision_position_resize": "released",
         "image_normalization": "released", "projector_init": "fresh", "query_init": "released",
+        "loss_normalization": "local",
     }  # fmt: skip
 
 
@@ -149,11 +150,11 @@ def test_the_saved_config_records_each_choice(paper, released, tmp_path):
     choices = ("release_recipe", *RECIPE_OF_PUBLISHED_WEIGHTS)
     assert {name: ours["recipe"][name] for name in choices} == {
         "release_recipe": False, "refine_alpha": 2.0, "trained_set": "paper", "projector_init": "llava",
-        "query_init": "unit",
+        "query_init": "unit", "loss_normalization": "global",
     }  # fmt: skip
     assert {name: theirs["recipe"][name] for name in choices} == {
         "release_recipe": True, "refine_alpha": 1.0, "trained_set": "released", "projector_init": "fresh",
-        "query_init": "released",
+        "query_init": "released", "loss_normalization": "local",
     }  # fmt: skip
     assert (ours["vision_position_resize"], theirs["vision_position_resize"]) == ("correct", "released")
     assert ours["image_mean"] != theirs["image_mean"]

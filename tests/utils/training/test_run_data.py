@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from utils.cli.config import RunConfig
-from utils.training.run_data import warn_of_little_data
+from utils.training.run_data import mask_share, warn_of_little_data
 
 
 class Records(list):
@@ -44,3 +44,17 @@ def test_a_trained_model_needs_little(caplog):
 def test_validation_alone_trains_on_nothing(caplog):
     warn_of_little_data(RunConfig(eval_only=True), [], images_per_update=4)
     assert caplog.messages == []
+
+
+class Words(Records):
+    """A source that has no masks on purpose."""
+
+    mask_share = 0.0
+
+
+def test_the_share_of_samples_from_records_with_masks():
+    masks, words = Records(range(30)), Words(range(10))
+    assert mask_share([masks, words], [1.0, 3.0], by_rate=True) == 0.25
+    assert mask_share([masks, words], [1.0, 3.0], by_rate=False) == 0.75
+    assert mask_share([words], [1.0], by_rate=True) == 0
+    assert mask_share([], [], by_rate=True) == 0

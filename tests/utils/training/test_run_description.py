@@ -9,7 +9,7 @@ import pytest
 
 from model.errors import InputError
 from utils.cli.config import RunConfig
-from utils.training.run_description import RunDescription
+from utils.training.run_description import RunDescription, is_moved, log_changes, refuse_changes
 
 
 @pytest.fixture
@@ -79,3 +79,61 @@ def test_whole_numbers_of_json_are_numbers(run):
     values = json.loads(description.flags_file.read_text(encoding="utf-8"))
     description.flags_file.write_text(json.dumps(values | {"refine_alpha": 2, "ce_loss_weight": 1}), encoding="utf-8")
     assert description.read_flags() == RunConfig()
+
+
+def test_flags_that_are_older_than_a_flag_mean_what_was_done_then(run):
+    """Before there was --loss_normalization, losses were normalized locally."""
+    description = RunDescription(run)
+    values = json.loads(description.flags_file.read_text(encoding="utf-8"))
+    assert description.read_flags().loss_normalization == values.pop("loss_normalization") == "global"
+    description.flags_file.write_text(json.dumps(values), encoding="utf-8")
+    assert description.read_flags() == RunConfig(loss_normalization="local")
+
+
+def test_a_resumed_run_says_that_its_losses_are_normalized_otherwise(caplog):
+    with caplog.at_level("INFO"):
+        log_changes(RunConfig(loss_normalization="local"), RunConfig())
+    assert "changed since the checkpoint: --loss_normalization 'global' (was 'local')" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "same"),
+    [
+        ("gone/a.jsonl", "here/a.jsonl", True),
+        ("gone/a.jsonl||here/b.jsonl", "here/a.jsonl||here/b.jsonl", True),
+        ("here/a.jsonl", "./here/a.jsonl", True),
+        ("here/a.jsonl", "there/a.jsonl", False),  # the one of then is still there: another is meant
+        ("gone/a.jsonl", "here/b.jsonl", False),
+        ("gone/a.jsonl", "gone/too/a.jsonl", False),
+        ("gone/a.jsonl", "here/a.jsonl||here/b.jsonl", False),
+        ("", "here/a.jsonl", False),
+        ("owner/a.jsonl", "here/a.jsonl", True),  # a hub name, and a copy of it
+        ("owner/a.jsonl", "owner/a.jsonl", True),
+        ("gone/a.jsonl", "n" * 5000, False),
+    ],
+)
+def test_what_a_flag_names_may_have_moved(tmp_path, monkeypatch, before, now, same):
+    for name in ("here/a.jsonl", "here/b.jsonl", "there/a.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    assert is_moved("custom_data", before, now) is same
+    for flag in ("custom_data", "preprocessor_config"):
+        runs = (RunConfig(**{flag: place}) for place in (before, now))
+        if same:
+            refuse_changes(*runs, checkpoint=tmp_path)
+        else:
+            with pytest.raises(InputError, match=f"--{flag} is"):
+                refuse_changes(*runs, checkpoint=tmp_path)
+
+
+def test_a_flag_that_names_no_place_may_not_change(tmp_path):
+    with pytest.raises(InputError, match="--dataset is"):
+        refuse_changes(RunConfig(dataset="a"), RunConfig(dataset="b"), checkpoint=tmp_path)
+
+
+def test_a_model_is_known_by_its_weights_and_may_have_another_name(tmp_path):
+    (tmp_path / "here").mkdir()
+    assert is_moved("init_from", str(tmp_path / "gone"), str(tmp_path / "here"))
+    assert not is_moved("init_from", str(tmp_path), str(tmp_path / "here"))
+    assert not is_moved("init_from", "", str(tmp_path / "here"))

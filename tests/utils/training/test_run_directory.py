@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,20 +13,14 @@ import torch
 import train_ds
 from model.errors import InputError
 from tests.support.bad_input import refused
-from tests.support.full_disk import no_file_above
 from utils.cli.args import parse
 from utils.cli.config import RunConfig
-from utils.training.checkpoints import (
-    check_free_space,
-    consolidate_zero,
-    latest_step,
-    save_checkpoint,
-    step_names,
-)
+from utils.training.checkpoints import Contents, check_free_space, num_to_come
 from utils.training.run_description import RunDescription
 from utils.training.run_directory import RunDirectory
 from utils.training.run_lock import LOCK_FILE, RunLock
 from utils.training.start import resolve_run_flags
+from utils.training.steps import step_names
 
 FLAGS = ("--dataset=custom", "--sample_rates=1", "--lora_alpha=32", "--epochs=3", "--seed=5")
 
@@ -43,7 +38,7 @@ def used(runs) -> RunDirectory:
     step = directory.checkpoints / "global_step2"
     for folder in (directory.path, step):
         RunDescription(folder).write_flags(run)
-    (step / "mp_rank_00_model_states.pt").write_bytes(b"weights")
+    torch.save({}, step / "mp_rank_00_model_states.pt")  # as versions before manifests left it
     (directory.checkpoints / "latest").write_text("global_step2")
     return directory
 
@@ -81,12 +76,20 @@ def test_a_run_that_starts_from_another_model_is_refused(used, parrot, refuses):
     refuses(f"started from a LLaVA base, not {parrot}", *remedies, flags=(f"--init_from={parrot}",))
 
 
-def test_steps_without_latest_are_named_and_kept(used, refuses):
+def test_the_model_that_a_run_started_from_may_have_moved(used, parrot, runs):
+    now = start(runs, f"--init_from={parrot}")
+    step = used.checkpoints / "global_step2"
+    RunDescription(step).write_flags(replace(now, init_from=f"gone/{parrot.name}"))
+    assert used.check_start(now) == step
+    RunDescription(step).write_flags(replace(now, init_from=str(runs)))
+    with pytest.raises(InputError, match=f"which started from {runs}, not"):
+        used.check_start(now)
+
+
+def test_if_no_checkpoint_is_whole_nothing_is_replaced(used, refuses):
     (used.checkpoints / "global_step10").mkdir()
-    (used.checkpoints / "latest").unlink()
-    refuses("holds global_step2, global_step10", "no file named latest", "--overwrite_run")
-    (used.checkpoints / "latest").write_text("global_step4")
-    refuses("holds global_step2, global_step10", "no file named latest that says which of them is whole")
+    (used.checkpoints / "global_step2/mp_rank_00_model_states.pt").unlink()
+    refuses("no checkpoint of", "is whole", "global_step10 is damaged: it has no manifest.json", "--exp_name")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,7 @@ def test_a_resume_may_not_change_what_checkpoint_or_samples_depend_on(used, refu
 
 def test_the_checkpoint_of_another_run_keeps_its_flags_too(used, refuses):
     refuses("--lora_r is 4", f"{used.checkpoints}", flags=("--lora_r=4", f"--resume={used.checkpoints}"), name="y")
-    refuses("no file named latest", flags=("--resume=/nowhere/ckpt_model",), name="y")
+    refuses("holds no checkpoint; give the ckpt_model folder", flags=("--resume=/nowhere/ckpt_model",), name="y")
 
 
 def test_the_checkpoint_counts_and_not_the_last_start(used, runs):
@@ -195,35 +198,46 @@ def test_steps_are_in_order_of_their_numbers(used):
     assert step_names(used.path / "nothing") == []
 
 
+NOTHING_ELSE = Contents(frozenset(), {}, "base", "fp32")
+
+
 def test_a_full_disk_is_found_before_the_first_update(tmp_path):
-    check_free_space(torch.nn.Linear(8, 8), tmp_path, num=2)
+    check_free_space(torch.nn.Linear(8, 8), tmp_path, NOTHING_ELSE, num=2)
     with torch.device("meta"):
         huge = torch.nn.Linear(2**24, 2**24)
     with pytest.raises(InputError, match=r"GiB free, but a checkpoint .* GiB, and 1 of them must fit; make room"):
-        check_free_space(huge, tmp_path, num=1)
+        check_free_space(huge, tmp_path, NOTHING_ELSE, num=1)
 
 
 def test_a_checkpoint_must_fit_beside_the_one_that_it_replaces(tmp_path):
     with torch.device("meta"):
-        network = torch.nn.Linear(1, shutil.disk_usage(tmp_path).free * 3 // 4 // 40)  # 2 * 20 bytes each
-    check_free_space(network, tmp_path, num=1)
+        network = torch.nn.Linear(1, shutil.disk_usage(tmp_path).free * 3 // 4 // 24)  # 2 * 12 bytes each
+    check_free_space(network, tmp_path, NOTHING_ELSE, num=1)
     with pytest.raises(InputError, match="and 2 of them must fit"):
-        check_free_space(network, tmp_path, num=2)
+        check_free_space(network, tmp_path, NOTHING_ELSE, num=2)
 
 
-def test_on_a_disk_that_becomes_full_the_last_checkpoint_stays(tmp_path):
-    class Engine:
-        def save_checkpoint(self, folder: str, *, tag: str, client_state: dict) -> None:
-            torch.save({**client_state, "weights": torch.zeros(2**18)}, f"{folder}/{tag}/model_states.pt")
+@pytest.mark.parametrize(
+    ("num_there", "keep", "epochs", "validates", "num"),
+    [
+        (0, 1, 10, False, 2),  # the last, and the next beside it
+        (0, 1, 10, True, 3),  # and the best
+        (2, 1, 10, True, 1),  # a run that goes on has room for the others already
+        (9, 3, 10, True, 1),
+        (0, 3, 2, True, 2),  # a short one writes no more than its epochs
+        (1, 1, 1, False, 1),
+    ],
+)
+def test_room_is_asked_for_what_the_run_will_add(num_there, keep, epochs, validates, num):
+    assert num_to_come(num_there, keep=keep, epochs=epochs, validates=validates) == num
 
-    for step in ("global_step1", "global_step2"):
-        (tmp_path / step).mkdir()
-    (tmp_path / "latest").write_text("global_step1")
-    with no_file_above(2**16), pytest.raises(InputError) as refused:
-        save_checkpoint(Engine(), tmp_path, update=2, state={})
-    assert str(refused.value).startswith(f"{tmp_path / 'global_step2'} cannot be written: the disk is full")
-    assert f"{tmp_path / 'global_step1'} is whole" in str(refused.value)
-    assert latest_step(tmp_path) == tmp_path / "global_step1"
+
+def test_frozen_weights_that_are_saved_need_room_too(tmp_path):
+    with torch.device("meta"):
+        network = torch.nn.Linear(1, shutil.disk_usage(tmp_path).free // 6).requires_grad_(False)  # 4 bytes each
+    check_free_space(network, tmp_path, NOTHING_ELSE, num=9)
+    with pytest.raises(InputError, match="and 2 of them must fit"):
+        check_free_space(network, tmp_path, Contents(frozenset({"weight"}), {}, "base", "fp32"), num=2)
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "run_config.json", "ckpt_model/latest"])
@@ -242,20 +256,3 @@ def test_a_folder_that_no_run_wrote_is_not_replaced(refuses, runs, name):
     mine.write_text("mine")
     refuses(f"{runs / 'z/model_config'} would be replaced", "move it", name="z")
     assert mine.read_text() == "mine"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"../..", b"\0\xff", b"global_step2\0", b"global_step" + b"1" * 300, "global_step\u0662".encode(), b"a\nb"],
-)
-def test_a_file_latest_that_names_no_step_is_told(used, content):
-    (used.checkpoints / "latest").write_bytes(content)
-    assert latest_step(used.checkpoints) is None
-    with pytest.raises(InputError, match=r"latest names no step of the folder, which holds global_step2; give one"):
-        consolidate_zero(used.checkpoints)
-
-
-def test_a_step_that_cannot_be_consolidated_is_told(used):
-    for step in (used.checkpoints, used.checkpoints / "global_step2"):
-        with pytest.raises(InputError, match=r"global_step2 is incomplete or damaged"):
-            consolidate_zero(step)

@@ -10,7 +10,10 @@ from utils.data.records import RawSample
 
 
 class Source(Protocol):
-    """A dataset. All randomness comes from ``rng``, so a sample is a function of (index, rng)."""
+    """A dataset. All randomness comes from ``rng``, so a sample is a function of (index, rng).
+
+    One whose records may have no masks on purpose says which share of them has some: ``mask_share``, 1.0 by default.
+    """
 
     name: str
 

@@ -76,13 +76,14 @@ class CustomSource:
             )
         if not len(self._lines):
             raise InputError(f"{asked_by}: {file} is empty; expected a record per line, see docs/custom_data.md")
-        logger.info("%s: %d records", self.name, len(self._lines))
+        self.mask_share = float((self._lines[:, 2] > 0).mean())
+        logger.info("%s: %d records, %.0f %% of them with targets", self.name, len(self._lines), 100 * self.mask_share)
 
     def __len__(self) -> int:
         return len(self._lines)
 
     def get(self, index: int, rng: np.random.Generator) -> RawSample:
-        number, start = self._lines[index].tolist()
+        number, start, _ = self._lines[index].tolist()
         with self._file.open("rb") as file:
             file.seek(start)
             line = file.readline()
@@ -104,31 +105,33 @@ def scan(file: Path, *, single_turn: bool) -> tuple[np.ndarray, list[str]]:
     """Check every line of a file: its format, and that its pictures exist.
 
     Returns:
-        (lines, 2) int64, the number of each line and the byte where it begins, empty lines left out; and what is
-        wrong, with file and line.
+        (lines, 3) int64, the number of each line, the byte where it begins and its targets, empty lines left out; and
+        what is wrong, with file and line.
     """
-    lines: list[tuple[int, int]] = []
+    lines: list[tuple[int, int, int]] = []
     problems: list[str] = []
     start = 0
     names = cache(_names)  # asking a network drive for every picture would take minutes
     with file.open("rb") as content:
         for number, line in enumerate(content, 1):
             if line.strip():
-                lines.append((number, start))
-                problem = _find_problem(line, file.parent, names, single_turn=single_turn)
+                num_targets = 0
+                try:
+                    record = parse_record(line, file.parent)
+                    num_targets = len(record.targets)
+                    problem = _find_problem(record, file.parent, names, single_turn=single_turn)
+                except InputError as err:
+                    problem = str(err)
                 if problem:
                     problems.append(f"{file}, line {number}: {problem}")
+                lines.append((number, start, num_targets))
             start += len(line)
-    return np.array(lines, dtype=np.int64).reshape(-1, 2), problems
+    return np.array(lines, dtype=np.int64).reshape(-1, 3), problems
 
 
 def _find_problem(
-    line: bytes, folder: Path, names: Callable[[Path], frozenset[str]], *, single_turn: bool
+    record: CustomRecord, folder: Path, names: Callable[[Path], frozenset[str]], *, single_turn: bool
 ) -> str | None:
-    try:
-        record = parse_record(line, folder)
-    except InputError as err:
-        return str(err)
     if single_turn and len(record.turns) > 1:
         return f"it has {len(record.turns)} turns; for validation, give every question a line of its own"
     pictures = [record.image]

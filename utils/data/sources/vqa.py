@@ -45,6 +45,8 @@ class Vqa:
         InputError: if it is not in LLaVA's format.
     """
 
+    mask_share = 0.0
+
     def __init__(self, paths: DatasetPaths, name: str) -> None:
         self.name = name
         self._paths = paths

@@ -1,0 +1,14 @@
+"""An update whose loss or gradients are not finite leaves no trace, whatever DeepSpeed does with gradients."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.launch import NUM_PROCESSES, deepspeed
+
+
+@pytest.mark.skipif(NUM_PROCESSES < 2, reason="two processes or more")
+def test_updates_that_are_not_finite_leave_no_trace_under_any_zero_stage_precision_or_optimizer(repository):
+    finished = deepspeed("--module", "tests.support.gradient_stages", cwd=repository)
+    assert finished.code == 0, finished.text
+    assert finished.text.count("passed: ZeRO ") == 3 * (1 + 3 * 2) + 4

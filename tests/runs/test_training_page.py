@@ -1,0 +1,58 @@
+"""docs/training.md: its commands run as they stand there, and the batch is learned."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.launch import run
+from utils.training.overfit import LEARNED, NAME
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/training.md"
+SECTION = PAGE.read_text(encoding="utf-8").split("### My run does not learn")[1]
+(COMMANDS,) = re.findall(r"^```bash\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
+CODE = ("configs", "model", "scripts", "utils", "train_ds.py")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, repository) -> Path:
+    """Where the commands ran: a folder with the code of the repository."""
+    place = tmp_path_factory.mktemp("page")
+    for name in CODE:
+        (place / name).symlink_to(repository / name)
+    for line in COMMANDS.replace("\\\n", " ").strip().splitlines():
+        done = run(["bash", "-c", line], cwd=place, timeout=600)
+        assert done.code == 0, done.text
+        (place / "told.txt").write_text(done.text, encoding="utf-8")
+    return place
+
+
+@pytest.fixture(scope="module")
+def scores(place) -> list[float]:
+    lines = (place / "runs/pixellm-overfit/log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record["giou"] for record in map(json.loads, lines) if record.get("val") == NAME]
+
+
+def test_one_batch_is_learned(place, scores):
+    """Measured: 0.20, 0.65, 0.93 and 0.96 after 20, 40, 60 and 80 updates."""
+    assert len(scores) == 4
+    assert scores[0] < LEARNED < scores[-1]
+    assert re.search(r"mask IoU 0\.9\d+ on \d+ masks after 80 updates: this set-up learns", told(place))
+
+
+def told(place: Path) -> str:
+    return (place / "told.txt").read_text(encoding="utf-8")
+
+
+def test_a_healthy_check_is_not_warned(place):
+    assert "It usually means" not in told(place)
+
+
+def test_the_samples_of_the_check_can_be_looked_at(place, scores):
+    flags = "--config runs/pixellm-overfit/run_config.json --num 1 --out preview.png"
+    done = run(["bash", "-c", f"python scripts/preview_data.py {flags}"], cwd=place)
+    assert done.code == 0, done.text
+    assert (place / "preview.png").is_file()

@@ -1,0 +1,51 @@
+"""Predicted masks that show nothing: empty ones, and ones that cover the whole photo.
+
+Shapes: B images, N_b masks of an image, H_b, W_b its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Blanks:
+    """How many predictions show nothing, of those whose true mask does.
+
+    Attributes:
+        num_true: true masks that are neither empty nor the whole photo.
+        empty, full: predictions for them that are empty, and that cover the whole photo.
+    """
+
+    num_true: int = 0
+    empty: int = 0
+    full: int = 0
+
+    def __add__(self, other: Blanks) -> Blanks:
+        return Blanks(self.num_true + other.num_true, self.empty + other.empty, self.full + other.full)
+
+    @property
+    def share(self) -> float:
+        """0 before the first mask."""
+        return (self.empty + self.full) / max(self.num_true, 1)
+
+
+def count_blanks(logits: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+    """The three numbers of ``Blanks``, on the device of the masks, which is not waited for.
+
+    Args:
+        logits: B tensors (N_b, H_b, W_b), positive where a mask is predicted.
+        masks: the true ones, bool, of the same shapes; B is at least 1.
+    Returns:
+        (3,) long.
+    """
+    counts = []
+    for of_image, true in zip(logits, masks, strict=True):
+        predicted, true = (of_image > 0).flatten(1), true.flatten(1)
+        shows = true.any(1) & ~true.all(1)
+        counts.append(torch.stack([shows.sum(), (shows & ~predicted.any(1)).sum(), (shows & predicted.all(1)).sum()]))
+    return torch.stack(counts).sum(0)

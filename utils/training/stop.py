@@ -1,0 +1,182 @@
+"""SIGTERM and Ctrl-C: the update in hand is finished and saved, then the run ends; the same command goes on.
+
+Before the first update there is nothing to finish: what is held is released, and the run ends.
+
+The end of a launcher counts as SIGTERM. The ``deepspeed`` command hands no signal on, and no launcher can that is
+killed: the processes would train on, and hold the run directory against the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from utils import dist
+
+logger = logging.getLogger(__name__)
+
+# What ends a process that does not end by itself (DeepSpeed's launcher, torchrun, SLURM) does so after 30 s.
+_PATIENCE_SECONDS = 25.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LOOK_SECONDS = 1.0
+_LAUNCHER = re.compile(r"python\S* (-\S+ )*\S*(deepspeed|torchrun|torch\.distributed\.run)\b")
+# Set by who ends the process for another reason, in which a launcher's SIGTERM is no news.
+ends_otherwise = threading.Event()
+
+
+def exit_code(number: int) -> int:
+    """Of a run that a signal has stopped, as shells count."""
+    return 128 + number
+
+
+def tell_stopped(number: int, progress: str) -> int:
+    """Say that a signal has stopped the run, and how far it got; returns the exit code."""
+    if not ends_otherwise.is_set():
+        logger.info("stopped by %s %s", signal.Signals(number).name, progress)
+    return exit_code(number)
+
+
+class Stopped(BaseException):
+    """Raised on all processes where there is nothing to finish; no handler of errors may take it for one.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class StopSignals:
+    """While it is entered, SIGTERM and the first Ctrl-C raise ``Stopped``; from ``begin`` on they are only noted, and
+    the training loop looks at ``received``.
+
+    A second Ctrl-C ends the process at once. What has not ended 25 s after the signal is given up, so that the process
+    ends by itself, and its checkpoint remains the one before.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._whereabouts: Callable[[], str] = lambda: "The same command starts again"
+        self._trains = self._is_saving = False
+        self._signaled, self._over = threading.Event(), threading.Event()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        threading.Thread(target=self._hurry, name="stop-signals", daemon=True).start()
+        threading.Thread(target=self._watch, args=[launchers()], name="launchers", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._signaled.set()  # the thread has nothing to wait for
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def begin(self, whereabouts: Callable[[], str]) -> None:
+        """Called before the first update.
+
+        Args:
+            whereabouts: one sentence that says where the run will go on.
+        Raises:
+            Stopped: if a signal came before.
+        """
+        self._whereabouts = whereabouts
+        self._trains = True
+        if self.received:  # and what it raised was lost in a library
+            raise Stopped(self.received)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """While a checkpoint is written nobody hurries: a save that others end leaves the one before."""
+        self._is_saving = True
+        yield
+        self._is_saving = False
+
+    def check(self) -> None:
+        """Called by all processes where nothing would be lost, as in a validation after a save.
+
+        One that left alone would keep the others waiting in a collective.
+
+        Raises:
+            Stopped: on all of them, if a signal came to any.
+        """
+        if number := max(dist.gather_objects(self.received)):
+            raise Stopped(number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            os._exit(exit_code(number))
+        is_first = not self.received
+        self.received = self.received or number  # a launcher adds SIGTERM to the terminal's Ctrl-C
+        self._signaled.set()
+        if is_first and not self._trains:
+            raise Stopped(number)
+
+    def _watch(self, launchers: list[psutil.Process]) -> None:
+        while launchers and not self._over.wait(_LOOK_SECONDS):
+            if not all(_runs(launcher) for launcher in launchers):
+                logger.info("the launcher has ended")
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    def _hurry(self) -> None:
+        self._signaled.wait()
+        if self._over.is_set() or ends_otherwise.is_set():
+            return
+        name = signal.Signals(self.received).name
+        if self._trains:
+            self._promise(name)
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < deadline or self._is_saving:
+            if self._over.wait(0.1):
+                return
+        print(
+            f"{name}: what was in hand has not ended in {_PATIENCE_SECONDS:.0f} s and is given up. "
+            f"{self._whereabouts()}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        os._exit(exit_code(self.received))
+
+    def _promise(self, name: str) -> None:
+        again = "; Ctrl-C again ends it at once" if self.received == signal.SIGINT else ""
+        logger.info("%s: the run ends; an update in hand is finished and saved%s", name, again)
+
+
+@cache
+def launchers() -> list[psutil.Process]:
+    """The launcher of this process and, of DeepSpeed's, what has started it; none for a plain ``python``.
+
+    To be called early, because those that have ended are not found; they stay in the list then.
+    """
+    found = []
+    for parent in psutil.Process().parents():
+        try:
+            command = " ".join(parent.cmdline())
+        except psutil.Error:
+            break
+        if not _LAUNCHER.search(command):
+            break
+        found.append(parent)
+    return found
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
