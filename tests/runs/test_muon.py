@@ -38,6 +38,7 @@ def test_muon_moves_the_linear_layers_of_the_mask_side_and_nothing_else(tiny_tok
         assert not any(part in name for name in by_muon), part
 
 
+@pytest.mark.long
 @pytest.mark.skipif(NUM_PROCESSES < 2, reason="two processes or more")
 def test_two_processes_train_with_muon(tiny_world: TinyWorld, repository, tmp_path):
     flags = [*tiny_world.arguments, *TRAIN_FLAGS, f"--log_base_dir={tmp_path}", "--exp_name=run"]

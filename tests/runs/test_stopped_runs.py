@@ -101,6 +101,7 @@ def test_a_process_that_is_killed_in_an_update_is_named_first(start):
     assert "Traceback" not in finished.text
 
 
+@pytest.mark.long
 @two_processes
 def test_a_process_that_is_killed_in_validation_is_named_first(start):
     finished = start("torchrun", validation="if rank == 1: os.kill(os.getpid(), signal.SIGSEGV)")
@@ -108,6 +109,7 @@ def test_a_process_that_is_killed_in_validation_is_named_first(start):
     assert f"exitcode  : {EXIT_LOST_PEER}" in finished.text, "of the other process, as torchrun reports it"
 
 
+@pytest.mark.long
 @two_processes
 def test_a_process_of_another_machine_that_falls_silent_is_named(start):
     """Both processes believe that they are alone on their machine; the death shows as silence."""
@@ -126,6 +128,7 @@ def test_a_signal_to_one_process_stops_all_after_the_update_which_is_saved(start
     assert "Traceback" not in finished.text
 
 
+@pytest.mark.long
 @two_processes
 def test_the_deepspeed_command_hands_no_signal_on_but_its_end_is_seen(start):
     finished = start("deepspeed", update="if rank == 0: stop.launchers()[-1].terminate()")
@@ -196,6 +199,7 @@ def test_memory_that_runs_out_is_told_in_one_line_by_one_process_and_ends_all(st
     assert "Traceback" not in finished.text
 
 
+@pytest.mark.long
 @two_processes
 def test_memory_of_a_device_that_runs_out_on_all_processes_is_told_by_one(start):
     """CUDA's own class, raised by hand: there may be no GPU here."""
