@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from ctypes import Array, c_int64
 from multiprocessing import RawArray
@@ -139,11 +140,10 @@ class WatchedLoader(DataLoader):
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError) as err:  # the latter two of a pipe that a worker has left
-                codes = [process.exitcode for process in getattr(batches, "_workers", ())]
-                dead = [worker for worker, code in enumerate(codes) if code]
-                if not dead:
+                dead = _find_dead(getattr(batches, "_workers", ()), patience=0 if isinstance(err, RuntimeError) else 5)
+                if dead is None:
                     raise
-                raise self._describe(dead[0], codes[dead[0]]) from err
+                raise self._describe(*dead) from err
             yield batch
 
     def _describe(self, worker: int, code: int) -> DeadWorker:
@@ -161,3 +161,18 @@ class WatchedLoader(DataLoader):
             source=source,
             item=item,
         )
+
+
+def _find_dead(workers: Sequence[Any], *, patience: float) -> tuple[int, int] | None:
+    """The number and the exit code of a worker that has failed; None if none has within so many seconds.
+
+    A pipe breaks a moment before the system knows the exit code.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        for worker, process in enumerate(workers):
+            if process.exitcode:
+                return worker, process.exitcode
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(0.05)

@@ -32,6 +32,8 @@ _PATIENCE_SECONDS = 25.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOK_SECONDS = 1.0
 _LAUNCHER = re.compile(r"python\S* (-\S+ )*\S*(deepspeed|torchrun|torch\.distributed\.run)\b")
+# What torchrun and DeepSpeed's launcher alone set.
+_OF_A_LAUNCHER = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")
 # Set by who ends the process for another reason, in which a launcher's SIGTERM is no news.
 ends_otherwise = threading.Event()
 
@@ -128,11 +130,15 @@ class StopSignals:
             raise Stopped(number)
 
     def _watch(self, launchers: list[psutil.Process]) -> None:
-        while launchers and not self._over.wait(_LOOK_SECONDS):
-            if not all(_runs(launcher) for launcher in launchers):
-                logger.info("the launcher has ended")
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
+        while (launchers or _has_lost_its_launcher()) and not self._over.wait(_LOOK_SECONDS):
+            if launchers and all(_runs(launcher) for launcher in launchers):
+                continue
+            logger.info("the launcher has ended")
+            os.kill(os.getpid(), signal.SIGTERM)
+            # Where torch waits for the other processes outside of Python, no signal is looked at.
+            if not self._signaled.wait(_PATIENCE_SECONDS):
+                os._exit(exit_code(signal.SIGTERM))
+            return
 
     def _hurry(self) -> None:
         self._signaled.wait()
@@ -173,6 +179,14 @@ def launchers() -> list[psutil.Process]:
             break
         found.append(parent)
     return found
+
+
+def _has_lost_its_launcher() -> bool:
+    """Whether torchrun or DeepSpeed's launcher has started this process, and had ended before anyone looked for it."""
+    if os.getppid() != 1 or not any(name in os.environ for name in _OF_A_LAUNCHER):
+        return False
+    # In a container the first process may be a launcher of another kind.
+    return "python" not in " ".join(psutil.Process(1).cmdline())
 
 
 def _runs(process: psutil.Process) -> bool:
