@@ -151,11 +151,14 @@ def stop_together() -> Iterator[None]:
     """Raise on every process if the block raises InputError on any of them.
 
     Otherwise the others would wait in the next collective, or die there of a broken connection. The process of the
-    lowest rank that has an error raises it as ``StoppedHere``; the others raise ``StoppedByPeer``.
+    lowest rank that has an error raises it as ``StoppedHere``; the others raise ``StoppedByPeer``. What a block within
+    the block has raised so is on every process already, and passes.
     """
     error = None
     try:
         yield
+    except (StoppedByPeer, StoppedHere):
+        raise
     except InputError as err:
         error = err
     failed = rank() if error else world_size()

@@ -24,7 +24,7 @@ from utils.cli.config import Precision
 from . import zero_to_fp32
 from .deepspeed_files import DeepSpeedStep, is_of_deepspeed
 from .engine import Engine
-from .shards import own_pieces, put_back, put_loss_scale, shape_of, trained_parameters
+from .shards import named_tensors, own_pieces, put_back, put_loss_scale, shape_of, trained_parameters
 from .steps import (
     MANIFEST,
     best_step,
@@ -256,7 +256,7 @@ def check_free_space(network: nn.Module, folder: Path, contents: Contents, *, nu
 
 
 def _weight_record(engine: Engine, contents: Contents) -> WeightRecord:
-    tensors = {**dict(engine.module.named_parameters()), **dict(engine.module.named_buffers())}
+    tensors = named_tensors(engine)
     trained = trained_parameters(engine)
     return WeightRecord(
         trained={name: list(shape_of(tensor)) for name, tensor in trained.items()},
@@ -283,7 +283,7 @@ def _check_fit(engine: Engine, step: Path, record: WeightRecord) -> None:
 
 def _untrained_shapes(engine: Engine) -> dict[str, list[int]]:
     """Of untrained weights and the buffers that are saved."""
-    tensors = {**dict(engine.module.named_parameters()), **dict(engine.module.named_buffers())}
+    tensors = named_tensors(engine)
     names = set(engine.module.state_dict()) - set(trained_parameters(engine))
     return {name: list(shape_of(tensors[name])) for name in names if name in tensors}
 

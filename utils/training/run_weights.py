@@ -19,7 +19,7 @@ from .base_weights import read_start, take_from_base
 from .checkpoints import open_step
 from .parts import FROZEN, MASTER
 from .run_description import RunDescription
-from .steps import LATEST, damage_of, is_step, latest_step, step_names
+from .steps import LATEST, damage_of, is_step, meant_step, step_names
 from .stored import WEIGHTS, StoredState, WeightRecord, read_weight_record
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def estimate_size(weight: Path) -> int:
     Args:
         weight: as of ``read_training_weights``.
     """
-    step = weight if is_step(weight) else latest_step(weight)
+    step = meant_step(weight)
     if step is None or not is_file(step / WEIGHTS):
         return _bytes_of_weights(step or weight) // 2  # they are of 32 bits
     with suppress(InputError):
@@ -83,7 +83,7 @@ def join_weights(stored: StoredState) -> dict[str, Tensor]:
 
 def _step_of(weight: Path) -> Path:
     """The step that is meant, known to be whole."""
-    step = weight if is_step(weight) else latest_step(weight)
+    step = meant_step(weight)
     if step is None:
         found = ", ".join(step_names(weight)) or "no step at all"
         raise InputError(f"{weight / LATEST} names no step of the folder, which holds {found}; give one of them")

@@ -42,6 +42,11 @@ def trained_parameters(engine: Engine) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in engine.module.named_parameters() if parameter.requires_grad}
 
 
+def named_tensors(engine: Engine) -> dict[str, Tensor]:
+    """Parameters and buffers by their names."""
+    return {**dict(engine.module.named_parameters()), **dict(engine.module.named_buffers())}
+
+
 def shape_of(tensor: Tensor) -> tuple[int, ...]:
     """The whole shape, also where ZeRO-3 has divided the tensor."""
     return tuple(getattr(tensor, "ds_shape", tensor.shape))
@@ -218,7 +223,7 @@ def _inner(engine: Engine) -> torch.optim.Optimizer:
 
 
 def _untrained(engine: Engine, names: set[str]) -> dict[str, Tensor]:
-    tensors = {**dict(engine.module.named_parameters()), **dict(engine.module.named_buffers())}
+    tensors = named_tensors(engine)
     missing = sorted(names - set(tensors))
     if missing:
         raise InputError(f"the checkpoint has {missing[0]}, which is no weight of this run's network")

@@ -61,9 +61,14 @@ def update_of(step: Path) -> int:
     return int(step.name.removeprefix(_STEP))
 
 
+def meant_step(weight: Path) -> Path | None:
+    """A step itself, or the latest of a checkpoint folder; None for weights of another kind."""
+    return weight if is_step(weight) else latest_step(weight)
+
+
 def updates_of(weight: Path) -> int | None:
     """The updates that a checkpoint folder, or one step of it, has seen; None for weights that do not say so."""
-    step = weight if is_step(weight) else latest_step(weight)
+    step = meant_step(weight)
     return update_of(step) if step else None
 
 
