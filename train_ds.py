@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 
 from utils.cli.args import Parsed
-from utils.cli.command import run_command
+from utils.cli.command import exit_at_once, run_command
 from utils.cli.config import RunConfig
 
 
@@ -37,8 +35,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    # Threads of torch that still run when Python ends can abort it, after a run that went well.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    exit_at_once(main())

@@ -6,7 +6,6 @@ KILLS_MARK is a file that a process appends its rank to when it begins to write 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 import train_ds
 from utils import dist
+from utils.cli.command import exit_at_once
 from utils.training import checkpoints
 from utils.training.parts import Piece
 
@@ -33,7 +33,4 @@ def write_slowly(file: Path, pieces: Iterable[Piece], random_states: dict[str, T
 if __name__ == "__main__":
     if "KILLS_DELAY" in os.environ:
         checkpoints.write_part = write_slowly
-    code = train_ds.main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    exit_at_once(train_ds.main())

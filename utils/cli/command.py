@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from model.errors import InputError
 from model.outputs import is_full
@@ -89,9 +89,15 @@ def _end(code: int) -> int:
     To leave the process group is to wait for all of them under NCCL.
     """
     if code and dist.is_initialized() and dist.world_size() > 1:
-        sys.stdout.flush()
-        os._exit(code)
+        exit_at_once(code)
     return code
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """End the process without waiting for anything; threads of torch that still run when Python ends can abort it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _system_error(err: OSError) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,7 +69,7 @@ def deepspeed_settings(run: RunConfig) -> dict[str, Any]:
             raise InputError(f"--deepspeed_config {path} sets {key!r}, which {flags} decide; remove it from the file")
     checked = _SCHEMA.check(settings, where=f"--deepspeed_config {path}", remedy=remedy)
     zero = checked.get("zero_optimization", {})
-    if _offloads_optimizer(zero):
+    if offloads(zero, "optimizer"):
         _check_offload(zero, run, path)
         # Else DeepSpeed insists on an optimizer of its own, which it compiles on this machine.
         settings["zero_force_ds_cpu_optimizer"] = False
@@ -86,10 +87,10 @@ def deepspeed_settings(run: RunConfig) -> dict[str, Any]:
     return settings
 
 
-def _offloads_optimizer(zero: _Zero) -> bool:
-    """In either spelling: ``cpu_offload`` is DeepSpeed's old one."""
-    section = zero.get("offload_optimizer") or {}
-    return section.get("device", "none") != "none" or bool(zero.get("cpu_offload"))
+def offloads(zero: Mapping[str, Any], what: Literal["optimizer", "param"]) -> bool:
+    """Whether the optimizer or the parameters lie off the device; ``cpu_offload`` is an old spelling of the first."""
+    section = zero.get(f"offload_{what}") or {}
+    return section.get("device", "none") != "none" or (what == "optimizer" and bool(zero.get("cpu_offload")))
 
 
 def _check_offload(zero: _Zero, run: RunConfig, path: Path) -> None:

@@ -16,6 +16,8 @@ from torch import nn
 from model.errors import InputError
 from utils import dist
 
+from .deepspeed_config import offloads
+
 logger = logging.getLogger(__name__)
 
 _MOMENTS = 8  # AdamW's two, of each trained parameter, in float32; Muon's matrices have one
@@ -65,10 +67,10 @@ class MemoryNeed:
         moments = share(num_trained * _MOMENTS, 1)
         device = {"weights": weights, "gradients": gradients, "master weights": master, "moments": moments}
         host = {}
-        if _offloads(zero, "offload_optimizer") or zero.get("cpu_offload"):  # DeepSpeed's old spelling
+        if offloads(zero, "optimizer"):
             host = {name: device.pop(name) for name in ("master weights", "moments")}
             host["gradients"] = share(num_trained * _MASTER, 1)
-        if _offloads(zero, "offload_param"):
+        if offloads(zero, "param"):
             host["weights"] = device.pop("weights")
         if stage:
             bucket = zero.get("reduce_bucket_size", _BUCKET)
@@ -78,10 +80,6 @@ class MemoryNeed:
         # What lies on NVMe takes no memory.
         kept = {name: place for name, place in host.items() if not _is_nvme(zero, name)}
         return cls(device, kept)
-
-
-def _offloads(zero: Mapping[str, Any], name: str) -> bool:
-    return (zero.get(name) or {}).get("device", "none") != "none"
 
 
 def _is_nvme(zero: Mapping[str, Any], kept: str) -> bool:

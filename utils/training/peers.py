@@ -48,6 +48,7 @@ _SILENT_SECONDS = 45.0
 # A launcher ends the others when the first of them ends, so the one that speaks ends last.
 _SILENT_ONES_WAIT, _SPEAKER_WAITS = 1.5, 3.0
 _ENDED = "pixellm/ended"
+_GONE = ""  # the state of a process that the kernel no longer knows
 
 
 @dataclass(frozen=True)
@@ -259,23 +260,20 @@ def _connect() -> Store:
 
 def _exit_code(pid: int) -> int | None:
     """Of a process that has ended and that its parent has not asked yet: as ``subprocess`` counts; None if unknown."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    if fields[0] != "Z":
-        return None
-    status = int(fields[-1])  # as waitpid gives it; proc(5)
-    return os.waitstatus_to_exitcode(status)
+    state, *_, status = _stat_of(pid)
+    return os.waitstatus_to_exitcode(int(status)) if state == "Z" else None
 
 
 def _is_alive(pid: int) -> bool:
+    return _stat_of(pid)[0] not in ("Z", _GONE)
+
+
+def _stat_of(pid: int) -> list[str]:
+    """What the kernel says of a process, from its state to the status that waitpid would give; proc(5)."""
     try:
-        return (
-            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] != "Z"
-        )
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
-        return False
+        return [_GONE, "0"]
 
 
 def _oom_kills() -> int:
