@@ -25,7 +25,7 @@ from utils.training.checkpoints import Contents, load_checkpoint, open_step, wri
 from utils.training.deepspeed_config import deepspeed_settings
 from utils.training.engine import init_distributed
 from utils.training.optimizer import make_adamw, make_muon
-from utils.training.parts import FROZEN, MASTER, MOMENTS
+from utils.training.parts import ADAM, FROZEN, MASTER, MUON
 from utils.training.shards import read_loss_scale, steps_of
 from utils.training.steps import damage_of
 from utils.training.stored import Progress, StoredState
@@ -150,7 +150,7 @@ def check_same(found: StoredState, expected: StoredState, kind: Kind, what: str)
         assert torch.equal(found.read(FROZEN, name), expected.read(FROZEN, name)), f"{kind.name} {what}: {name}"
     for name in record["trained"]:
         uses_muon = kind.optimizer == "muon" and name.startswith("mask_decoder") and name.endswith("weight")
-        for tensor in (MASTER, *(MOMENTS[2:] if uses_muon else MOMENTS[:2])):
+        for tensor in (MASTER, *(MUON if uses_muon else ADAM)):
             values, others = found.read(tensor, name), expected.read(tensor, name)
             # Muon's momentum has the precision of the gradients at some stages, and float32 at others.
             assert torch.equal(values, others.to(values.dtype)), f"{kind.name} {what}: {tensor} of {name}"

@@ -19,14 +19,13 @@ from model.outputs import check_output_file
 from model.weights.bases import FRESH_MODULES
 from model.weights.released import RELEASED_CONSTANTS
 from utils.cli.config import RunConfig
-from utils.training.checkpoints import Contents
-from utils.training.lora import plain_name, set_trained, wrap_lora
+from utils.training.base_weights import COMPUTED
+from utils.training.checkpoints import BYTES_PER_TRAINED_PARAMETER, Contents
+from utils.training.lora import plain_name, set_trained, trained_names, wrap_lora
 
 from .machine import describe_machine
 from .published import PUBLISHED, published_network, published_run
 
-_BYTES_PER_TRAINED_PARAMETER = 12
-_POSITIONS = "position_embedding.weight"  # of the tower: computed for the input size, so in no base
 RECIPES: dict[str, tuple[str, ...]] = {
     "as configured": (),
     "`--release_recipe`": ("--release_recipe",),
@@ -109,7 +108,7 @@ def sizes_of(network: nn.Module, run: RunConfig) -> Sizes:
     state, parameters = network.state_dict(), dict(network.named_parameters())
     trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
     num_trained = sum(parameter.numel() for parameter in trained)
-    optimizer = _BYTES_PER_TRAINED_PARAMETER * num_trained
+    optimizer = BYTES_PER_TRAINED_PARAMETER * num_trained
     slim, whole = (
         Contents.of(network, dict.fromkeys(base, ""), base_place=run.version, precision=run.precision).frozen
         for base in (base_names(network), [])
@@ -122,12 +121,12 @@ def sizes_of(network: nn.Module, run: RunConfig) -> Sizes:
 
 def base_names(network: nn.Module) -> list[str]:
     """Untrained weights that a LLaVA base or a CLIP tower has, as far as names tell; ``fingerprint`` reads them."""
-    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    trained = trained_names(network)
     own = (*FRESH_MODULES, *RELEASED_CONSTANTS)
     return [
         name
         for name in network.state_dict()
-        if name not in trained and not plain_name(name).startswith(own) and not name.endswith(_POSITIONS)
+        if name not in trained and not plain_name(name).startswith(own) and not name.endswith(COMPUTED)
     ]
 
 

@@ -17,12 +17,12 @@ from model.weights.bases import read_base, read_tower
 from model.weights.checkpoint import read_weights_of_folder
 from utils.cli.config import RunConfig
 
-from .lora import plain_name
+from .lora import plain_name, trained_names
 from .parts import FROZEN
 from .stored import StoredState, WeightRecord
 
 # Computed from the tower's table rather than copied: another version of torch may round it otherwise.
-_COMPUTED = "position_embedding.weight"
+COMPUTED = "position_embedding.weight"
 
 
 def read_start(run: RunConfig, config: PixelLMConfig, folder: Path) -> dict[str, Tensor]:
@@ -50,11 +50,11 @@ def fingerprint(network: nn.Module, start: dict[str, Tensor], *, dtype: torch.dt
     Returns:
         name -> fingerprint of the base's tensor as it lies in its file.
     """
-    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    trained = trained_names(network)
     found = {}
     for name, tensor in network.state_dict().items():
         own = start.get(plain_name(name))
-        if name in trained or own is None or name.endswith(_COMPUTED):
+        if name in trained or own is None or name.endswith(COMPUTED):
             continue
         if own.shape == tensor.shape and torch.equal(_cast(own, dtype), tensor.detach().cpu()):
             found[name] = own

@@ -24,6 +24,7 @@ from utils.cli.config import Precision
 from . import zero_to_fp32
 from .deepspeed_files import DeepSpeedStep, is_of_deepspeed
 from .engine import Engine
+from .lora import trained_names
 from .shards import named_tensors, own_pieces, put_back, put_loss_scale, shape_of, trained_parameters
 from .steps import (
     MANIFEST,
@@ -55,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 SCRIPT = "zero_to_fp32.py"  # in a checkpoint folder, where the release's command line runs it
 # Of each trained parameter: the weight itself and AdamW's two moments, in float32.
-_BYTES_PER_TRAINED_PARAMETER = 12
+BYTES_PER_TRAINED_PARAMETER = 12
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Contents:
             network: with ``requires_grad`` set on what is trained.
             base: as ``fingerprint`` gives it; empty to save everything.
         """
-        trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        trained = trained_names(network)
         return cls(frozenset(set(network.state_dict()) - trained - set(base)), base, base_place, precision)
 
 
@@ -244,7 +245,7 @@ def check_free_space(network: nn.Module, folder: Path, contents: Contents, *, nu
         InputError: if it does not.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    needed = _BYTES_PER_TRAINED_PARAMETER * sum(parameter.numel() for parameter in trained)
+    needed = BYTES_PER_TRAINED_PARAMETER * sum(parameter.numel() for parameter in trained)
     needed += sum(tensor.nbytes for name, tensor in network.state_dict().items() if name in contents.frozen)
     free = shutil.disk_usage(folder).free
     if free < num * needed:

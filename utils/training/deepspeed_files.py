@@ -20,7 +20,7 @@ from torch import Tensor
 from model.errors import InputError
 from model.files import is_file
 
-from .parts import FROZEN, MASTER, MOMENTS
+from .parts import FROZEN, MASTER, MUON
 from .stored import Progress, WeightRecord
 
 MODEL_STATES = "mp_rank_00_model_states.pt"  # ZeRO 0, 1 and 2
@@ -189,7 +189,7 @@ class DeepSpeedStep:
             offset += places[other][1] + padding
         start, size = places[name]
         part = len(self._flats(0, MASTER)[group])
-        if kind == MOMENTS[-1]:
+        if kind == MUON[0]:
             return self._momentum(group, name, places, part)
         ranks = range(start // part, -(-(start + size) // part))
         return torch.cat([self._flats(rank, kind)[group] for rank in ranks])[start - ranks[0] * part :]
@@ -202,7 +202,7 @@ class DeepSpeedStep:
                 break
             if start + size > rank * part:
                 offset += size
-        return self._flats(rank, MOMENTS[-1])[group][offset:]
+        return self._flats(rank, MUON[0])[group][offset:]
 
     def _divided(self, kind: str, group: int, name: str) -> Tensor:
         """ZeRO 3: each parameter of a group is cut into equal parts; those of a process lie one after the other."""

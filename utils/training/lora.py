@@ -107,6 +107,11 @@ def set_trained(model: nn.Module, *, train_mask_decoder: bool = True, released_s
     return counts
 
 
+def trained_names(network: nn.Module) -> set[str]:
+    """Names of the parameters that ``set_trained`` has set."""
+    return {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
 def _group_of(name: str) -> str:
     if "lora_" in name:
         return "lora"

@@ -16,7 +16,6 @@ MASTER = "master"  # a trained weight in float32
 FROZEN = "frozen"  # a weight that is not trained, or a buffer, in its own precision
 ADAM = ("exp_avg", "exp_avg_sq")
 MUON = ("momentum_buffer",)
-MOMENTS = ADAM + MUON
 
 ReadTensor = Callable[[str, str], Tensor]
 
