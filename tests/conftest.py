@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tarfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from .support.fork_server import ForkServer, fork_server
 from .support.no_processes import forbid_processes
 from .support.parrot import write_parrot
 from .support.tiny_network import make_network
@@ -46,6 +47,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 def repository() -> Path:
     """Root of the checkout."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def forks(repository: Path) -> Iterator[ForkServer]:
+    """Starts commands that need not import the libraries again; for slow tests."""
+    with fork_server(repository) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import sys
 import psutil
 import pytest
 
+from tests.support.fork_server import ForkServer
 from tests.support.launch import TRAIN_FLAGS, Finished, run
 
 # The command of a module, where MUSE's sample 1 ends the process that reads it.
@@ -28,15 +29,15 @@ if __name__ == "__main__":
 """
 
 
-def command(module: str, ending: str, *flags: str, cwd) -> Finished:
-    return run([sys.executable, "-c", COMMAND.format(module=module, ending=ending), *flags], cwd=cwd)
+def command(forks: ForkServer, module: str, ending: str, *flags: str) -> Finished:
+    return forks.python("-c", COMMAND.format(module=module, ending=ending), *flags)
 
 
 @pytest.mark.parametrize("ending", ["SIGSEGV", "SIGKILL"])
-def test_verify_names_the_sample_and_goes_on(tiny_world, repository, tmp_path, ending):
+def test_verify_names_the_sample_and_goes_on(tiny_world, forks, tmp_path, ending):
     flags = [f"--dataset_dir={tiny_world.dataset}", "--dataset=multi_reason_seg", "--workers=2", "--deep"]
     report = tmp_path / "report.txt"
-    finished = command("utils.data.verify", ending, *flags, f"--report={report}", cwd=repository)
+    finished = command(forks, "utils.data.verify", ending, *flags, f"--report={report}")
     assert finished.code == 2, finished.text
     assert finished.errors == ["error: 1 record is bad. Correct what is listed above, or leave it out of the flags"]
     assert "multi_reason_seg: 3 samples, 1 bad (worker died 1)" in finished.stdout
@@ -45,10 +46,10 @@ def test_verify_names_the_sample_and_goes_on(tiny_world, repository, tmp_path, e
     assert "Traceback" not in finished.text
 
 
-def test_training_names_the_sample(tiny_world, repository, tmp_path):
+def test_training_names_the_sample(tiny_world, forks, tmp_path):
     flags = [*tiny_world.arguments, *TRAIN_FLAGS, f"--log_base_dir={tmp_path}", "--exp_name=x", "--no_eval"]
     only_muse = ["--dataset=multi_reason_seg", "--sample_rates=1", "--epoch_mode=all"]
-    finished = command("train_ds", "SIGSEGV", *flags, *only_muse, cwd=repository)
+    finished = command(forks, "train_ds", "SIGSEGV", *flags, *only_muse)
     assert finished.code == 2, finished.text
     (error,) = finished.errors
     assert error.startswith("error: multi_reason_seg, sample 1: the loader worker that read it was ended by SIGSEGV")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launch import TRAIN_FLAGS, deepspeed, python
+from tests.support.fork_server import ForkServer
+from tests.support.launch import NUM_PROCESSES, TRAIN_FLAGS
 from tests.support.tiny_data import SHARED
 from tests.support.tiny_world import TinyWorld
 from tests.support.whole_tree import write_whole_tree
@@ -51,12 +52,13 @@ def test_the_readme_and_the_shipped_configuration_agree(repository):
 
 
 @pytest.mark.parametrize("data", ["drawn", "real_mini"])
-def test_the_released_mix_trains(tiny_world: TinyWorld, repository, tmp_path, data):
+def test_the_released_mix_trains(tiny_world: TinyWorld, forks: ForkServer, repository, tmp_path, data):
     if data == "real_mini" and not REAL_MINI.is_dir():
         pytest.skip(f"{REAL_MINI} is not here")
     dataset_dir = REAL_MINI if data == "real_mini" else write_whole_tree(tmp_path / "dataset")
     own = [*tiny_world.arguments, f"--dataset_dir={dataset_dir}", f"--log_base_dir={tmp_path}", "--exp_name=run"]
-    finished = deepspeed("train_ds.py", *readme_arguments(repository), *CHANGES, *own, cwd=repository)
+    flags = [*readme_arguments(repository), *CHANGES, *own]
+    finished = forks.python("train_ds.py", *flags, processes=NUM_PROCESSES)
     assert finished.code == 0, finished.text
     for name in SOURCES:
         assert f"{name} (" in finished.text
@@ -68,10 +70,10 @@ def test_the_released_mix_trains(tiny_world: TinyWorld, repository, tmp_path, da
     assert validated == ["ReasonSeg|val", "multirefcoco|unc|val", "MultiReasonSeg|test_many"]
 
 
-def test_an_epoch_may_be_every_sample_once(tiny_world: TinyWorld, repository, tmp_path):
+def test_an_epoch_may_be_every_sample_once(tiny_world: TinyWorld, forks: ForkServer, tmp_path):
     """2 photos of refcoco and 3 of MUSE, 2 images per update: 3 updates, whatever --steps_per_epoch says."""
     flags = [*tiny_world.arguments, *TRAIN_FLAGS, f"--log_base_dir={tmp_path}", "--exp_name=run", "--no_eval"]
-    finished = python("train_ds.py", *flags, "--epoch_mode=all", "--steps_per_epoch=50", cwd=repository)
+    finished = forks.python("train_ds.py", *flags, "--epoch_mode=all", "--steps_per_epoch=50")
     assert finished.code == 0, finished.text
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [record["update"] for record in log] == [1, 2, 3, 4, 5, 6]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.launch import NUM_PROCESSES, deepspeed
+from tests.support.launch import NUM_PROCESSES
 
 
 @pytest.mark.skipif(NUM_PROCESSES < 2, reason="two processes or more")
-def test_updates_that_are_not_finite_leave_no_trace_under_any_zero_stage_precision_or_optimizer(repository):
-    finished = deepspeed("--module", "tests.support.gradient_stages", cwd=repository)
+def test_updates_that_are_not_finite_leave_no_trace_under_any_zero_stage_precision_or_optimizer(forks):
+    finished = forks.python("--module", "tests.support.gradient_stages", processes=2)
     assert finished.code == 0, finished.text
     assert finished.text.count("passed: ZeRO ") == 3 * (1 + 3 * 2) + 4

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.support.launch import NUM_PROCESSES, TRAIN_FLAGS, Finished, deepspeed
+from tests.support.launch import NUM_PROCESSES, TRAIN_FLAGS, Finished
 from tests.support.tiny_world import TinyWorld
 from utils.training.guards import WINDOW_UPDATES
 from utils.training.overfit import NAME
@@ -23,10 +23,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_world: TinyWorld, repository, folder) -> Finished:
+def finished(tiny_world: TinyWorld, forks, folder) -> Finished:
     flags = [*tiny_world.arguments, *TRAIN_FLAGS, f"--log_base_dir={folder}", "--exp_name=run", "--overfit_one_batch"]
     own = ["--lr=1e-12", "--batch_size=2", "--grad_accumulation_steps=1", "--no_gradient_checkpointing"]
-    return deepspeed("train_ds.py", *flags, *own, f"--steps_per_epoch={UPDATES // 2}", cwd=repository)
+    return forks.python("train_ds.py", *flags, *own, f"--steps_per_epoch={UPDATES // 2}", processes=NUM_PROCESSES)
 
 
 @pytest.fixture(scope="module")

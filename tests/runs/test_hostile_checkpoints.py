@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from model.weights.tensors import read_weights
-from tests.support.fork_server import ForkServer, fork_server
+from tests.support.fork_server import ForkServer
 from tests.support.launch import TRAIN_FLAGS, Finished
 from tests.support.tiny_world import TinyWorld
 
@@ -26,20 +26,24 @@ NEWEST, BEFORE = "global_step4", "global_step2"
 class Lab:
     """Copies of one run, and the commands that users give."""
 
-    def __init__(self, server: ForkServer, world: TinyWorld, runs: Path) -> None:
-        self.server, self.world, self.runs = server, world, runs
+    def __init__(self, forks: ForkServer, world: TinyWorld, runs: Path) -> None:
+        self._forks, self.world, self.runs = forks, world, runs
 
     def train(self, name: str, *flags: str, world: TinyWorld | None = None, **options: Any) -> Finished:
         where = [*(world or self.world).arguments, f"--log_base_dir={self.runs}", f"--exp_name={name}"]
-        return self.server.train(*where, *TRAIN_FLAGS, "--no_eval", "--workers=0", *flags, **options)
+        return self._forks.python("train_ds.py", *where, *TRAIN_FLAGS, "--no_eval", "--workers=0", *flags, **options)
 
     def merge(self, name: str, to: Path, *flags: str) -> Finished:
-        weight = f"--weight={self.runs / name / 'ckpt_model'}"
-        return self.server.merge(weight, f"--save_path={to}", "--precision=fp32", *flags)
+        return self.merge_file(self.runs / name / "ckpt_model", to, "--precision=fp32", *flags)
+
+    def merge_file(self, weight: Path, to: Path, *flags: str) -> Finished:
+        program = "merge_lora_weights_and_save_hf_model.py"
+        return self._forks.python(program, f"--weight={weight}", f"--save_path={to}", *flags)
 
     def zero_to_fp32(self, name: str) -> Finished:
         run = self.runs / name
-        return self.server.run("utils.training.zero_to_fp32", run / "ckpt_model", run / "pytorch_model.bin")
+        program = Path("utils/training/zero_to_fp32.py")
+        return self._forks.python(program, run / "ckpt_model", run / "pytorch_model.bin")
 
     def copy(self, name: str, to: str) -> Path:
         """The ckpt_model of a copy."""
@@ -47,13 +51,12 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab(repository: Path, tiny_world: TinyWorld, tmp_path_factory) -> Iterator[Lab]:
+def lab(forks: ForkServer, tiny_world: TinyWorld, tmp_path_factory) -> Lab:
     """``x`` has made four updates and kept the last two checkpoints."""
-    with fork_server(repository) as server:
-        lab = Lab(server, tiny_world, tmp_path_factory.mktemp("runs"))
-        finished = lab.train("x")
-        assert finished.code == 0, finished.text
-        yield lab
+    lab = Lab(forks, tiny_world, tmp_path_factory.mktemp("runs"))
+    finished = lab.train("x")
+    assert finished.code == 0, finished.text
+    return lab
 
 
 def error_of(finished: Finished) -> str:
@@ -230,7 +233,7 @@ def test_a_planted_payload_runs_nowhere(lab, tmp_path, monkeypatch):
     folder = lab.copy("x", "planted")
     ran = Path.cwd() / "ran"
     torch.save({"a": Payload()}, folder.parent / "pytorch_model.bin")
-    found = lab.server.merge(f"--weight={folder.parent / 'pytorch_model.bin'}", f"--save_path={tmp_path / 'hf'}")
+    found = lab.merge_file(folder.parent / "pytorch_model.bin", tmp_path / "hf")
     assert "pytorch_model.bin cannot be read" in error_of(found)
     code = "import os\nos.mkdir('ran')\n"
     for place in (folder / NEWEST / "model_config", folder.parent / "model_config"):

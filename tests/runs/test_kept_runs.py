@@ -19,7 +19,7 @@ import chat
 import merge_lora_weights_and_save_hf_model as merge
 from model.weights.tensors import read_weights
 from tests.support.bad_input import refused
-from tests.support.launch import TRAIN_FLAGS, Finished, python
+from tests.support.launch import TRAIN_FLAGS, Finished
 from tests.support.tiny_world import TinyWorld
 from utils.masks.rle import decode_rles
 from utils.training.steps import MANIFEST, damage_of, latest_step, step_names, write_manifest
@@ -43,12 +43,12 @@ def kept(kept_runs, request) -> Path:
 
 
 @pytest.fixture(scope="module")
-def resumed(kept, base, repository, tmp_path_factory) -> tuple[Path, Finished]:
+def resumed(kept, base, forks, tmp_path_factory) -> tuple[Path, Finished]:
     """A copy of the run after one epoch more, in one process; two processes with two passes each wrote it."""
     folder = Path(shutil.copytree(kept, tmp_path_factory.mktemp("moved") / kept.name))
     own = ["--grad_accumulation_steps=4", "--out_dim=16", "--no_eval", "--epochs=2"]
     where = [f"--log_base_dir={folder.parent}", f"--exp_name={folder.name}"]
-    return folder, python("train_ds.py", *base.arguments, *TRAIN_FLAGS, *own, *where, cwd=repository)
+    return folder, forks.python("train_ds.py", *base.arguments, *TRAIN_FLAGS, *own, *where)
 
 
 def test_it_goes_on_where_it_ended(resumed):

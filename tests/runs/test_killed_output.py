@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from model.outputs import check_output_folder, output_folder
-from tests.support.launch import python
 from tests.support.snapshot import snapshot
 
 KILLED = """
@@ -31,10 +30,10 @@ def write(folder: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("moment", ["writing", "between the renames"])
-def test_after_a_kill_the_next_command_cleans_up(tmp_path, repository, moment):
+def test_after_a_kill_the_next_command_cleans_up(tmp_path, forks, moment):
     write(tmp_path / "hf", "old")
     before = snapshot(tmp_path)
-    assert python("-c", KILLED, str(tmp_path / "hf"), moment, cwd=repository).code != 0
+    assert forks.python("-c", KILLED, tmp_path / "hf", moment).code != 0
     assert len(os.listdir(tmp_path)) == 2
     assert (tmp_path / "hf").exists() == (moment == "writing")
     check_output_folder(tmp_path / "hf", kind="merged model")

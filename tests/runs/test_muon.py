@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tests.support.launch import NUM_PROCESSES, TRAIN_FLAGS, deepspeed
+from tests.support.launch import NUM_PROCESSES, TRAIN_FLAGS
 from tests.support.tiny_network import make_network
 from tests.support.tiny_world import TinyWorld
 from utils.cli.config import RunConfig
@@ -40,10 +40,10 @@ def test_muon_moves_the_linear_layers_of_the_mask_side_and_nothing_else(tiny_tok
 
 @pytest.mark.long
 @pytest.mark.skipif(NUM_PROCESSES < 2, reason="two processes or more")
-def test_two_processes_train_with_muon(tiny_world: TinyWorld, repository, tmp_path):
+def test_two_processes_train_with_muon(tiny_world: TinyWorld, forks, tmp_path):
     flags = [*tiny_world.arguments, *TRAIN_FLAGS, f"--log_base_dir={tmp_path}", "--exp_name=run"]
     own = ["--optimizer=muon", "--lr=0.003", "--no_eval", "--epochs=1", "--steps_per_epoch=12"]
-    finished = deepspeed("train_ds.py", *flags, *own, cwd=repository)
+    finished = forks.python("train_ds.py", *flags, *own, processes=2)
     assert finished.code == 0, finished.text
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [record["update"] for record in log] == list(range(1, 13))

@@ -9,14 +9,14 @@ import json
 
 import pytest
 
-from tests.support.launch import NUM_PROCESSES, TRAIN_FLAGS, deepspeed
+from tests.support.launch import NUM_PROCESSES, TRAIN_FLAGS
 from tests.support.tiny_data import make_object, make_record, write_muse
 from tests.support.tiny_world import TinyWorld
 
 
 @pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.long), 3])
 @pytest.mark.skipif(NUM_PROCESSES < 2, reason="two processes or more")
-def test_processes_with_and_without_targets_train_together(tiny_world: TinyWorld, repository, tmp_path, stage):
+def test_processes_with_and_without_targets_train_together(tiny_world: TinyWorld, forks, tmp_path, stage):
     """The validation set has one sample, so that a process has none of it."""
     records = [
         make_record(1, [("Who drinks?", [make_object(3, "the cup")], "One drinks from {seg}.")]),
@@ -29,7 +29,7 @@ def test_processes_with_and_without_targets_train_together(tiny_world: TinyWorld
     flags = [*tiny_world.arguments, *TRAIN_FLAGS, f"--log_base_dir={tmp_path}", "--exp_name=run"]
     changes = ["--dataset=multi_reason_seg", "--sample_rates=1", "--grad_accumulation_steps=1", "--steps_per_epoch=12"]
     own = [f"--dataset_dir={tmp_path}", "--epochs=1", "--precision=bf16", f"--deepspeed_config={zero}"]
-    finished = deepspeed("train_ds.py", *flags, *changes, *own, cwd=repository)
+    finished = forks.python("train_ds.py", *flags, *changes, *own, processes=2)
     assert finished.code == 0, finished.text
     *log, validation = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text("utf-8").splitlines()]
     assert 0 <= validation["giou"] <= 1

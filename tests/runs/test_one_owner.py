@@ -17,7 +17,8 @@ import torch
 import merge_lora_weights_and_save_hf_model as merge
 from model.weights.tensors import read_weights
 from tests.support.bad_input import edit_json
-from tests.support.launch import TRAIN_FLAGS, Finished, deepspeed, python, start
+from tests.support.fork_server import ForkServer
+from tests.support.launch import TRAIN_FLAGS, Finished, deepspeed, start
 from tests.support.other_host import OTHER_HOST
 from utils.training.run_weights import read_training_weights
 
@@ -49,12 +50,12 @@ LOSE_THE_LOCK = _IN_UPDATE_3.format(
 class Runs:
     """Starts runs in one folder of runs, always with the same flags."""
 
-    def __init__(self, folder: Path, flags: list[str], repository: Path) -> None:
-        self.folder, self.repository = folder, repository
+    def __init__(self, folder: Path, flags: list[str], forks: ForkServer, repository: Path) -> None:
+        self.folder, self.repository, self._forks = folder, repository, forks
         self.flags = [*flags, *TRAIN_FLAGS, "--no_eval", "--workers=0", f"--log_base_dir={folder}"]
 
     def train(self, name: str, *flags: str, program: tuple[str, ...] = ("train_ds.py",)) -> Finished:
-        return python(*program, *self.flags, f"--exp_name={name}", *flags, cwd=self.repository)
+        return self._forks.python(*program, *self.flags, f"--exp_name={name}", *flags)
 
     def copy(self, name: str, to: str) -> Path:
         return Path(shutil.copytree(self.folder / name, self.folder / to))
@@ -73,8 +74,8 @@ def refused(finished: Finished, *says: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_world, repository, tmp_path_factory) -> Runs:
-    return Runs(tmp_path_factory.mktemp("runs"), tiny_world.arguments, repository)
+def runs(tiny_world, forks, repository, tmp_path_factory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"), tiny_world.arguments, forks, repository)
 
 
 @pytest.fixture(scope="module")

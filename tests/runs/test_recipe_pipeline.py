@@ -14,7 +14,8 @@ from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
 from model.recipe import RECIPE_OF_PUBLISHED_WEIGHTS
 from model.weights.tensors import read_weights
-from tests.support.launch import TRAIN_FLAGS, python
+from tests.support.fork_server import ForkServer
+from tests.support.launch import TRAIN_FLAGS
 from utils.training.run_description import RunDescription
 
 FROZEN = ("model.image_feature_neck.", "model.prompt_encoder.no_mask_embed", "model.token_fusion.")
@@ -30,10 +31,10 @@ class Stage:
         return read_weights(self.merged)
 
 
-def run(start: list[str], name: str, *, repository: Path, runs: Path) -> Stage:
+def run(start: list[str], name: str, *, forks: ForkServer, runs: Path) -> Stage:
     """One update, and its merge without the flags of the run."""
     flags = [*TRAIN_FLAGS, "--epochs=1", "--steps_per_epoch=1", "--no_eval", "--release_recipe"]
-    finished = python("train_ds.py", *flags, *start, f"--log_base_dir={runs}", f"--exp_name={name}", cwd=repository)
+    finished = forks.python("train_ds.py", *flags, *start, f"--log_base_dir={runs}", f"--exp_name={name}")
     assert finished.code == 0, finished.text
     folder = runs / name
     arguments = [f"--weight={folder / 'ckpt_model'}", f"--save_path={folder / 'hf_model'}", "--precision=fp32"]
@@ -42,15 +43,15 @@ def run(start: list[str], name: str, *, repository: Path, runs: Path) -> Stage:
 
 
 @pytest.fixture(scope="module")
-def first(tiny_world, repository, tmp_path_factory) -> Stage:
+def first(tiny_world, forks, tmp_path_factory) -> Stage:
     size = ["--resize_vision_tower", "--resize_vision_tower_size=84"]
-    return run([*tiny_world.arguments, *size], "first", repository=repository, runs=tmp_path_factory.mktemp("runs"))
+    return run([*tiny_world.arguments, *size], "first", forks=forks, runs=tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
-def second(first, tiny_world, repository) -> Stage:
+def second(first, tiny_world, forks) -> Stage:
     start = [f"--init_from={first.merged}", f"--dataset_dir={tiny_world.dataset}"]
-    return run(start, "second", repository=repository, runs=first.folder.parent)
+    return run(start, "second", forks=forks, runs=first.folder.parent)
 
 
 def test_run_and_merged_model_record_the_choices(first, second):
@@ -98,11 +99,11 @@ def test_the_second_run_keeps_the_tokens(first, second):
     assert after.load_report.initialized == after.load_report.constant == []
 
 
-def test_a_merged_model_is_validated_as_it_is(first, tiny_world, repository, tmp_path):
+def test_a_merged_model_is_validated_as_it_is(first, tiny_world, forks, tmp_path):
     """Teacher-forced, by the flags of training; nothing is trained and no checkpoint is needed."""
     start = [f"--init_from={first.merged}", f"--dataset_dir={tiny_world.dataset}", "--precision=fp32", "--eval_only"]
     sets = ["--val_dataset=refcoco|unc|val", f"--log_base_dir={tmp_path}", "--exp_name=x"]
-    finished = python("train_ds.py", *start, *sets, cwd=repository)
+    finished = forks.python("train_ds.py", *start, *sets)
     assert finished.code == 0, finished.text
     assert "refcoco|unc|val (teacher-forced): gIoU 0." in finished.text
     assert not (tmp_path / "x/ckpt_model").exists()

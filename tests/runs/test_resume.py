@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launch import TRAIN_FLAGS, Finished, python
+from tests.support.fork_server import ForkServer
+from tests.support.launch import TRAIN_FLAGS, Finished
 from tests.support.tiny_data import IMAGES
 from tests.support.tiny_world import TinyWorld
 
@@ -37,23 +38,23 @@ sys.exit(train_ds.main(sys.argv[1:]))
 class Trainings:
     """Starts runs in one folder of runs."""
 
-    def __init__(self, world: TinyWorld, repository: Path, runs: Path, *, optimizer: str) -> None:
-        self.runs, self._repository = runs, repository
+    def __init__(self, world: TinyWorld, forks: ForkServer, runs: Path, *, optimizer: str) -> None:
+        self.runs, self._forks = runs, forks
         own = ["--no_eval", "--workers=0", "--batch_size=2", f"--optimizer={optimizer}"]
         self.flags = [*world.arguments, *TRAIN_FLAGS, *own]
 
     def start(self, name: str, *flags: str, program: tuple[str, ...] = ("train_ds.py",)) -> tuple[Finished, list[dict]]:
         """One process; returns the records of the run's log, of earlier processes too."""
         where = [f"--log_base_dir={self.runs}", f"--exp_name={name}"]
-        finished = python(*program, *self.flags, *where, *flags, cwd=self._repository)
+        finished = self._forks.python(*program, *self.flags, *where, *flags)
         lines = (self.runs / name / "log.jsonl").read_text(encoding="utf-8").splitlines()
         return finished, [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module", params=["adamw", pytest.param("muon", marks=pytest.mark.long)])
-def trainings(tiny_world: TinyWorld, repository: Path, tmp_path_factory, request) -> Trainings:
+def trainings(tiny_world: TinyWorld, forks: ForkServer, tmp_path_factory, request) -> Trainings:
     """``killed`` died in update 3; ``again`` is a copy of its folder."""
-    trainings = Trainings(tiny_world, repository, tmp_path_factory.mktemp("runs"), optimizer=request.param)
+    trainings = Trainings(tiny_world, forks, tmp_path_factory.mktemp("runs"), optimizer=request.param)
     finished, log = trainings.start("killed", program=("-c", DIE_IN_UPDATE_3))
     assert finished.code == 9, finished.text
     assert [record["update"] for record in log] == [1, 2, 3]
@@ -112,19 +113,19 @@ def test_a_finished_run_says_so_and_a_longer_one_goes_on(trainings, resumed):
     assert [record["lr"] for record in log[5:]] == pytest.approx([2e-4 * 2 / 5, 2e-4 * 1 / 5])
 
 
-def test_a_run_whose_validation_fails_keeps_its_checkpoint(world, repository, tmp_path):
+def test_a_run_whose_validation_fails_keeps_its_checkpoint(world, forks, tmp_path):
     """Validation stops at a bad sample; the epoch before it is saved, and the mended run goes on from there."""
     missing = world.dataset / IMAGES / "train2017/12.jpg"
     photo = missing.read_bytes()
     missing.unlink()
     flags = [*world.arguments, *TRAIN_FLAGS, f"--log_base_dir={tmp_path}", "--exp_name=run", "--workers=0"]
-    finished = python("train_ds.py", *flags, cwd=repository)
+    finished = forks.python("train_ds.py", *flags)
     assert finished.code == 2, finished.text
     (error,) = finished.errors
     assert f"image {missing} does not exist" in error
     assert (tmp_path / "run/ckpt_model/latest").read_text().strip() == "global_step2"
     missing.write_bytes(photo)
-    finished = python("train_ds.py", *flags, cwd=repository)
+    finished = forks.python("train_ds.py", *flags)
     assert finished.code == 0, finished.text
     assert "after update 2" in finished.text
     assert (tmp_path / "run/ckpt_model/latest").read_text().strip() == "global_step4"

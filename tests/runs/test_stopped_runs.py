@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.fork_server import ForkServer
 from tests.support.launch import NUM_PROCESSES, TRAIN_FLAGS, Finished, deepspeed, run
 from tests.support.tiny_world import TinyWorld
 from utils.training.peers import EXIT_LOST_PEER
@@ -48,8 +48,8 @@ two_processes = pytest.mark.skipif(NUM_PROCESSES < 2, reason="two processes or m
 class Starts:
     """Starts the program in a folder of its own."""
 
-    def __init__(self, world: TinyWorld, repository: Path, folder: Path) -> None:
-        self._world, self._repository, self._folder = world, repository, folder
+    def __init__(self, world: TinyWorld, forks: ForkServer, repository: Path, folder: Path) -> None:
+        self._world, self._forks, self._repository, self._folder = world, forks, repository, folder
 
     def __call__(
         self, launcher: str, *, update: str = "pass", validation: str = "pass", settings: str = ""
@@ -61,8 +61,9 @@ class Starts:
         command = [program, *flags, "--epochs=50", "--grad_accumulation_steps=1"]
         if launcher == "deepspeed":
             return deepspeed(*command, cwd=self._repository)
-        start = [sys.executable] if launcher == "python" else ["torchrun", "--nproc_per_node=2", "--standalone"]
-        return run([*start, *command], cwd=self._repository)
+        if launcher == "torchrun":
+            return run(["torchrun", "--nproc_per_node=2", "--standalone", *command], cwd=self._repository)
+        return self._forks.python(*command, processes=2 if launcher == "none, two processes" else 1)
 
     @property
     def folder(self) -> Path:
@@ -79,8 +80,8 @@ class Starts:
 
 
 @pytest.fixture
-def start(tiny_world: TinyWorld, repository, tmp_path) -> Starts:
-    return Starts(tiny_world, repository, tmp_path)
+def start(tiny_world: TinyWorld, forks, repository, tmp_path) -> Starts:
+    return Starts(tiny_world, forks, repository, tmp_path)
 
 
 def says_who_died(finished: Finished, start: Starts, *, who: str, how: str) -> None:
@@ -141,7 +142,7 @@ def test_the_deepspeed_command_hands_no_signal_on_but_its_end_is_seen(start):
 
 def test_a_signal_to_the_whole_group_leaves_the_workers_at_work(start):
     """As a terminal's Ctrl-C and SLURM do."""
-    finished = start("python", update="os.killpg(0, signal.SIGINT)")
+    finished = start("none", update="os.killpg(0, signal.SIGINT)")
     assert finished.code == 130, finished.text
     assert "stopped by SIGINT after update 4; the same command goes on" in finished.text
     assert (start.saved, start.updates) == ("global_step4", [1, 2, 3, 4])
@@ -150,14 +151,14 @@ def test_a_signal_to_the_whole_group_leaves_the_workers_at_work(start):
 
 def test_an_update_that_does_not_end_is_given_up(start):
     settings = "stop._PATIENCE_SECONDS = 1.0"
-    finished = start("python", update="os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", settings=settings)
+    finished = start("none", update="os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", settings=settings)
     assert finished.code == 143, finished.text
     assert "what was in hand has not ended in 1 s and is given up. The same command goes on from " in finished.text
     assert (start.saved, start.updates) == ("global_step2", [1, 2])
 
 
 def test_a_signal_in_validation_ends_the_run_at_once(start):
-    finished = start("python", validation="os.kill(os.getpid(), signal.SIGTERM)")
+    finished = start("none", validation="os.kill(os.getpid(), signal.SIGTERM)")
     assert finished.code == 143, finished.text
     assert "stopped by SIGTERM after update 2; the same command goes on" in finished.text
     assert "teacher-forced" not in finished.text
@@ -178,7 +179,7 @@ def test_a_signal_to_one_process_in_validation_stops_all(start):
 
 def test_a_signal_before_the_first_update_leaves_nothing_behind(start):
     settings = "trainer.build_for_training = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)"
-    finished = start("python", settings=settings)
+    finished = start("none", settings=settings)
     assert finished.code == 143, finished.text
     assert "stopped by SIGTERM before the first update; nothing was changed" in finished.text
     assert "Traceback" not in finished.text
@@ -188,7 +189,7 @@ def test_a_signal_before_the_first_update_leaves_nothing_behind(start):
 @two_processes
 def test_memory_that_runs_out_is_told_in_one_line_by_one_process_and_ends_all(start):
     """A real failure of the CPU's allocator; the other process waits in a collective by then."""
-    finished = start("deepspeed", update="if rank == 1: torch.empty(10**15)")
+    finished = start("none, two processes", update="if rank == 1: torch.empty(10**15)")
     assert finished.code == 2, finished.text
     (error,) = finished.errors
     assert error.startswith(
@@ -204,7 +205,7 @@ def test_memory_that_runs_out_is_told_in_one_line_by_one_process_and_ends_all(st
 def test_memory_of_a_device_that_runs_out_on_all_processes_is_told_by_one(start):
     """CUDA's own class, raised by hand: there may be no GPU here."""
     words = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has 79.10 GiB, of which 1.25 GiB is free."
-    finished = start("deepspeed", update=f"raise torch.OutOfMemoryError({words!r})")
+    finished = start("none, two processes", update=f"raise torch.OutOfMemoryError({words!r})")
     assert finished.code == 2, finished.text
     (error,) = finished.errors
     assert "(2.50 GiB more were asked for, 1.25 GiB are free)" in error
@@ -213,7 +214,7 @@ def test_memory_of_a_device_that_runs_out_on_all_processes_is_told_by_one(start)
 
 def test_what_cannot_fit_into_memory_is_refused_before_the_first_update(start):
     """As in a job that may use one MiB."""
-    finished = start("python", settings="memory._cgroup_limit = lambda: 2**20")
+    finished = start("none", settings="memory._cgroup_limit = lambda: 2**20")
     assert finished.code == 2, finished.text
     (error,) = finished.errors
     assert error.startswith("error: training takes ")
