@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,26 @@ def test_a_signal_before_the_first_update_leaves_nothing_behind(start):
     assert "stopped by SIGTERM before the first update; nothing was changed" in finished.text
     assert "Traceback" not in finished.text
     assert not start.folder.exists(), "neither a lock nor an empty folder"
+
+
+def test_a_process_that_waits_for_one_that_never_comes_ends_soon_after_the_signal(start):
+    """It waits outside of Python, where no handler of a signal runs: for ten minutes, if nobody ended it."""
+    of_another = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    settings = f"""
+os.environ |= {of_another}
+from threading import Timer
+join = trainer.init_distributed
+def join_and_be_stopped():
+    Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    return join()
+trainer.init_distributed = join_and_be_stopped
+"""
+    began = time.monotonic()
+    finished = start("none", settings=settings)
+    assert finished.code == 143, finished.text
+    assert time.monotonic() - began < 60
+    assert not finished.errors
+    assert not start.folder.exists()
 
 
 @two_processes

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 # What ends a process that does not end by itself (DeepSpeed's launcher, torchrun, SLURM) does so after 30 s.
 _PATIENCE_SECONDS = 25.0
+_PATIENCE_AT_START_SECONDS = 5.0  # nothing would be lost
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOK_SECONDS = 1.0
 _LAUNCHER = re.compile(r"python\S* (-\S+ )*\S*(deepspeed|torchrun|torch\.distributed\.run)\b")
@@ -66,26 +68,32 @@ class StopSignals:
     """While it is entered, SIGTERM and the first Ctrl-C raise ``Stopped``; from ``begin`` on they are only noted, and
     the training loop looks at ``received``.
 
-    A second Ctrl-C ends the process at once. What has not ended 25 s after the signal is given up, so that the process
-    ends by itself, and its checkpoint remains the one before.
+    A second Ctrl-C ends the process at once. What has not ended 25 s after the signal, before ``begin`` 5 s, is given
+    up, so that the process ends by itself, and its checkpoint remains the one before.
     """
 
     def __init__(self) -> None:
         self.received = 0
-        self._whereabouts: Callable[[], str] = lambda: "The same command starts again"
+        self._whereabouts: Callable[[], str] = lambda: ""
         self._trains = self._is_saving = False
-        self._signaled, self._over = threading.Event(), threading.Event()
+        self._over = threading.Event()
         self._before: dict[int, Any] = {}
+        # Where torch waits outside of Python, no handler runs. The interpreter itself writes each signal's number here.
+        self._reads, self._writes = socket.socketpair()
+        self._writes.setblocking(False)
+        self._wakes_before = -1
 
     def __enter__(self) -> StopSignals:
         self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        self._wakes_before = signal.set_wakeup_fd(self._writes.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._hurry, name="stop-signals", daemon=True).start()
         threading.Thread(target=self._watch, args=[launchers()], name="launchers", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._signaled.set()  # the thread has nothing to wait for
+        signal.set_wakeup_fd(self._wakes_before)
+        self._writes.close()  # the thread has nothing to wait for
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -125,7 +133,6 @@ class StopSignals:
             os._exit(exit_code(number))
         is_first = not self.received
         self.received = self.received or number  # a launcher adds SIGTERM to the terminal's Ctrl-C
-        self._signaled.set()
         if is_first and not self._trains:
             raise Stopped(number)
 
@@ -135,28 +142,36 @@ class StopSignals:
                 continue
             logger.info("the launcher has ended")
             os.kill(os.getpid(), signal.SIGTERM)
-            # Where torch waits for the other processes outside of Python, no signal is looked at.
-            if not self._signaled.wait(_PATIENCE_SECONDS):
-                os._exit(exit_code(signal.SIGTERM))
             return
 
     def _hurry(self) -> None:
-        self._signaled.wait()
-        if self._over.is_set() or ends_otherwise.is_set():
+        number = self._wait_for_signal()
+        if not number or self._over.is_set() or ends_otherwise.is_set():
             return
-        name = signal.Signals(self.received).name
         if self._trains:
-            self._promise(name)
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+            self._promise(signal.Signals(number).name)
+        patience = _PATIENCE_SECONDS if self._trains else _PATIENCE_AT_START_SECONDS
+        deadline = time.monotonic() + patience
         while time.monotonic() < deadline or self._is_saving:
             if self._over.wait(0.1):
                 return
-        print(
-            f"{name}: what was in hand has not ended in {_PATIENCE_SECONDS:.0f} s and is given up. "
-            f"{self._whereabouts()}",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
-        os._exit(exit_code(self.received))
+        if self._trains:
+            print(
+                f"{signal.Signals(number).name}: what was in hand has not ended in {patience:.0f} s and is given up. "
+                f"{self._whereabouts()}",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+        else:
+            tell_stopped(number, "before the first update")
+        os._exit(exit_code(number))
+
+    def _wait_for_signal(self) -> int:
+        """The number of the first of ``_SIGNALS``; 0 if none came until the end."""
+        with self._reads:
+            while received := self._reads.recv(1):
+                if received[0] in _SIGNALS:
+                    return received[0]
+        return 0
 
     def _promise(self, name: str) -> None:
         again = "; Ctrl-C again ends it at once" if self.received == signal.SIGINT else ""
