@@ -55,6 +55,14 @@ def set_single_process_environment() -> None:
         os.environ["MASTER_PORT"] = str(_free_port())
 
 
+def tell_deepspeed_the_device() -> None:
+    """To be called before anything imports DeepSpeed, as peft does: where no GPU is, it says so on stdout."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def _free_port() -> int:
     import socket
 

@@ -48,11 +48,11 @@ def init_distributed() -> torch.device:
         InputError: if the launcher's port is in use.
     """
     dist.set_single_process_environment()
+    dist.tell_deepspeed_the_device()
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     else:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
         device = torch.device("cpu")
         # Threads beyond the number of free cores slow one another down many times over.
         if "OMP_NUM_THREADS" not in os.environ:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model.errors import InputError
 from model.weights.quantization import import_bitsandbytes
+from utils import dist
 
 PEFT_PREFIX = "base_model.model."
 
@@ -56,6 +57,7 @@ def wrap_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, names:
         InputError: if one of ``names`` is the name of no layer, or ``rank`` is larger than a layer.
     """
     import_bitsandbytes()  # which peft would import otherwise
+    dist.tell_deepspeed_the_device()
     from peft import LoraConfig, get_peft_model
 
     targets = lora_targets(model, names)
