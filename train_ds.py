@@ -14,7 +14,7 @@ def train(parsed: Parsed[RunConfig]) -> int:
     from utils.training.peers import PeerWatch
     from utils.training.stop import Stopped, StopSignals, tell_stopped
 
-    with PeerWatch() as peers, StopSignals() as stop:
+    with StopSignals() as stop, PeerWatch() as peers:  # which process died is told though a launcher sends signals
         try:
             from utils.training.start import resolve_run_flags
             from utils.training.trainer import Trainer

@@ -103,6 +103,21 @@ def test_a_process_that_is_killed_in_an_update_is_named_first(start):
     assert "Traceback" not in finished.text
 
 
+@two_processes
+def test_who_died_is_said_though_the_launcher_ends_the_others_before_it_is_known(start):
+    """Their collective has failed by then; an unhandled SIGTERM would end them without a word."""
+    settings = """
+judge = peers.PeerWatch._judge
+late = lambda: (time.sleep(1), os.kill(os.getpid(), signal.SIGTERM), time.sleep(1))
+peers.PeerWatch._judge = lambda *seen: (late(), judge(*seen))
+"""
+    finished = start("none, two processes", update="if rank == 1: os.kill(os.getpid(), 9)", settings=settings)
+    (error,) = finished.errors
+    assert error.startswith("error: process 1 (pid ")
+    assert "The same command goes on from " in error
+    assert "stopped by SIGTERM" not in finished.text
+
+
 @pytest.mark.long
 @two_processes
 def test_a_process_that_is_killed_in_validation_is_named_first(start):

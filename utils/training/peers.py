@@ -125,6 +125,7 @@ class PeerWatch:
         """What a collective raises when a process has died is left to the watching thread, which knows which one."""
         if error is not None and self._watches and _is_of_a_collective(error):
             self._broken.set()
+            ends_otherwise.set()
             self._ends_process.wait(_TOGETHER_SECONDS + (2 * _SILENT_SECONDS if self._has_remote_peers else 0))
             while self._ends_process.is_set():  # it will not be long
                 time.sleep(1)

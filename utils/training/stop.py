@@ -133,7 +133,7 @@ class StopSignals:
             os._exit(exit_code(number))
         is_first = not self.received
         self.received = self.received or number  # a launcher adds SIGTERM to the terminal's Ctrl-C
-        if is_first and not self._trains:
+        if is_first and not self._trains and not ends_otherwise.is_set():
             raise Stopped(number)
 
     def _watch(self, launchers: list[psutil.Process]) -> None:
