@@ -14,15 +14,16 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import Cache, GenerationConfig, GenerationMixin, LlamaModel
 
+from .attention import attention_in_rows
 from .codebook import TokenFusion, build_text_projection, gather_seg_states
 from .configuration import PixelLMConfig
-from .generation import MAX_NEW_TOKENS, AnswersWithMasks, positions
+from .generation import MAX_NEW_TOKENS, AnswersWithMasks
 from .image import patch_valid_mask, resize_logits
-from .losses import supervised_tokens
 from .pixel_decoder import MaskDecoder, PromptEncoder, build_feature_neck
 from .pretrained import OwnRules, PixelLMPreTrainedModel
 from .projector import build_projector
-from .structures import PixelLMOutput, SegQueries, VisionFeatures
+from .rows import rows_of_conversations, supervised_positions
+from .structures import PixelLMOutput, SegQueries, TokenRows, VisionFeatures
 from .text.tokens import IMAGE_TOKEN_ID
 from .vision_tower import VisionTower
 
@@ -101,42 +102,21 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
             deepest = F.interpolate(deepest.float(), pooled_hw, mode="bilinear", align_corners=False).to(scales.dtype)
         decoder_projector = self.model.out_mm_projector if config.separate_mm_projector else self.model.mm_projector
         pyramid = decoder_projector(scales)  # (S, B, g*g, D)
+        patch_mask = patch_valid_mask(valid_hw, size=config.covered_size, grid=config.llm_grid)
         return VisionFeatures(
             llm=self.model.mm_projector(rearrange(deepest, "b v h w -> b (h w) v")),
-            patch_mask=patch_valid_mask(valid_hw, size=config.covered_size, grid=config.llm_grid).flatten(1),
+            patch_mask=patch_mask.flatten(1).to(pixel_values.device),
             pyramid=rearrange(pyramid, "s b (h w) d -> s b d h w", h=config.patch_grid),
             valid_hw=valid_hw,
         )
 
-    def embed(
-        self, input_ids: Tensor, attention_mask: Tensor, features: VisionFeatures | None, image_index: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Put image features in the place of the placeholders.
-
-        Args:
-            input_ids: (Q, L) with ``IMAGE_TOKEN_ID`` at every image token; a conversation has P of them, or none.
-            attention_mask: (Q, L) bool.
-            features: None if no conversation is about an image.
-            image_index: (Q,).
-        Returns:
-            embeddings (Q, L, D) and the attention mask with padded image tokens hidden, (Q, L) bool.
-        Raises:
-            ValueError: if a conversation's placeholders do not number P, or there are some and no images.
-        """
-        is_image = input_ids == IMAGE_TOKEN_ID
+    def embed(self, rows: TokenRows, features: VisionFeatures | None) -> Tensor:
+        """(R, L, D): the words of rows, and image features in the place of their placeholders."""
         if features is None:
-            if bool(is_image.any()):
-                raise ValueError("input_ids has image placeholders, but no images were given")
-            return self.model.embed_tokens(input_ids), attention_mask
-        counts, expected = is_image.sum(1), features.llm.shape[1]
-        if not bool(((counts == expected) | (counts == 0)).all()):
-            raise ValueError(f"image placeholders per conversation {counts.tolist()} != {expected} image features")
-        embeds = self.model.embed_tokens(input_ids.masked_fill(is_image, 0))
-        sees_image = image_index[counts > 0]
-        rows = rearrange(features.llm.to(embeds)[sees_image], "q p d -> (q p) d")
-        embeds = embeds.masked_scatter(is_image[..., None], rows)
-        visible = features.patch_mask[sees_image].flatten()
-        return embeds, attention_mask.masked_scatter(is_image, visible)
+            return self.model.embed_tokens(rows.input_ids)
+        embeds = self.model.embed_tokens(rows.input_ids.masked_fill(rows.input_ids == IMAGE_TOKEN_ID, 0))
+        shown = features.llm.to(embeds).flatten(0, 1)[rows.patches]
+        return embeds.flatten(0, 1).index_copy(0, rows.image_at, shown).view_as(embeds)
 
     def forward(
         self,
@@ -151,6 +131,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
         past_key_values: Cache | None = None,
         labels: Tensor | None = None,
         orig_hw: list[tuple[int, int]] | None = None,
+        rows: TokenRows | None = None,
         logits_to_keep: int | Tensor = 0,
         use_cache: bool = False,
         **options: Any,
@@ -166,23 +147,30 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
             labels: (Q, L), ``IGNORE_INDEX`` where nothing is supervised. With them, logits are computed only where
                 they are needed, and not returned.
             orig_hw: B pairs (height, width): also resize the masks to these.
+            rows: conversations laid out beforehand, in place of their ids, mask, positions, images and labels. What
+                comes back with Q in its shape then has R, and conversations may share a row (model/rows.py).
             logits_to_keep: only so many positions, from the end, or these; 0 keeps all.
         """
         features = None
         if pixel_values is not None:
             features = self.encode_images(pixel_values, valid_hw)
-        if inputs_embeds is None:
+        starts = inputs_embeds is None and past_key_values is None
+        if starts and rows is None:
             assert input_ids is not None, "give input_ids or inputs_embeds"
-            if image_index is None:
-                image_index = torch.arange(len(input_ids), device=input_ids.device)
-            if past_key_values is None:
-                if attention_mask is None:
-                    attention_mask = torch.ones_like(input_ids)
-                if position_ids is None:
-                    position_ids = positions(attention_mask)
-                inputs_embeds, attention_mask = self.embed(input_ids, attention_mask.bool(), features, image_index)
-            else:  # a step of generation, which shows no image
-                inputs_embeds = self.model.embed_tokens(input_ids)
+            rows = rows_of_conversations(
+                input_ids,
+                torch.ones_like(input_ids) if attention_mask is None else attention_mask,
+                torch.arange(len(input_ids), device=input_ids.device) if image_index is None else image_index,
+                codebook=self.codebook,
+                patch_mask=None if features is None else features.patch_mask,
+                position_ids=position_ids,
+                labels=labels,
+            )
+        if rows is not None:
+            inputs_embeds, position_ids = self.embed(rows, features), rows.position_ids
+            attention_mask = attention_in_rows(self.model.config, rows, inputs_embeds)
+        elif inputs_embeds is None:  # a step of generation, which shows no image
+            inputs_embeds = self.model.embed_tokens(input_ids)
         elif attention_mask is None and past_key_values is None:
             # Without a mask, transformers takes positions that start anew for a packed row, and cuts attention there.
             attention_mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
@@ -202,15 +190,20 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
-        if labels is not None:
-            found["loss"] = self.lm_loss(hidden, labels)
+        supervised = targets = None
+        if rows is not None:
+            supervised, targets = rows.supervised, rows.targets
+        elif labels is not None:
+            supervised, targets = supervised_positions(labels)
+        if supervised is not None and targets is not None:
+            found["loss"] = self.lm_loss(hidden, supervised, targets)
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             found["logits"] = self.lm_head(hidden[:, kept])
-        if features is not None and input_ids is not None and image_index is not None:
-            queries = self.seg_queries(hidden, input_ids, image_index)
+        if features is not None and rows is not None:
+            queries = self.seg_queries(hidden, rows)
             low_res = self.decode_masks(features, queries)
-            found["mask_logits"] = [low_res[queries.image_index == b] for b in range(len(features.valid_hw))]
+            found["mask_logits"] = list(low_res.split(rows.groups_per_image))
             found["query_index"] = queries.query_index
             if orig_hw is not None:
                 found["photo_logits"] = [
@@ -219,22 +212,22 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
                 ]
         return found
 
-    def lm_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy in float32, with logits computed only where a label is supervised; () tensor."""
-        supervised = supervised_tokens(labels)
-        logits = self.lm_head(hidden.to(labels.device)[:, :-1][supervised])
-        targets = labels[:, 1:][supervised]
+    def lm_loss(self, hidden: Tensor, supervised: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in float32, with logits computed only where they are needed; () tensor.
+
+        Args:
+            hidden: (R, L, D).
+            supervised, targets: (T,), as in ``TokenRows``.
+        """
+        logits = self.lm_head(hidden.flatten(0, 1).to(supervised.device)[supervised])
         if len(targets) == 0:
             return logits.sum().float()  # zero, and every rank still touches lm_head
         return F.cross_entropy(logits.float(), targets.to(logits.device))
 
-    def seg_queries(self, hidden: Tensor, input_ids: Tensor, image_index: Tensor) -> SegQueries:
-        """(Q, L, D) states -> fused decoder queries, ordered by image and then by reading order."""
-        states, query_index = gather_seg_states(hidden.to(input_ids.device), input_ids, codebook=self.codebook)
-        embeds = self.fuse(states).to(states.device)
-        order = torch.argsort(image_index[query_index], stable=True)
-        query_index = query_index[order]
-        return SegQueries(embeds[order], query_index, image_index[query_index])
+    def seg_queries(self, hidden: Tensor, rows: TokenRows) -> SegQueries:
+        """(R, L, D) states -> fused decoder queries, ordered by image and then by reading order."""
+        states = gather_seg_states(hidden.to(rows.group_at.device), rows.group_at, codebook=self.codebook)
+        return SegQueries(self.fuse(states).to(states.device), rows.group_conversation, rows.group_image)
 
     def fuse(self, states: Tensor) -> Tensor:
         """States of complete token groups (N, S, K, D) -> one decoder query per scale, (N, S, C) (paper: phi)."""

@@ -14,26 +14,18 @@ from torch import Tensor, nn
 from .text.tokens import SegCodebook
 
 
-def gather_seg_states(hidden: Tensor, input_ids: Tensor, *, codebook: SegCodebook) -> tuple[Tensor, Tensor]:
-    """Pick the states that predict complete token groups, in reading order.
+def gather_seg_states(hidden: Tensor, group_at: Tensor, *, codebook: SegCodebook) -> Tensor:
+    """Pick the states that predict complete token groups.
 
     Args:
-        hidden: (Q, L, D), last layer; ``input_ids`` (Q, L) has image placeholders expanded.
+        hidden: (R, L, D), last layer.
+        group_at: (N,), as in ``TokenRows``.
     Returns:
-        states (N, S, K, D), scale-major, and query_index (N,), the conversation of each group.
-    Raises:
-        ValueError: if the two lengths differ.
+        (N, S, K, D), scale-major.
     """
-    if hidden.shape[:2] != input_ids.shape:
-        raise ValueError(
-            f"hidden is (Q, L)={tuple(hidden.shape[:2])} but input_ids is {tuple(input_ids.shape)}; "
-            "image placeholders must be expanded before the forward pass"
-        )
-    query_index, start = codebook.find_groups(input_ids)
     # Released rule: a mask embedding is the state that PREDICTS its token, so one position before it.
-    position = start[:, None] - 1 + torch.arange(codebook.size, device=start.device)  # (N, S*K)
-    states = hidden[query_index[:, None], position]
-    return rearrange(states, "n (s k) d -> n s k d", k=codebook.tokens), query_index
+    position = group_at[:, None] - 1 + torch.arange(codebook.size, device=group_at.device)  # (N, S*K)
+    return rearrange(hidden.flatten(0, 1)[position], "n (s k) d -> n s k d", k=codebook.tokens)
 
 
 class TokenFusion(nn.Module):

@@ -19,7 +19,8 @@ from typing_extensions import TypedDict
 
 from .errors import InputError
 from .files import read_object
-from .structures import PixelLMGenerateOutput, SegQueries, VisionFeatures
+from .rows import rows_of_conversations
+from .structures import PixelLMGenerateOutput, SegQueries, TokenRows, VisionFeatures
 from .text.tokens import IMAGE_TOKEN_ID, SegCodebook
 from .values import Count, NonNegativeInt, Schema
 
@@ -53,7 +54,7 @@ class AnswersWithMasks(GenerationMixin):
 
     codebook: SegCodebook
     encode_images: Callable[[Tensor, Tensor | None], VisionFeatures]
-    embed: Callable[[Tensor, Tensor, VisionFeatures | None, Tensor], tuple[Tensor, Tensor]]
+    embed: Callable[[TokenRows, VisionFeatures | None], Tensor]
     fuse: Callable[[Tensor], Tensor]
     decode_masks: Callable[[VisionFeatures, SegQueries], Tensor]
     generation_config: GenerationConfig
@@ -90,14 +91,17 @@ class AnswersWithMasks(GenerationMixin):
             image_index = torch.arange(len(input_ids), device=input_ids.device)
         if vision_features is None and pixel_values is not None:
             vision_features = self.encode_images(pixel_values, valid_hw)
-        embeds, visible = self.embed(input_ids, attention_mask.bool(), vision_features, image_index)
+        patch_mask = None if vision_features is None else vision_features.patch_mask
+        rows = rows_of_conversations(
+            input_ids, attention_mask, image_index, codebook=self.codebook, patch_mask=patch_mask
+        )
         states: list[Tensor] = []
         text_alone = options.get("return_dict_in_generate") is False
         output = super().generate(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids=input_ids.masked_fill(input_ids == IMAGE_TOKEN_ID, 0),  # penalties look ids up in a table
-            inputs_embeds=embeds,
-            attention_mask=visible.long(),
-            position_ids=positions(attention_mask),
+            inputs_embeds=self.embed(rows, vision_features),
+            attention_mask=rows.visible.long(),
+            position_ids=rows.position_ids,
             new_states=states,
             **{**options, "return_dict_in_generate": True},
         )
@@ -181,15 +185,6 @@ def _end_ids(options: dict[str, Any], of_model: GenerationConfig) -> tuple[int, 
     settings = options.get("generation_config") or of_model
     ends = options.get("eos_token_id", settings.eos_token_id)
     return () if ends is None else tuple(torch.as_tensor(ends).flatten().tolist())
-
-
-def positions(attention_mask: Tensor) -> Tensor:
-    """(Q, L) mask of real tokens -> (Q, L) positions, counted from the first real one.
-
-    Image tokens in the padding of a photo count like any other, as in the release.
-    """
-    padding = (attention_mask.cumsum(1) == 0).sum(1, keepdim=True)
-    return (torch.arange(attention_mask.shape[1], device=attention_mask.device) - padding).clamp(min=0)
 
 
 def _states_of_sequences(new_states: list[Tensor], new_ids: Tensor, beam_indices: Tensor | None) -> Tensor:

@@ -19,6 +19,59 @@ from transformers.utils.generic import ModelOutput
 _SET_WHERE_PROMISED = cast(Any, None)
 
 
+SHARED = -1  # in place of the number of a conversation
+
+
+@dataclass
+class TokenRows:
+    """Conversations as the language model reads them, and where to look in what it says (model/rows.py).
+
+    Whatever depends on the values of tokens is a position in here, found on the CPU, so that a GPU is never asked where
+    something is. A position counts tokens through all rows: row * L + column.
+
+    Attributes:
+        input_ids: (R, L) long, ``IMAGE_TOKEN_ID`` at image tokens.
+        position_ids: (R, L) long, the place of a token in its conversation.
+        visible: (R, L) bool, false on padding and on image tokens in the padding of a photo.
+        image_at: (I,) long, positions of image tokens; patches: (I,) long, which of the B * P features stand there.
+        group_at: (N,) long, positions of the first tokens of complete groups; images in order, each in reading order.
+        group_image, group_conversation: (N,) long, what each group belongs to.
+        groups_per_image: B numbers.
+        supervised: (T,) long, positions of the states that predict a supervised token; with labels.
+        targets: (T,) long, these tokens; with labels.
+        image, conversation: (R, L) long, what each token belongs to, with shared prefixes; ``SHARED`` in a prefix.
+            None where each row is one conversation.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    visible: Tensor
+    image_at: Tensor
+    patches: Tensor
+    group_at: Tensor
+    group_image: Tensor
+    group_conversation: Tensor
+    groups_per_image: list[int]
+    supervised: Tensor | None = None
+    targets: Tensor | None = None
+    image: Tensor | None = None
+    conversation: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> TokenRows:
+        """Move every tensor to ``device``."""
+        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in _tensors(self).items()})
+
+    def pin_memory(self) -> TokenRows:
+        """Called by the data loader when it pins."""
+        return replace(self, **{name: t.pin_memory() for name, t in _tensors(self).items()})
+
+
+def _tensors(data: Any) -> dict[str, Tensor]:
+    """The fields of a dataclass that are tensors."""
+    values = {member.name: getattr(data, member.name) for member in fields(data)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
 @dataclass
 class Batch:
     """What collate makes and the network reads.
@@ -35,6 +88,7 @@ class Batch:
         sample_ids: B names, for error messages.
         ignore: B maps (H_b, W_b) bool of pixels that neither loss nor score may look at, None where there are none;
             an empty list stands for none at all.
+        rows: the conversations laid out for the language model; None leaves that to the network.
     """
 
     pixel_values: Tensor
@@ -47,33 +101,28 @@ class Batch:
     orig_hw: list[tuple[int, int]]
     sample_ids: list[str]
     ignore: list[Tensor | None] = field(default_factory=list)
+    rows: TokenRows | None = None
 
     def inputs(self) -> dict[str, Any]:
         """What the forward pass of the network takes."""
-        names = ("pixel_values", "valid_hw", "input_ids", "labels", "attention_mask", "image_index", "orig_hw")
-        return {name: getattr(self, name) for name in names}
+        words = ("input_ids", "labels", "attention_mask", "image_index") if self.rows is None else ("rows",)
+        return {name: getattr(self, name) for name in ("pixel_values", "valid_hw", *words, "orig_hw")}
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
-        """Move every tensor to ``device``; only ``pixel_values`` takes ``dtype``."""
-        moved = {}
-        for member in fields(self):
-            value = getattr(self, member.name)
-            if isinstance(value, Tensor):
-                moved[member.name] = value.to(device, non_blocking=True)
+        """Move tensors to ``device``, but not ``valid_hw``, which is read on the CPU; pixels take ``dtype``."""
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in _tensors(self).items()}
+        moved["valid_hw"] = self.valid_hw
         moved["pixel_values"] = moved["pixel_values"].to(dtype or self.pixel_values.dtype)
         masks = [mask.to(device, non_blocking=True) for mask in self.masks]
         ignore = [None if pixels is None else pixels.to(device, non_blocking=True) for pixels in self.ignore]
-        return replace(self, masks=masks, ignore=ignore, **moved)
+        return replace(self, masks=masks, ignore=ignore, rows=self.rows and self.rows.to(device), **moved)
 
     def pin_memory(self) -> Batch:
         """Called by the data loader when it pins."""
-        pinned = {
-            member.name: getattr(self, member.name).pin_memory()
-            for member in fields(self)
-            if isinstance(getattr(self, member.name), Tensor)
-        }
+        pinned = {name: tensor.pin_memory() for name, tensor in _tensors(self).items()}
         ignore = [None if pixels is None else pixels.pin_memory() for pixels in self.ignore]
-        return replace(self, masks=[mask.pin_memory() for mask in self.masks], ignore=ignore, **pinned)
+        masks = [mask.pin_memory() for mask in self.masks]
+        return replace(self, masks=masks, ignore=ignore, rows=self.rows and self.rows.pin_memory(), **pinned)
 
 
 @dataclass

@@ -77,7 +77,7 @@ class VisionTower(nn.Module):
         model = cast(VisionTransformer, self.vision_tower["vision_model"])
         dtype = model.embeddings.patch_embedding.weight.dtype
         hidden = model.pre_layrnorm(model.embeddings(pixel_values.to(dtype)))
-        bias = self._attention_bias(valid_hw, dtype)
+        bias = self._attention_bias(valid_hw, hidden)
         states = {0: hidden}
         blocks = cast(nn.ModuleList, model.encoder["layers"])
         for index in range(1, max(self.feature_layers) + 1):
@@ -85,14 +85,13 @@ class VisionTower(nn.Module):
             states[index] = hidden
         return torch.stack([states[index][:, 1:] for index in self.feature_layers])
 
-    def _attention_bias(self, valid_hw: Tensor, dtype: torch.dtype) -> Tensor | None:
+    def _attention_bias(self, valid_hw: Tensor, like: Tensor) -> Tensor | None:
         """(B, 1, T, T) additive bias that hides padded patches as keys; None when nothing is padded."""
         if bool((valid_hw >= self.covered_size).all()):
             return None
         visible = patch_valid_mask(valid_hw, size=self.covered_size, grid=self.grid).flatten(1)
         visible = F.pad(visible, (1, 0), value=True)  # the class token
-        bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-        bias = bias.masked_fill(~visible, torch.finfo(dtype).min)
+        bias = like.new_zeros(visible.shape).masked_fill(~visible.to(like.device), torch.finfo(like.dtype).min)
         return bias[:, None, None].expand(-1, 1, visible.shape[1], -1)
 
 

@@ -5,7 +5,8 @@
 - ``ValDataset(base_image_dir, tokenizer, ...)`` takes one opened source and an encoder. Call
   ``ValDataset(build_val_source(dataset_dir, name), encoder)`` instead.
 - ``collate_fn(batch, tokenizer, ...)`` takes the released arguments, but ``Sample`` objects instead of tuples, and
-  returns a ``Batch`` instead of a dict. ``Collator(codebook, pad_token_id)`` does the same.
+  returns a ``Batch`` instead of a dict. ``Collator(config, pad_token_id)`` does the same, and lays the
+  conversations out for the language model.
 
 ``Mixture`` and ``ValDataset`` are in ``utils.data.mixture``, ``build_train_sources`` and ``build_val_source`` in
 ``utils.data.registry``, ``DataOptions`` (``options``) in ``utils.data.options``, ``Encoder`` in ``utils.data.encode``

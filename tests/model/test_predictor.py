@@ -12,6 +12,8 @@ from model.errors import InputError
 from model.image import read_image
 from model.predictor import PixelLMPredictor
 from model.replies import Reply
+from model.rows import rows_of_conversations
+from model.structures import TokenRows
 from model.text.tokens import IMAGE_TOKEN_ID
 from tests.support.parrot import teach
 from tests.support.tiny_network import make_network
@@ -40,14 +42,25 @@ def test_cached_generation_is_uncached_generation(tiny_tokenizer_dir, scales, to
     _, features = predictor._seen
     prompt = predictor.processor.prompt_ids("What?")
     cached = network.generate(torch.tensor([prompt]), vision_features=features, eos_token_id=None, max_new_tokens=12)
-    ids, zero = cached.sequences, torch.zeros(1, dtype=torch.long)
+    ids = cached.sequences
     assert ids.shape == (1, len(prompt) + 12)
     with torch.no_grad():
-        embeds, visible = network.embed(ids, torch.ones_like(ids, dtype=torch.bool), features, zero)
-        states = network.model(inputs_embeds=embeds, attention_mask=visible, use_cache=False).last_hidden_state[0]
+        _, states = read(network, features, ids)
+    states = states[0]
     predicting = states[len(prompt) - 1 : -1]
     assert network.lm_head(predicting).argmax(-1).tolist() == ids[0, len(prompt) :].tolist()
     assert torch.allclose(cached.states[0], predicting, atol=1e-5)
+
+
+def read(network, features, ids) -> tuple[TokenRows, torch.Tensor]:
+    """A whole conversation about the one image, in one pass; its last hidden states."""
+    rows = rows_of_conversations(
+        ids, torch.ones_like(ids), torch.zeros(1, dtype=torch.long), codebook=network.codebook,
+        patch_mask=features.patch_mask,
+    )  # fmt: skip
+    embeds = network.embed(rows, features)
+    output = network.model(inputs_embeds=embeds, attention_mask=rows.visible, use_cache=False)
+    return rows, output.last_hidden_state
 
 
 def test_a_group_becomes_a_mask_of_the_size_of_the_photo(tiny_tokenizer_dir):
@@ -73,11 +86,10 @@ def test_the_mask_is_the_one_of_the_training_forward_pass(tiny_tokenizer_dir):
     network = predictor.model
     reply = predictor.ask("What?", max_new_tokens=30)
     ids = torch.tensor([[*predictor.processor.prompt_ids("What?"), *reply.output_ids]])
-    (_, features), zero = predictor._seen, torch.zeros(1, dtype=torch.long)
+    _, features = predictor._seen
     with torch.no_grad():
-        embeds, visible = network.embed(ids, torch.ones_like(ids, dtype=torch.bool), features, zero)
-        hidden = network.model(inputs_embeds=embeds, attention_mask=visible, use_cache=False).last_hidden_state
-        low_res = network.decode_masks(features, network.seg_queries(hidden, ids, zero))
+        rows, hidden = read(network, features, ids)
+        low_res = network.decode_masks(features, network.seg_queries(hidden, rows))
         expected = network.resize_masks(low_res, valid_hw=features.valid_hw[0], out_hw=PHOTO.shape[:2])
     assert torch.allclose(reply.targets[0].logits, expected[0], atol=1e-4)
 

@@ -18,7 +18,7 @@ def samples(shared_dataset, encoder):
 
 
 def test_released_arguments_collate_samples(samples, encoder):
-    expected = Collator(encoder.codebook, encoder.tokenizer.pad_token_id)(samples)
+    expected = Collator(encoder.config, encoder.tokenizer.pad_token_id)(samples)
     found = collate_fn(samples, encoder.tokenizer, conv_type="llava_v1", use_mm_start_end=True, local_rank=0)
     assert found.sample_ids == expected.sample_ids
     assert torch.equal(found.input_ids, expected.input_ids)

@@ -36,6 +36,7 @@ RELEASE_RECIPE_FLAGS = {
     **RECIPE_OF_PUBLISHED_WEIGHTS,
     "vision_position_resize": "released",
     "image_normalization": "released",
+    "shared_prefix": False,
 }
 _NO_SAM = "PixelLM uses no SAM image"
 _FROM_FOLDER = "the model folder records it"
@@ -176,6 +177,9 @@ class OptimizerFlags:
     beta2: ShareBelowOne = flag(0.95, "AdamW beta2")
     warmup_steps: NonNegativeInt = flag(100, "updates of linear warm-up, at most a tenth of the run")
     attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/hardware.md)")
+    shared_prefix: bool = flag(
+        True, "read system words and image once for all conversations about an image (docs/training.md)"
+    )
     gradient_checkpointing: bool = flag(True, "recompute activations to save memory")
     deepspeed_config: str = flag("configs/ds_zero2.json", "ZeRO settings", aliases=("--deepspeed_config_file",))
 

@@ -1,14 +1,17 @@
-"""Samples -> Batch: padding only, and one last check that counts agree."""
+"""Samples -> Batch: padding, a last check that counts agree, and the rows that the language model reads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from model.structures import Batch
+from model.configuration import PixelLMConfig
+from model.image import patch_valid_mask
+from model.rows import rows_of_conversations, rows_with_shared_prefixes
+from model.structures import Batch, TokenRows
 from model.text.tokens import IGNORE_INDEX, SegCodebook
 
 from .encode import Sample
@@ -16,17 +19,38 @@ from .encode import Sample
 
 @dataclass(frozen=True)
 class Collator:
-    """``collate`` with its settings, to hand to a data loader."""
+    """``collate`` with its settings, to hand to a data loader; its batches are laid out for the language model.
 
-    codebook: SegCodebook
+    Args:
+        shared_prefix: conversations about an image share what they begin with; otherwise each has a row of its own.
+    """
+
+    config: PixelLMConfig
     pad_token_id: int
+    shared_prefix: bool = True
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        return collate(samples, self.codebook, self.pad_token_id)
+        batch = collate(samples, self.config.codebook, self.pad_token_id)
+        return replace(batch, rows=self._lay_out(samples, batch))
+
+    def _lay_out(self, samples: Sequence[Sample], batch: Batch) -> TokenRows:
+        config = self.config
+        patch_mask = patch_valid_mask(batch.valid_hw, size=config.covered_size, grid=config.llm_grid).flatten(1)
+        if not self.shared_prefix:
+            return rows_of_conversations(
+                batch.input_ids, batch.attention_mask, batch.image_index,
+                codebook=config.codebook, patch_mask=patch_mask, labels=batch.labels,
+            )  # fmt: skip
+        return rows_with_shared_prefixes(
+            [ids for sample in samples for ids in sample.input_ids],
+            [labels for sample in samples for labels in sample.labels],
+            batch.image_index.tolist(),
+            codebook=config.codebook, patch_mask=patch_mask, pad_token_id=self.pad_token_id,
+        )  # fmt: skip
 
 
 def collate(samples: Sequence[Sample], codebook: SegCodebook, pad_token_id: int) -> Batch:
-    """Put samples together; text is padded on the right.
+    """Put samples together, a row for each conversation, padded on the right.
 
     B samples with Q conversations in all become (B, 3, R, R) pixels and (Q, L) ids; masks stay a list per image.
 

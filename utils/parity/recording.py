@@ -40,7 +40,7 @@ from model.weights.bases import TOWER_PREFIX
 from model.weights.released import config_of_weights
 from model.weights.tensors import read_weights
 from utils.cli.config import MergeConfig
-from utils.data.collate import collate
+from utils.data.collate import Collator
 from utils.data.encode import Encoder
 from utils.data.records import SEG_MARK, RawSample, Turn
 from utils.training.lora import PEFT_PREFIX, load_lora, lora_module_names, lora_rank, split_training_state, wrap_lora
@@ -237,10 +237,18 @@ class Case:
 
     @cached_property
     def batch(self) -> Batch:
-        """The recorded photos, words and masks as training reads them."""
+        """The recorded photos, words and masks, with a row for each conversation as in the release."""
+        return self._collate(shared_prefix=False)
+
+    @cached_property
+    def shared_batch(self) -> Batch:
+        """The same in rows where conversations share the prefix of their image."""
+        return self._collate(shared_prefix=True)
+
+    def _collate(self, *, shared_prefix: bool) -> Batch:
         samples = [self.encoder(self._raw(index), truncate=False) for index in range(len(self.dialogues["images"]))]
         # transformers declares every type that the id of any tokenizer's token may have.
-        return collate(samples, self.codebook, cast(int, self.tokenizer.pad_token_id))
+        return Collator(self.config, cast(int, self.tokenizer.pad_token_id), shared_prefix=shared_prefix)(samples)
 
     def photo(self, name: str) -> Path:
         return self.golden / "images" / name

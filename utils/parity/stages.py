@@ -23,6 +23,7 @@ from model.files import is_file, read_json
 from model.image import read_image
 from model.losses import LossWeights, pixellm_loss
 from model.predictor import PixelLMPredictor
+from model.structures import Batch, PixelLMOutput
 from model.text.conversation import IMAGE, IMAGE_MARK, Rendered, get_conversation
 from model.text.tokenizer import add_codebook, decode_released, load_tokenizer
 from model.text.tokens import IMAGE_TOKEN_ID, SegCodebook, encode_conversation, seg_strings
@@ -253,38 +254,56 @@ def compare_vision(case: Case) -> Iterator[Measure]:
 
 
 def compare_training_step(case: Case) -> Iterator[Measure]:
-    """Hidden states, logits, low-resolution masks, losses, and the gradient norm of every trained parameter."""
+    """Hidden states, logits, low-resolution masks, losses, and the gradient norm of every trained parameter.
+
+    All but the first two are compared a second time, with conversations that share the prefix of their image.
+    """
     recorded = case.json("train_step.json")
     norms = recorded["grad_norms"]
-    for parameter in case.network.parameters():
-        parameter.requires_grad = False
-        parameter.grad = None
+    case.network.requires_grad_(False)
     for name in norms:
         case.parameter(name).requires_grad = True
-    with sdpa_kernel(SDPBackend.MATH):
-        output = case.network(**case.batch.inputs())
+    output = _run(case, case.batch)
     yield Measure(
         "hidden states", relative(case.thin("hidden", output.last_hidden_state), case.arrays["hidden"]), FEATURES
     )
     with torch.no_grad():
         logits = case.thin("logits", case.network.lm_head(output.last_hidden_state))
     yield Measure("logits", relative(logits, case.arrays["logits"]), FEATURES)
+    yield from _compare_masks_and_losses(case, output, recorded, layout="")
+    yield from _compare_gradients(case, norms, layout="")
+    yield from _compare_trained_set(case, norms)
+    output = _run(case, case.shared_batch)
+    yield from _compare_masks_and_losses(case, output, recorded, layout=", shared prefix")
+    yield from _compare_gradients(case, norms, layout=", shared prefix")
+
+
+def _run(case: Case, batch: Batch) -> PixelLMOutput:
+    case.network.zero_grad()
+    with sdpa_kernel(SDPBackend.MATH):
+        return case.network(**batch.inputs())
+
+
+def _compare_masks_and_losses(
+    case: Case, output: PixelLMOutput, recorded: dict[str, Any], *, layout: str
+) -> Iterator[Measure]:
+    """The backward pass is made, too."""
     for image, low_res in enumerate(output.mask_logits):
         name = f"low_res_masks_{image}"
         if name in case.arrays or len(low_res):
             expected = case.arrays.get(name, np.zeros(0))
-            yield Measure(f"masks of image {image}", relative(case.thin(name, low_res[:, None]), expected), FEATURES)
+            difference = relative(case.thin(name, low_res[:, None]), expected)
+            yield Measure(f"masks of image {image}{layout}", difference, FEATURES)
     terms = pixellm_loss(
         output.loss, output.photo_logits, case.batch.masks, output.query_index, LossWeights(refine_alpha=1.0)
     )
     ours = {"loss": terms.total, "ce_loss": terms.ce, "mask_bce_loss": terms.bce, "mask_dice_loss": terms.dice}
     for name, value in ours.items():
-        yield Measure(name, _relative_number(value.item(), recorded["losses"][name]), LOSSES)
+        yield Measure(f"{name}{layout}", _relative_number(value.item(), recorded["losses"][name]), LOSSES)
     terms.total.backward()
-    yield from _compare_gradients(case, norms)
 
 
-def _compare_gradients(case: Case, norms: dict[str, float]) -> Iterator[Measure]:
+def _compare_gradients(case: Case, norms: dict[str, float], *, layout: str) -> Iterator[Measure]:
     largest = max(norms.values())
     for name, expected in norms.items():
         gradient = case.parameter(name).grad
@@ -292,7 +311,10 @@ def _compare_gradients(case: Case, norms: dict[str, float]) -> Iterator[Measure]
         # A key bias cannot change a softmax: its true gradient is zero and both sides hold rounding noise.
         noise = 1e-7 * largest if name.endswith("k_proj.bias") else 0.0
         difference = 0.0 if abs(found - expected) <= noise else _relative_number(found, expected)
-        yield Measure(f"gradient of {name}", difference, GRADIENTS)
+        yield Measure(f"gradient of {name}{layout}", difference, GRADIENTS)
+
+
+def _compare_trained_set(case: Case, norms: dict[str, float]) -> Iterator[Measure]:
     if any("lora_" in name for name in norms):
         trained = {name for name, _ in case.network.named_parameters() if is_trained(name, released_set=True)}
         # No loss reads the head that predicts IoUs, so the release has no gradient for it.

@@ -28,7 +28,7 @@ _LEVELS_ABOVE_A_WEIGHT = 3
 # Flags that say how to start, not what the run is.
 _OF_A_START = ("local_rank", "resume", "auto_resume", "overwrite_run", "eval_only", "overfit_one_batch", "exp_name")
 # What a file says without words that was written before a flag existed.
-_BEFORE_THERE_WAS_A_FLAG = {"loss_normalization": "local"}
+_BEFORE_THERE_WAS_A_FLAG = {"loss_normalization": "local", "shared_prefix": False}
 # What these name may lie elsewhere now; the weights of --init_from are held to their fingerprints.
 _PLACES = ("init_from", "custom_data", "preprocessor_config")
 _WHY_FIXED = {"checkpoint": "the checkpoint's contents depend on it", "samples": "the stream of samples depends on it"}

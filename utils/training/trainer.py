@@ -12,7 +12,7 @@ from typing import cast
 
 import torch
 
-from model.attention import check_attention
+from model.attention import check_attention, check_shared_prefix
 from model.configuration import PRECISIONS
 from model.structures import Batch
 from utils import dist
@@ -95,6 +95,8 @@ class Trainer:
             InputError: if flags, data, weights or checkpoint cannot be used; before the first update.
         """
         check_attention(run.attn_implementation, dtype=PRECISIONS[run.precision])
+        if run.shared_prefix:
+            check_shared_prefix(run.attn_implementation)
         directory = RunDirectory.of(run)
         with ExitStack() as on_error:
             lock, step = RunLock.take(directory.path) if dist.is_main() else None, None
@@ -144,7 +146,7 @@ class Trainer:
         contents = dist.gather_objects(contents)[0]
         assert contents is not None  # the main process has found out
         run = dataclasses.replace(run, overwrite_run=False)  # done, and not to be repeated with the recorded flags
-        encoder, collator = _readers(training)
+        encoder, collator = _readers(run, training)
         mixture = None
         if sources:
             mixture = Mixture(sources, rates, encoder, seed=run.seed, once_per_epoch=run.epoch_mode == "all")
@@ -321,11 +323,12 @@ class Trainer:
         return batches
 
 
-def _readers(training: TrainingModel) -> tuple[Encoder, Collator]:
+def _readers(run: RunConfig, training: TrainingModel) -> tuple[Encoder, Collator]:
     """What turns samples into tensors for this model."""
     encoder = Encoder(training.tokenizer, training.network.codebook, training.config)
     # transformers declares every type that the id of any tokenizer's token may have.
-    return encoder, Collator(encoder.codebook, pad_token_id=cast(int, training.tokenizer.pad_token_id))
+    pad_token_id = cast(int, training.tokenizer.pad_token_id)
+    return encoder, Collator(training.config, pad_token_id, shared_prefix=run.shared_prefix)
 
 
 def _with_length_of_epoch(run: RunConfig, mixture: Mixture) -> RunConfig:

@@ -211,7 +211,7 @@ def test_batch(encoder, photo):
     one = encoder(make_sample(photo, [[("a", "{seg}", (3,))], [("a longer question", "No.", ())]]))
     two = encoder(make_sample(photo, [[("a", "{seg} {seg}", (0, 1))]]))
     pad = encoder.tokenizer.pad_token_id
-    batch = Collator(encoder.codebook, pad_token_id=pad)([one, two])
+    batch = Collator(encoder.config, pad_token_id=pad)([one, two])
     assert batch.pixel_values.shape == (2, 3, 56, 56)
     assert batch.image_index.tolist() == [0, 0, 1]
     assert batch.valid_hw.tolist() == [[37, 56], [37, 56]]

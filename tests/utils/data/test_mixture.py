@@ -28,7 +28,7 @@ def make_mixture(root, encoder, seed=0) -> Mixture:
 
 def read(mixture, *, start=0, count=8, rank=0, world_size=1, batch_size=2, num_workers=0, tally=None) -> list[Batch]:
     loader = build_loader(
-        mixture, Collator(mixture.encoder.codebook, mixture.encoder.tokenizer.pad_token_id), start=start, count=count,
+        mixture, Collator(mixture.encoder.config, mixture.encoder.tokenizer.pad_token_id), start=start, count=count,
         rank=rank, world_size=world_size, batch_size=batch_size, num_workers=num_workers, pin_memory=False,
     )  # fmt: skip
     return list(read_batches(loader, tally or SkipTally(0.01)))

@@ -23,7 +23,7 @@ class Table(Collator):
     """Collates, and keeps the batches for a painter to look at."""
 
     def __init__(self, encoder: Encoder) -> None:
-        super().__init__(encoder.codebook, pad_token_id=0)
+        super().__init__(encoder.config, pad_token_id=0)
         self.batches: list[Batch] = []
 
     def __call__(self, samples) -> Batch:
@@ -40,7 +40,7 @@ class Painter(torch.nn.Module):
 
     def forward(self, **inputs) -> PixelLMOutput:
         batch = self.table.batches[-1]
-        assert torch.equal(inputs["input_ids"], batch.input_ids)
+        assert torch.equal(inputs["rows"].input_ids, batch.rows.input_ids)
         logits = [
             (masks if ignore is None else masks | ignore).float() - 0.5
             for masks, ignore in zip(batch.masks, batch.ignore or [None] * len(batch.masks), strict=True)

@@ -10,6 +10,7 @@ import torch
 
 from model.losses import LossWeights, pixellm_loss, supervised_tokens
 from model.PixelLM import PixelLMForCausalLM
+from model.rows import supervised_positions
 from model.structures import Batch, LossTerms
 from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID
 from tests.support.tiny_network import make_batch, make_network
@@ -107,7 +108,9 @@ def test_tokens_are_counted_as_the_text_loss_counts_them(tiny_tokenizer_dir):
     logits = network.lm_head(hidden[:, :-1]).float().log_softmax(-1)
     written_out = -(logits[0, 0, 8] + logits[0, 2, 9] + logits[1, 1, 5])
     count = Counts.of(replace(of_counts(0, 0), labels=labels)).tokens
-    assert count * network.lm_loss(hidden, labels).item() == pytest.approx(written_out.item(), rel=1e-6)
+    assert count * network.lm_loss(hidden, *supervised_positions(labels)).item() == pytest.approx(
+        written_out.item(), rel=1e-6
+    )
 
 
 def part(batch: Batch, image: int) -> Batch:

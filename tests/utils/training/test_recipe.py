@@ -55,12 +55,13 @@ def test_flags_of_both(tiny_world):
     assert {name: getattr(flags(tiny_world), name) for name in RELEASE_RECIPE_FLAGS} == {
         "refine_alpha": 2.0, "trained_set": "paper", "vision_position_resize": "correct",
         "image_normalization": "file", "projector_init": "llava", "query_init": "unit", "loss_normalization": "global",
+        "shared_prefix": True,
     }  # fmt: skip
     run = flags(tiny_world, "--release_recipe")
     assert {name: getattr(run, name) for name in RELEASE_RECIPE_FLAGS} == {
         "refine_alpha": 1.0, "trained_set": "released", "vision_position_resize": "released",
         "image_normalization": "released", "projector_init": "fresh", "query_init": "released",
-        "loss_normalization": "local",
+        "loss_normalization": "local", "shared_prefix": False,
     }  # fmt: skip
 
 
