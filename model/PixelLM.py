@@ -248,8 +248,8 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
             # every trained parameter in the graph: a process without masks must not leave the others waiting.
             embeds, image_index = embeds.sum() + embeds.new_zeros(1, *embeds.shape[1:]), image_index.new_zeros(1)
         encoded, no_mask = self.model.prompt_encoder(pyramid.shape[-1])
-        chosen = pyramid[:, image_index.to(pyramid.device)]
-        return self.model.mask_decoder(chosen, embeds, encoded, no_mask)[:count].to(image_index.device)
+        index = image_index.to(pyramid.device)
+        return self.model.mask_decoder(pyramid, embeds, index, encoded, no_mask)[:count].to(image_index.device)
 
     def resize_masks(self, logits: Tensor, *, valid_hw: Tensor, out_hw: tuple[int, int]) -> Tensor:
         """(N, h, w) logits of one image -> (N, *out_hw), padding cut off."""

@@ -239,21 +239,25 @@ class MaskDecoder(nn.Module):
         """Start gamma at the release's constant."""
         nn.init.constant_(self.scale_weights, 1.0 / len(self.transformer))
 
-    def forward(self, pyramid: Tensor, queries: Tensor, positions: Tensor, no_mask: Tensor) -> Tensor:
+    def forward(
+        self, pyramid: Tensor, queries: Tensor, image_index: Tensor, positions: Tensor, no_mask: Tensor
+    ) -> Tensor:
         """Decode N masks.
 
         Args:
-            pyramid: (S, N, C, g, g) features of each mask's image, deepest scale first; N is 1 or more.
-            queries: (N, S, C) one fused query per scale.
+            pyramid: (S, B, C, g, g) features of each image, deepest scale first.
+            queries: (N, S, C) one fused query per scale; N is 1 or more.
+            image_index: (N,) the image of each query.
             positions: (C, g, g) encoded positions of the deepest scale; no_mask: (1, C); both of ``PromptEncoder``.
         Returns:
             (N, h, w) logits, unbounded; h = w = 2g for one scale, 4g for several.
         """
         per_scale: list[Tensor] = []
         for scale in range(len(self.transformer)):
-            source = pyramid[scale]
+            # What is the same for all masks of an image is computed once for the image.
+            source = pyramid[scale] if scale == 0 else self.upsample_2x(pyramid[scale])
+            source = source[image_index]
             if scale > 0:
-                source = self.upsample_2x(source)
                 gate = F.interpolate(per_scale[-1][:, None], source.shape[-2:], mode="bilinear", align_corners=False)
                 source = source * (gate.sigmoid() + 1)
             encoding = positions if scale == 0 else self.pe1(source.shape[-1])
