@@ -5,7 +5,9 @@ Shapes: R input side in pixels; H, W size of the photo as stored.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -177,6 +179,18 @@ def patch_valid_mask(valid_hw: Tensor, *, size: int, grid: int) -> Tensor:
     rows = starts[None] < valid_hw[:, :1]
     columns = starts[None] < valid_hw[:, 1:]
     return rows[:, :, None] & columns[:, None, :]
+
+
+def photo_resizers(
+    valid_hw: Tensor, orig_hw: Sequence[tuple[int, int]], *, size: int
+) -> list[Callable[[Tensor], Tensor]]:
+    """``resize_logits`` for each of B images.
+
+    Args:
+        valid_hw: (B, 2), on the CPU, so that no GPU is waited for.
+    """
+    places = zip(valid_hw.tolist(), orig_hw, strict=True)
+    return [partial(resize_logits, size=size, valid_hw=tuple(valid), out_hw=out) for valid, out in places]
 
 
 def resize_logits(logits: Tensor, *, size: int, valid_hw: tuple[int, int], out_hw: tuple[int, int]) -> Tensor:

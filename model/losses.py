@@ -1,19 +1,25 @@
-"""The training loss: L = L_txt + lambda_bce * L_ref + lambda_dice * L_dice (paper section 3.3), as pure functions.
+"""The training loss: L = L_txt + lambda_bce * L_ref + lambda_dice * L_dice (paper section 3.3).
 
-Shapes: N masks of one image, H and W their size, Q conversations, L tokens.
+Shapes: N masks of one image, h, w their size as predicted, H, W that of the photo; Q conversations, L tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .structures import LossTerms
 from .text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID
+
+Resize = Callable[[Tensor], Tensor]
+_PIXELS_OF_A_BLOCK = 2**23
+_SCALE, _EPS = 1000.0, 1e-6  # of DICE in the release; with its small sums eps matters less
 
 
 @dataclass(frozen=True)
@@ -38,47 +44,125 @@ def supervised_tokens(labels: Tensor) -> Tensor:
     return (following != IGNORE_INDEX) & (following != IMAGE_TOKEN_ID)  # nobody writes images
 
 
-def overlap_mask(logits: Tensor, question: Tensor) -> Tensor:
-    """Pixels where two or more predictions of the same question are positive.
+@dataclass(frozen=True)
+class PhotoMasks:
+    """What the predictions for one image are compared with, pixel by pixel.
 
-    Args:
-        logits: (N, H, W).
-        question: (N,) which question each mask answers.
-    Returns:
-        (N, H, W) bool, equal for the masks of one question.
+    Attributes:
+        targets: (N, H, W) bool; N is 1 or more.
+        question: which question each mask answers.
+        ignored: (H, W) bool, pixels that do not count; None if all do.
+        resize: (n, h, w) logits -> (n, H, W) float32, for any of the masks; None if they have that size already.
+        refine_alpha: the paper's alpha; 1.0 is exactly plain BCE.
     """
-    positive = (logits > 0).float()
-    same = (question[:, None] == question[None, :]).float()  # (N, N)
-    count = torch.einsum("nm,mhw->nhw", same, positive)
-    return count >= 2
+
+    targets: Tensor
+    question: Sequence[int]
+    ignored: Tensor | None
+    resize: Resize | None
+    refine_alpha: float
+
+    def resized(self, logits: Tensor) -> Tensor:
+        """(n, h, w) -> (n, H, W) float32, which may be the argument itself."""
+        return self.resize(logits) if self.resize else logits.float()
+
+    def blocks(self) -> list[slice]:
+        """Masks that are looked at together; no more is held at the size of the photo."""
+        size = max(1, _PIXELS_OF_A_BLOCK // max(1, self.targets[0].numel()))
+        return [slice(start, start + size) for start in range(0, len(self.targets), size)]
+
+    def truth(self, block: slice) -> Tensor:
+        """(n, H, W) float32, 0 where pixels do not count."""
+        truth = self.targets[block].float()
+        return truth if self.ignored is None else truth.masked_fill_(self.ignored, 0.0)
+
+    def num_pixels(self) -> Tensor | int:
+        """Of a mask, those that count."""
+        return self.targets[0].numel() if self.ignored is None else (~self.ignored).sum()
+
+    def claimed(self, logits: Tensor) -> Tensor | None:
+        """Pixels where two or more predictions of the same question are positive, by prediction and not by truth.
+
+        Returns:
+            (N, H, W) bool, equal for the masks of one question; None if nothing depends on it.
+        """
+        if self.refine_alpha == 1.0 or len(set(self.question)) == len(self.question):
+            return None
+        positive = torch.cat([self.resized(logits[block]) > 0 for block in self.blocks()])
+        claimed = torch.zeros_like(positive)
+        for question in set(self.question):
+            mine = [mask for mask, of in enumerate(self.question) if of == question]
+            if len(mine) > 1:
+                claimed[mine] = positive[mine].sum(0) >= 2
+        return claimed
 
 
-def bce_per_mask(logits: Tensor, targets: Tensor, question: Tensor, *, refine_alpha: float) -> tuple[Tensor, Tensor]:
-    """Plain BCE of each mask, and what the target refinement loss adds to it.
+class MaskSums(torch.autograd.Function):
+    """BCE, what target refinement adds to it, and DICE, each summed over the masks of one image: (3,) float32.
 
-    Paper: L_ref is BCE weighted by A, where A = alpha on pixels claimed by two or more predictions of a question
-    and 1 elsewhere. So the addition is (alpha - 1) * BCE on those pixels; the weight itself carries no gradient.
+    The second result is the number of pixels that each mask is predicted to have, (N,) long, without gradient.
 
-    Args:
-        logits, targets: (N, H, W).
-        question: (N,) as in ``overlap_mask``.
-    Returns:
-        two tensors (N,), means over the pixels.
+    Paper: L_ref is BCE weighted by A, where A = alpha on pixels claimed by two or more predictions of a question and 1
+    elsewhere; the weight itself carries no gradient. So the addition is (alpha - 1) * BCE on those pixels. BCE is a
+    mean over the pixels of a mask. DICE is 1 - (2 sum(p t) + eps) / (sum(p) + sum(t) + eps), its sums divided by 1000
+    as in the release.
+
+    At the size of a photo, a mask takes a hundred times the memory of what the network predicts. So the gradient is
+    written out, and a block of masks is resized at a time, in the backward pass again: nothing of that size is kept.
     """
-    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    if refine_alpha == 1.0:
-        return bce.flatten(1).mean(1), bce.new_zeros(len(bce))
-    overlap = overlap_mask(logits.detach(), question)
-    return bce.flatten(1).mean(1), (refine_alpha - 1.0) * (bce * overlap).flatten(1).mean(1)
 
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, masks: PhotoMasks) -> tuple[Tensor, Tensor]:
+        """Called by ``apply`` with (N, h, w) logits."""
+        claimed, num_pixels, of_blocks, areas = masks.claimed(logits), masks.num_pixels(), [], []
+        for block in masks.blocks():
+            x, truth = masks.resized(logits[block]), masks.truth(block)
+            bce = F.binary_cross_entropy_with_logits(x, truth, reduction="none")
+            p = x.sigmoid()
+            if masks.ignored is not None:
+                bce.masked_fill_(masks.ignored, 0.0)
+                p.masked_fill_(masks.ignored, 0.0)
+            plain = bce.sum((1, 2)) / num_pixels
+            if claimed is None:
+                extra = torch.zeros_like(plain)
+            else:
+                extra = (masks.refine_alpha - 1.0) * bce.mul_(claimed[block]).sum((1, 2)) / num_pixels
+            size = (p.sum((1, 2)) + truth.sum((1, 2))) / _SCALE + _EPS
+            both = 2 * p.mul_(truth).sum((1, 2)) / _SCALE + _EPS
+            of_blocks.append(torch.stack([plain, extra, both, size]))
+            areas.append((x > 0).sum((1, 2)))
+        plain, extra, both, size = torch.cat(of_blocks, 1)
+        ctx.masks = masks
+        ctx.save_for_backward(logits, both, size, claimed)
+        area = torch.cat(areas)
+        ctx.mark_non_differentiable(area)
+        return torch.stack([plain.sum(), extra.sum(), (1 - both / size).sum()]), area
 
-def dice_per_mask(logits: Tensor, targets: Tensor, *, scale: float = 1000.0, eps: float = 1e-6) -> Tensor:
-    """(N, H, W) -> (N,) DICE loss; sums are divided by ``scale`` as in the release, where eps then matters less."""
-    probability = logits.sigmoid().flatten(1)
-    targets = targets.flatten(1)
-    numerator = 2 * (probability / scale * targets).sum(-1)
-    denominator = (probability / scale).sum(-1) + (targets / scale).sum(-1)
-    return 1 - (numerator + eps) / (denominator + eps)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Gradient of (3,) sums to that of (N, h, w) logits."""
+        masks: PhotoMasks = ctx.masks
+        logits, both, size, claimed = ctx.saved_tensors
+        of_bce, of_extra, of_dice = upstream
+        of_bce, of_extra = of_bce / masks.num_pixels(), of_extra * (masks.refine_alpha - 1.0) / masks.num_pixels()
+        # The derivative of DICE by p, where the truth is 0, and what a truth of 1 adds to it.
+        outside = (of_dice * both / size**2 / _SCALE)[:, None, None]
+        inside = (-2 * of_dice / size / _SCALE)[:, None, None]
+        gradients = []
+        for block in masks.blocks():
+            low_res = logits[block].detach().requires_grad_()
+            with torch.enable_grad():
+                resized = masks.resized(low_res)
+            truth, p = masks.truth(block), resized.detach().sigmoid()
+            by_dice = (truth * inside[block]).add_(outside[block]).mul_(p).mul_(1 - p)
+            by_bce = p.sub_(truth)
+            weight = of_bce if claimed is None else claimed[block] * of_extra + of_bce
+            gradient = by_bce.mul_(weight).add_(by_dice)
+            if masks.ignored is not None:
+                gradient.masked_fill_(masks.ignored, 0.0)
+            gradients += torch.autograd.grad(resized, low_res, gradient)
+        return torch.cat(gradients), None
 
 
 def pixellm_loss(
@@ -89,6 +173,7 @@ def pixellm_loss(
     weights: LossWeights,
     *,
     ignore: Sequence[Tensor | None] = (),
+    resize: Sequence[Resize] = (),
 ) -> LossTerms:
     """Combine the parts; all are means over this batch: of its supervised tokens, and of its masks.
 
@@ -97,44 +182,32 @@ def pixellm_loss(
 
     Args:
         lm_loss: () mean cross-entropy.
-        mask_logits: B tensors (N_b, H_b, W_b).
-        masks: ground truth of the same shapes, bool.
-        question: (N,) the conversation of each mask, images in order.
+        mask_logits: B tensors (N_b, h_b, w_b).
+        masks: ground truth (N_b, H_b, W_b), bool.
+        question: (N,) the conversation of each mask, images in order; on the CPU, so that no GPU is waited for.
         ignore: per image (H_b, W_b) bool, pixels that do not count, or None; empty when no image has any.
+        resize: per image, what brings its logits to the size of its masks; empty when they have it.
     Raises:
-        ValueError: if an image has another number of predictions than of masks.
+        ValueError: if an image has another number of predictions than of masks, or they have another size.
     """
     num_masks = sum(len(target) for target in masks)
-    bce = dice = refine = lm_loss.new_zeros((), dtype=torch.float32)
-    offset = 0
+    sums = lm_loss.new_zeros(3, dtype=torch.float32)
+    questions, areas = question.tolist(), []
     for index, (logits, target) in enumerate(zip(mask_logits, masks, strict=True)):
-        if logits.shape != target.shape:
+        if len(logits) != len(target) or (not resize and logits.shape != target.shape):
             raise ValueError(f"image {index}: predicted masks {tuple(logits.shape)} != targets {tuple(target.shape)}")
-        group = question[offset : offset + len(target)]
-        offset += len(target)
-        ignored = ignore[index] if ignore else None
-        plain, extra, overlap = _image_sums(logits.float(), target.float(), group, ignored, weights.refine_alpha)
-        bce, refine, dice = bce + plain, refine + extra, dice + overlap
-    scale = 1.0 / max(num_masks, 1)
-    ce = weights.ce * lm_loss
-    bce, refine = (weights.bce * scale * term for term in (bce, refine))
-    dice = weights.dice * scale * dice
-    return LossTerms(ce + bce + dice + refine, ce, bce, dice, refine, num_masks)
-
-
-def _image_sums(
-    logits: Tensor, target: Tensor, group: Tensor, ignored: Tensor | None, refine_alpha: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """BCE, what refinement adds to it, and DICE, each summed over the masks of one image.
-
-    Args:
-        logits, target: (N_b, H_b, W_b) float32.
-        group: (N_b,) question of each mask; ignored: (H_b, W_b) bool, or None.
-    """
-    if len(target) == 0:
-        nothing = logits.sum()  # zero, but keeps the decoder in the graph
-        return nothing, nothing, nothing
-    if ignored is not None:
-        logits, target = logits[:, None, ~ignored], target[:, None, ~ignored]  # (N_b, 1, pixels that count)
-    plain, extra = bce_per_mask(logits, target, group, refine_alpha=refine_alpha)
-    return plain.sum(), extra.sum(), dice_per_mask(logits, target).sum()
+        mine, questions = questions[: len(target)], questions[len(target) :]
+        if len(target) == 0:
+            sums = sums + logits.float().sum()  # zero, but keeps the decoder in the graph
+            areas.append(torch.zeros(0, dtype=torch.long, device=logits.device))
+            continue
+        photo = PhotoMasks(
+            target.bool(), mine, ignore[index] if ignore else None, resize[index] if resize else None,
+            weights.refine_alpha,
+        )  # fmt: skip
+        of_image, area = MaskSums.apply(logits, photo)
+        sums = sums + of_image
+        areas.append(area)
+    ce, scale = weights.ce * lm_loss, 1.0 / max(num_masks, 1)
+    bce, refine, dice = weights.bce * scale * sums[0], weights.bce * scale * sums[1], weights.dice * scale * sums[2]
+    return LossTerms(ce + bce + dice + refine, ce, bce, dice, refine, num_masks, areas)

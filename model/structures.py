@@ -103,10 +103,15 @@ class Batch:
     ignore: list[Tensor | None] = field(default_factory=list)
     rows: TokenRows | None = None
 
-    def inputs(self) -> dict[str, Any]:
-        """What the forward pass of the network takes."""
+    def inputs(self, *, photo_logits: bool = True) -> dict[str, Any]:
+        """What the forward pass of the network takes.
+
+        Args:
+            photo_logits: also ask for masks of the size of the photo.
+        """
         words = ("input_ids", "labels", "attention_mask", "image_index") if self.rows is None else ("rows",)
-        return {name: getattr(self, name) for name in ("pixel_values", "valid_hw", *words, "orig_hw")}
+        size = ("orig_hw",) if photo_logits else ()
+        return {name: getattr(self, name) for name in ("pixel_values", "valid_hw", *words, *size)}
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
         """Move tensors to ``device``, but not ``valid_hw``, which is read on the CPU; pixels take ``dtype``."""
@@ -205,7 +210,11 @@ class PixelLMGenerateOutput(ModelOutput):
 
 @dataclass
 class LossTerms:
-    """The parts of the training loss, each already weighted; ``total`` is their sum."""
+    """The parts of the training loss, each already weighted; ``total`` is their sum.
+
+    Attributes:
+        areas: B tensors (N_b,) long, pixels of the photo that each prediction takes.
+    """
 
     total: Tensor
     ce: Tensor
@@ -213,8 +222,9 @@ class LossTerms:
     dice: Tensor
     refine: Tensor
     num_masks: int
+    areas: list[Tensor] = field(default_factory=list)
 
     def scaled(self, *, text: float, masks: float) -> LossTerms:
         """The same parts with other weights: the text loss times ``text``, what masks cost times ``masks``."""
         ce, bce, dice, refine = text * self.ce, masks * self.bce, masks * self.dice, masks * self.refine
-        return LossTerms(ce + bce + dice + refine, ce, bce, dice, refine, self.num_masks)
+        return LossTerms(ce + bce + dice + refine, ce, bce, dice, refine, self.num_masks, self.areas)

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.losses import LossWeights, bce_per_mask, dice_per_mask, overlap_mask, pixellm_loss
+from model import losses
+from model.losses import LossWeights, MaskSums, PhotoMasks, pixellm_loss
 
 WEIGHTS = LossWeights(ce=1.0, bce=2.0, dice=0.5, refine_alpha=2.0)
 
@@ -113,39 +114,93 @@ def test_nothing_ignored_is_the_plain_loss():
     ).total.item() == pytest.approx(plain.total.item())
 
 
-def test_alpha_one_is_plain_bce_exactly():
+def sums(logits, targets, question, *, alpha: float) -> torch.Tensor:
+    """BCE, addition and DICE of one image."""
+    found, areas = MaskSums.apply(logits, PhotoMasks(targets.bool(), question, None, None, alpha))
+    assert areas.tolist() == (logits > 0).sum((1, 2)).tolist()
+    return found
+
+
+def test_alpha_one_is_plain_bce():
     logits, targets = torch.full((2, 3, 3), 4.0), torch.zeros(2, 3, 3)
-    plain, extra = bce_per_mask(logits, targets, torch.zeros(2), refine_alpha=1.0)
+    plain, extra, _ = sums(logits, targets, [0, 0], alpha=1.0)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((1, 2))
-    assert torch.equal(plain, expected)
-    assert torch.equal(extra, torch.zeros(2))
+    assert plain.item() == pytest.approx(expected.sum().item(), rel=1e-6)
+    assert extra.item() == 0.0
+
+
+def claimed(logits, question) -> torch.Tensor | None:
+    masks = PhotoMasks(torch.zeros_like(logits, dtype=torch.bool), question, None, None, 2.0)
+    return masks.claimed(logits)
 
 
 def test_predictions_overlap_within_a_question_only():
-    positive = torch.ones(3, 2, 2)
-    found = overlap_mask(positive, torch.tensor([0, 0, 1]))
+    found = claimed(torch.ones(3, 2, 2), [0, 0, 1])
+    assert found is not None
     assert found.flatten(1).all(1).tolist() == [True, True, False]
+    assert claimed(torch.ones(3, 2, 2), [0, 1, 2]) is None
 
 
 def test_overlap_is_by_prediction_and_not_by_truth():
-    logits = torch.tensor([[[5.0, -5.0]], [[5.0, 5.0]]])
-    assert overlap_mask(logits, torch.zeros(2)).tolist() == [[[True, False]], [[True, False]]]
+    found = claimed(torch.tensor([[[5.0, -5.0]], [[5.0, 5.0]]]), [0, 0])
+    assert found is not None
+    assert found.tolist() == [[[True, False]], [[True, False]]]
 
 
 def test_the_weight_of_the_refinement_has_no_gradient():
     """Else the network could lower the loss by moving the region instead of the masks."""
     logits = torch.tensor([[[0.3, -0.2]], [[0.1, 0.4]]], requires_grad=True)
     targets = torch.tensor([[[1.0, 0.0]], [[0.0, 0.0]]])
-    _, extra = bce_per_mask(logits, targets, torch.zeros(2), refine_alpha=3.0)
-    (gradient,) = torch.autograd.grad(extra.sum(), logits)
+    (gradient,) = torch.autograd.grad(sums(logits, targets, [0, 0], alpha=3.0)[1], logits)
     expected = 2.0 * (logits.sigmoid() - targets) * torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]]) / 2
     assert torch.allclose(gradient, expected)
 
 
+def by_autograd(logits, targets, question, weights: LossWeights, *, ignored, resize) -> torch.Tensor:
+    """The weighted loss of one image, from torch's own operations."""
+    x, kept = resize(logits.float()), ~ignored
+    bce = torch.nn.functional.binary_cross_entropy_with_logits(x, targets.float(), reduction="none")
+    positive = (x > 0).float()
+    same = torch.tensor([[float(one == other) for other in question] for one in question])
+    claims = torch.einsum("nm,mhw->nhw", same, positive)
+    weighted = bce * torch.where(claims >= 2, weights.refine_alpha, 1.0)
+    p, t = x.sigmoid()[:, kept] / 1000, targets.float()[:, kept]
+    dice = 1 - (2 * (p * t).sum(1) + 1e-6) / (p.sum(1) + (t / 1000).sum(1) + 1e-6)
+    return (weights.bce * weighted[:, kept].mean(1) + weights.dice * dice).sum() / len(targets)
+
+
+def enlarge(logits: torch.Tensor) -> torch.Tensor:
+    size = (24, 40)
+    return torch.nn.functional.interpolate(logits[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
+
+
+@pytest.mark.parametrize("pixels_of_a_block", [1, 2000, 10**6])
+@pytest.mark.parametrize(
+    "weights", [WEIGHTS, LossWeights(bce=0.0), LossWeights(dice=0.0, refine_alpha=1.0), LossWeights(dice=0.0)]
+)
+def test_the_gradient_is_that_of_autograd_however_many_masks_are_looked_at_together(
+    monkeypatch, weights, pixels_of_a_block
+):
+    monkeypatch.setattr(losses, "_PIXELS_OF_A_BLOCK", pixels_of_a_block)
+    generator = torch.Generator().manual_seed(3)
+    logits = (torch.randn(5, 6, 10, generator=generator) * 4).requires_grad_()
+    targets = torch.rand(5, 24, 40, generator=generator) < 0.4
+    ignored = torch.rand(24, 40, generator=generator) < 0.2
+    question = [7, 7, 8, 7, 8]
+    expected = by_autograd(logits, targets, question, weights, ignored=ignored, resize=enlarge)
+    (expected_gradient,) = torch.autograd.grad(expected, logits)
+    found = pixellm_loss(
+        torch.tensor(0.0), [logits], [targets], torch.tensor(question), weights, ignore=[ignored], resize=[enlarge]
+    )
+    (gradient,) = torch.autograd.grad(3 * found.total, logits)
+    assert found.total.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert torch.allclose(gradient, 3 * expected_gradient, rtol=1e-5, atol=1e-8)
+
+
 def test_a_perfect_mask_has_no_dice_loss_and_a_wrong_one_has_it_whole():
     truth = torch.tensor([[[1.0, 0.0], [1.0, 1.0]]])
-    assert dice_per_mask((truth * 2 - 1) * 50, truth).item() == pytest.approx(0, abs=1e-3)
-    assert dice_per_mask((1 - truth * 2) * 50, truth).item() == pytest.approx(1, abs=1e-3)
+    assert sums((truth * 2 - 1) * 50, truth, [0], alpha=1.0)[2].item() == pytest.approx(0, abs=1e-3)
+    assert sums((1 - truth * 2) * 50, truth, [0], alpha=1.0)[2].item() == pytest.approx(1, abs=1e-3)
 
 
 def test_images_without_masks_cost_nothing_and_stay_in_the_graph():

@@ -34,18 +34,19 @@ class Blanks:
         return (self.empty + self.full) / max(self.num_true, 1)
 
 
-def count_blanks(logits: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+def count_blanks(areas: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
     """The three numbers of ``Blanks``, on the device of the masks, which is not waited for.
 
     Args:
-        logits: B tensors (N_b, H_b, W_b), positive where a mask is predicted.
-        masks: the true ones, bool, of the same shapes; B is at least 1.
+        areas: B tensors (N_b,) long, pixels that each prediction takes.
+        masks: the true ones, (N_b, H_b, W_b) bool; B is at least 1.
     Returns:
         (3,) long.
     """
     counts = []
-    for of_image, true in zip(logits, masks, strict=True):
-        predicted, true = (of_image > 0).flatten(1), true.flatten(1)
-        shows = true.any(1) & ~true.all(1)
-        counts.append(torch.stack([shows.sum(), (shows & ~predicted.any(1)).sum(), (shows & predicted.all(1)).sum()]))
+    for area, true in zip(areas, masks, strict=True):
+        whole = true.shape[1] * true.shape[2]
+        true_area = true.sum((1, 2))
+        shows = (true_area > 0) & (true_area < whole)
+        counts.append(torch.stack([shows.sum(), (shows & (area == 0)).sum(), (shows & (area == whole)).sum()]))
     return torch.stack(counts).sum(0)

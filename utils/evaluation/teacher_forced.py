@@ -111,7 +111,7 @@ def _score(
         output = network(**batch.inputs())
         for image in range(num_images):
             logits, masks = output.photo_logits[image], batch.masks[image]
-            blanks += count_blanks([logits], [masks])
+            blanks += count_blanks([(logits > 0).sum((1, 2))], [masks])
             _add_pairs(meter, logits > 0, masks, batch.ignore[image] if batch.ignore else None)
     network.train()
     return TeacherForced(

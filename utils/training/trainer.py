@@ -170,10 +170,11 @@ class Trainer:
         journal = Journal(directory, first_update=update, total_updates=total, print_freq=run.print_freq)
         skips = SkipTally(run.max_bad_share)
         share = mask_share(sources, rates, by_rate=run.epoch_mode == "rates")
+        updates = Updates(run, engine, gradients, device=device, covered_size=training.config.covered_size)
         guards = Guards(mask_share=share, total_updates=total, run_dir=directory.path)
         return cls(
             run, directory, lock, training, device, engine, encoder, collator, mixture, val_sources, skips, journal,
-            checkpoints, guards, Updates(run, engine, gradients, device=device), update, samples, seconds,
+            checkpoints, guards, updates, update, samples, seconds,
         )  # fmt: skip
 
     def train(self, stop: StopSignals) -> int:

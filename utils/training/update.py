@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 import torch
 
 from model.configuration import PRECISIONS
+from model.image import photo_resizers
 from model.losses import LossWeights, pixellm_loss
-from model.structures import Batch, LossTerms, PixelLMOutput
+from model.structures import Batch, LossTerms
 from utils import dist
 from utils.cli.config import RunConfig
 from utils.evaluation.blanks import Blanks, count_blanks
@@ -32,9 +33,13 @@ class Updates:
 
     Args:
         gradients: made before the engine.
+        covered_size: of the network's configuration.
     """
 
-    def __init__(self, run: RunConfig, engine: Engine, gradients: GradientGuard, *, device: torch.device) -> None:
+    def __init__(
+        self, run: RunConfig, engine: Engine, gradients: GradientGuard, *, device: torch.device, covered_size: int
+    ) -> None:
+        self._covered_size = covered_size
         self._run, self._engine, self._gradients, self._device = run, engine, gradients, device
         self._weights = LossWeights(run.ce_loss_weight, run.bce_loss_weight, run.dice_loss_weight, run.refine_alpha)
         self._learned: list[Batch] = []  # the passes of the last update that was made
@@ -61,7 +66,7 @@ class Updates:
         shares = UpdateShares.of(passes, run.loss_normalization, device=self._device)
         for left, on_cpu in zip(reversed(range(len(passes))), passes, strict=True):
             batch = on_cpu.to(self._device, PRECISIONS[run.precision])
-            terms, output = self._losses(batch)
+            terms = self._losses(batch, on_cpu)
             part = shares.part_of(terms, on_cpu)
             self._engine.backward(self._gradients.watch(part.total, terms, batch))
             if left:
@@ -69,7 +74,7 @@ class Updates:
             else:
                 agreed = self._gradients.step(self._engine, update=number, agree=agree())
             losses += torch.stack([getattr(part, name).detach().float() for name in _PARTS])
-            blanks += count_blanks(output.photo_logits, batch.masks)
+            blanks += count_blanks(terms.areas, batch.masks)
         if self._gradients.num_skipped == num_skipped:
             self._learned = passes
         sums = dist.all_reduce_sum(torch.cat([losses, blanks])).tolist()
@@ -93,15 +98,20 @@ class Updates:
         updates do not count: their samples may be at fault.
         """
         self._engine.eval()
-        losses = [
-            self._losses(batch.to(self._device, PRECISIONS[self._run.precision]))[0].total for batch in self._learned
-        ]
+        dtype = PRECISIONS[self._run.precision]
+        losses = [self._losses(batch.to(self._device, dtype), batch).total for batch in self._learned]
         bad = torch.tensor([float(not all(bool(torch.isfinite(loss)) for loss in losses))], device=self._device)
         return bool(dist.all_reduce_max(bad))
 
-    def _losses(self, batch: Batch) -> tuple[LossTerms, PixelLMOutput]:
-        output = self._engine(**batch.inputs())
-        terms = pixellm_loss(
-            output.loss, output.photo_logits, batch.masks, output.query_index, self._weights, ignore=batch.ignore
+    def _losses(self, batch: Batch, on_cpu: Batch) -> LossTerms:
+        output = self._engine(**batch.inputs(photo_logits=False))
+        assert on_cpu.rows is not None  # the collator of training lays them out
+        return pixellm_loss(
+            output.loss,
+            output.mask_logits,
+            batch.masks,
+            on_cpu.rows.group_conversation,
+            self._weights,
+            ignore=batch.ignore,
+            resize=photo_resizers(on_cpu.valid_hw, batch.orig_hw, size=self._covered_size),
         )
-        return terms, output

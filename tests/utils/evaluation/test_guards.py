@@ -41,7 +41,8 @@ def test_masks_that_show_nothing_are_counted_where_the_truth_shows_something():
     predicted = torch.stack([some, none, whole, none, whole])
     other = torch.stack([none])
     nothing = torch.zeros(0, 3, 5)
-    counts = count_blanks([predicted, other, nothing], [true, torch.stack([some]) > 0, nothing > 0])
+    areas = [(logits > 0).sum((1, 2)) for logits in (predicted, other, nothing)]
+    counts = count_blanks(areas, [true, torch.stack([some]) > 0, nothing > 0])
     assert counts.tolist() == [4, 2, 1]
     assert Blanks(4, 2, 1).share == 0.75
     assert Blanks().share == 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train_ds
-from model.structures import Batch, PixelLMOutput
+from model.structures import Batch
 from scripts.preview_data import PreviewConfig
 from utils.cli.args import parse
 from utils.cli.config import RunConfig
@@ -174,6 +174,6 @@ def test_a_pass_is_counted_as_the_loss_sees_it():
     half = torch.tensor([[[True, False]]])
     nothing = torch.zeros(0, 0, 0, dtype=torch.bool)  # of a dialogue without a photo
     batch = batch_of([[7, -100, 5], [-100, 6, -100]], [half.expand(2, 1, 2), nothing])
-    output = PixelLMOutput(photo_logits=[torch.tensor([[[1.0, 1.0]], [[-1.0, -1.0]]]), torch.zeros(0, 0, 0)])
+    areas = [torch.tensor([2, 0]), torch.zeros(0, dtype=torch.long)]
     assert Counts.of(batch) == Counts(2, 2), "the first label counts for nothing, as nothing predicts it"
-    assert count_blanks(output.photo_logits, batch.masks).tolist() == [2, 1, 1]
+    assert count_blanks(areas, batch.masks).tolist() == [2, 1, 1]
