@@ -155,7 +155,7 @@ class MaskSums(torch.autograd.Function):
             with torch.enable_grad():
                 resized = masks.resized(low_res)
             truth, p = masks.truth(block), resized.detach().sigmoid()
-            by_dice = (truth * inside[block]).add_(outside[block]).mul_(p).mul_(1 - p)
+            by_dice = (truth * inside[block]).add_(outside[block]).mul_(1 - p).mul_(p)
             by_bce = p.sub_(truth)
             weight = of_bce if claimed is None else claimed[block] * of_extra + of_bce
             gradient = by_bce.mul_(weight).add_(by_dice)
