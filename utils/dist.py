@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +19,7 @@ from model.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+_KEEPER_WAITS_SECONDS = 2.0  # before it ends with its store
 Item = TypeVar("Item")
 
 
@@ -133,7 +135,8 @@ def gather_objects(item: Item) -> list[Item]:
 def is_first_to(name: str) -> bool:
     """Whether no other process of the run has asked this before; of all that meet the same, one has to speak.
 
-    It asks the launcher's store, which needs no other process to take part. Without an answer it is True.
+    It asks the launcher's store, which needs no other process to take part. Process 0, which may keep the store, waits
+    for a moment, so that others that are about to ask get an answer. Without one it is True.
     """
     if not _has_peers():
         return True
@@ -142,7 +145,12 @@ def is_first_to(name: str) -> bool:
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5))
-        return store.add(f"pixellm/{name}", 1) == 1
+        asked = f"pixellm/{name}"
+        is_first = store.add(asked, 1) == 1
+        deadline = time.monotonic() + _KEEPER_WAITS_SECONDS
+        while rank() == 0 and store.add(asked, 0) < world_size() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return is_first
     except (RuntimeError, OSError):  # process 0, which keeps it, has ended
         return True
 
