@@ -11,6 +11,7 @@ Tensors have the dtype of the weights unless a docstring says otherwise.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .configuration import PixelLMConfig
+
+Use = Literal["project", "transposed", "head_inputs", "head_outputs"]
 
 NUM_MASK_TOKENS = 4  # of the SAM-shaped head; only the first makes the mask, the others exist in released weights
 
@@ -84,20 +87,60 @@ class PromptEncoder(nn.Module):
         return self.pe_layer(side), all_rows(self.no_mask_embed)
 
 
+class Projection(nn.Linear):
+    """A linear layer of ``Attention`` whose weights may be absorbed into what its results would be multiplied with.
+
+    All uses are calls of the module, because weights that are divided or offloaded are there only while it runs.
+
+    Shapes: H heads of d numbers each.
+    """
+
+    def forward(self, x: Tensor, use: Use = "project") -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Apply the weights as ``use`` says.
+
+        Args:
+            x, use: (..., in), "project": as a linear layer does, (..., out).
+                (N, T, H, d), "transposed": for each head of ``x`` a vector of in + 1 numbers, whose product with [y, 1]
+                is that of ``x`` with the head's part of the projected y.
+                (N, T, H, in), "head_inputs": each head projects an input of its own, (N, T, H, d).
+                (N, T, H, d), "head_outputs": what each head adds to the result, (N, T, H, out). It has a share of the
+                bias, so that averages in every head add up to the projection of the averages.
+        """
+        if use == "project":
+            return super().forward(x)
+        heads = x.shape[-2]
+        if use == "head_outputs":
+            by_head = rearrange(self.weight, "c (h d) -> h d c", h=heads)
+            return torch.einsum("nthd,hdc->nthc", x, by_head) + self.bias / heads
+        by_head = rearrange(self.weight, "(h d) c -> h d c", h=heads)
+        bias = rearrange(self.bias, "(h d) -> h d", h=heads)
+        if use == "head_inputs":
+            return torch.einsum("nthc,hdc->nthd", x, by_head) + bias
+        offsets = torch.einsum("nthd,hd->nth", x, bias)
+        return torch.cat([torch.einsum("nthd,hdc->nthc", x, by_head), offsets[..., None]], -1)
+
+
 class Attention(nn.Module):
-    """Multi-head attention that may work at a smaller inner width."""
+    """Multi-head attention that may work at a smaller inner width.
+
+    Between tokens and an image, thousands of pixels meet half a dozen tokens. There no pixel is projected. The weights
+    are absorbed into what the projected pixels would be multiplied with, (W y) . x = y . (W^T x), and sums over pixels
+    are projected in their place. This is the same result from a third of the arithmetic, and no keys, values or queries
+    of pixels are kept for the gradient.
+    """
 
     def __init__(self, width: int, heads: int, *, downsample: int = 1) -> None:
         super().__init__()
         inner = width // downsample
         self.heads = heads
-        self.q_proj = nn.Linear(width, inner)
-        self.k_proj = nn.Linear(width, inner)
-        self.v_proj = nn.Linear(width, inner)
-        self.out_proj = nn.Linear(inner, width)
+        self.scale = (inner // heads) ** -0.5
+        self.q_proj = Projection(width, inner)
+        self.k_proj = Projection(width, inner)
+        self.v_proj = Projection(width, inner)
+        self.out_proj = Projection(inner, width)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend from the tokens of ``q`` to those of ``k``.
+        """Attend from tokens to tokens.
 
         Args:
             q: (N, T, C).
@@ -111,6 +154,46 @@ class Attention(nn.Module):
         )
         out = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(rearrange(out, "n heads t c -> n t (heads c)"))
+
+    def tokens_to_image(self, tokens: Tensor, image: Tensor, image_pe: Tensor) -> Tensor:
+        """Attend from tokens to the pixels of an image.
+
+        Args:
+            tokens: (N, T, C) queries.
+            image: (N, P, C) values; with ``image_pe`` (P, C) added they are the keys.
+        Returns:
+            (N, T, C).
+        """
+        queries = self.k_proj(self._split(self.q_proj(tokens)) * self.scale, "transposed")
+        weights = _products(queries, image, image_pe).softmax(-1)  # over pixels
+        seen = torch.bmm(weights, image)
+        values = self.v_proj(rearrange(seen, "n (t h) c -> n t h c", h=self.heads), "head_inputs")
+        return self.out_proj(rearrange(values, "n t h d -> n t (h d)"))
+
+    def image_to_tokens(self, image: Tensor, image_pe: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attend from the pixels of an image to tokens.
+
+        Args:
+            image: (N, P, C); with ``image_pe`` (P, C) added they are the queries.
+            keys, values: (N, T, C).
+        Returns:
+            (N, P, C).
+        """
+        absorbed = self.q_proj(self._split(self.k_proj(keys)) * self.scale, "transposed")
+        products = rearrange(_products(absorbed, image, image_pe), "n (t h) p -> n t h p", h=self.heads)
+        weights = products.softmax(1).flatten(1, 2)  # over tokens
+        outputs = self.out_proj(self._split(self.v_proj(values)), "head_outputs")
+        return torch.bmm(weights.transpose(1, 2), outputs.flatten(1, 2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return rearrange(x, "n t (h d) -> n t h d", h=self.heads)
+
+
+def _products(vectors: Tensor, image: Tensor, image_pe: Tensor) -> Tensor:
+    """(N, T, H, C + 1) with the pixels of (N, P, C) plus (P, C), a 1 behind each -> (N, T * H, P)."""
+    vectors = vectors.flatten(1, 2)
+    directions, offsets = vectors[..., :-1], vectors[..., -1:]
+    return torch.baddbmm(directions @ image_pe.T + offsets, directions, image.transpose(1, 2))
 
 
 class TwoLayerMLP(nn.Module):
@@ -156,9 +239,10 @@ class TwoWayBlock(nn.Module):
             q = tokens + token_pe
             tokens = tokens + self.self_attn(q, q, tokens)
         tokens = self.norm1(tokens)
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image))
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image.tokens_to_image(tokens + token_pe, image, image_pe))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens))
+        update = self.cross_attn_image_to_token.image_to_tokens(image, image_pe, tokens + token_pe, tokens)
+        image = self.norm4(image + update)
         return tokens, image
 
 
@@ -185,7 +269,7 @@ class TwoWayTransformer(nn.Module):
         token_pe = tokens
         for block in self.layers:
             tokens, image = block(tokens, image, token_pe, image_pe)
-        update = self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image)
+        update = self.final_attn_token_to_image.tokens_to_image(tokens + token_pe, image, image_pe)
         return self.norm_final_attn(tokens + update), image
 
 

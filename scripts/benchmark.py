@@ -5,13 +5,15 @@
     python scripts/benchmark.py quantization --version FOLDER --dataset_dir ./dataset
     python scripts/benchmark.py splits --config FILE --version BASE --vision_tower TOWER --dataset_dir ./dataset
     python scripts/benchmark.py checkpoints
+    python scripts/benchmark.py train --size mid --compare
 
 ``data`` says how many samples per second one process makes, of every source and of their mixture, and what the time
 goes into. ``loading`` says how long it takes to read a model, and what memory one process and several at once need for
 it. ``quantization`` says what an 8-bit and a 4-bit language model save and change. ``splits`` says how far losses move
 when the same batches are trained on by other numbers of processes and at other ZeRO stages. ``checkpoints`` computes
-how large a checkpoint of the published sizes is. ``data --help`` and the like list the flags. Other load on the machine
-is in all times: compare those of one run.
+how large a checkpoint of the published sizes is. ``train`` says what an update of training costs, part by part, on
+random weights. ``data --help`` and the like list the flags. Other load on the machine is in all times: compare those of
+one run.
 """
 
 from __future__ import annotations
@@ -143,12 +145,40 @@ def benchmark_checkpoints(parsed: Parsed[CheckpointsConfig]) -> None:
     benchmark(**vars(parsed.config))
 
 
+PhotoSize = Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")]
+
+
+@settings
+class TrainConfig:
+    """An update of training on random weights, by part; ``--compare`` adds the slower ways."""
+
+    size: Literal["tiny", "mid", "7b", "13b"] = flag("mid", "of language model and tower")
+    precision: Precision = flag("fp32", "training precision")
+    images: Count = flag(2, "images of an update")
+    conversations: Count = flag(3, "conversations about each image")
+    masks: NonNegativeInt = flag(2, "masks of each conversation")
+    photo: Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")] = flag(
+        "480x640", "height x width of the photos"
+    )
+    steps: Count = flag(3, "updates of each way; the median counts")
+    compare: bool = flag(False, "also without shared prefix, and with activations that are computed again")
+    output_md: str = flag("", "Markdown file for the table")
+
+
+def benchmark_train(parsed: Parsed[TrainConfig]) -> None:
+    """Time whole updates of a network with random weights."""
+    from utils.benchmark.train import benchmark
+
+    benchmark(**vars(parsed.config))
+
+
 COMMANDS = {
     "data": (DataConfig, benchmark_data),
     "loading": (LoadingConfig, benchmark_loading),
     "quantization": (QuantizationConfig, benchmark_quantization),
     "splits": (SplitsConfig, benchmark_splits),
     "checkpoints": (CheckpointsConfig, benchmark_checkpoints),
+    "train": (TrainConfig, benchmark_train),
 }
 
 

@@ -13,15 +13,15 @@ from utils.cli.args import parse
 from utils.cli.config import RunConfig
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
-_VOCABULARY = 32_000  # of LLaMA
-_VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-_LLAMA = {
+VOCABULARY = 32_000  # of LLaMA
+VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+LLAMA = {
     "PixelLM-7B": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
     "PixelLM-13B": {
         "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40,
     },
 }  # fmt: skip
-PUBLISHED = tuple(_LLAMA)
+PUBLISHED = tuple(LLAMA)
 
 
 def published_run(name: str, *flags: str) -> RunConfig:
@@ -38,13 +38,11 @@ def published_run(name: str, *flags: str) -> RunConfig:
 def published_network(name: str, run: RunConfig) -> PixelLMForCausalLM:
     """LLaMA of that size with CLIP ViT-L/14 at 336 px, made ready for a run; on the meta device."""
     num_tokens = run.image_feature_scale_num * run.seg_token_num
-    rows = _VOCABULARY + num_tokens + 2  # and both image marks
+    rows = VOCABULARY + num_tokens + 2  # and both image marks
     config = PixelLMConfig.assemble(
-        {**_LLAMA[name], "vocab_size": rows, "rms_norm_eps": 1e-5},
-        {**_VISION, "image_size": 336, "patch_size": 14},
-        SegCodebook(
-            run.image_feature_scale_num, run.seg_token_num, tuple(range(_VOCABULARY, _VOCABULARY + num_tokens))
-        ),
+        {**LLAMA[name], "vocab_size": rows, "rms_norm_eps": 1e-5},
+        {**VISION, "image_size": 336, "patch_size": 14},
+        SegCodebook(run.image_feature_scale_num, run.seg_token_num, tuple(range(VOCABULARY, VOCABULARY + num_tokens))),
         vision_tower=run.vision_tower,
         image_size=run.resize_vision_tower_size,
         image_token_grid=run.image_token_grid,

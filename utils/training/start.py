@@ -117,7 +117,7 @@ def build_for_training(run: RunConfig, *, device: torch.device | None = None) ->
         run, device or torch.device("cpu")
     )
     if run.gradient_checkpointing:
-        _enable_checkpointing(network.model)
+        set_checkpointing(network.model, enabled=True)
     wrapped = wrap_lora(
         network,
         rank=run.lora_r,
@@ -176,10 +176,13 @@ def _from_merged_model(run: RunConfig, device: torch.device) -> tuple[PixelLMFor
     return network, tokenizer, folder
 
 
-def _enable_checkpointing(llama: PreTrainedModel) -> None:
-    """Recompute activations in the backward pass; transformers renamed the switch after 5.17."""
-    enable = getattr(llama, "activation_checkpointing_enable", None) or llama.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+def set_checkpointing(llama: PreTrainedModel, *, enabled: bool) -> None:
+    """Recompute activations in the backward pass, or keep them; transformers renamed the switches after 5.17."""
+    kind = "activation" if hasattr(llama, "activation_checkpointing_enable") else "gradient"
+    if enabled:
+        getattr(llama, f"{kind}_checkpointing_enable")({"use_reentrant": False})
+    else:
+        getattr(llama, f"{kind}_checkpointing_disable")()
 
 
 def make_config(
