@@ -8,7 +8,6 @@ holds beside the files at its peak (``own``), what all processes hold together o
 from __future__ import annotations
 
 import multiprocessing
-import re
 import statistics
 import threading
 import time
@@ -21,7 +20,9 @@ from typing import Any
 from model.errors import InputError
 from model.files import is_file
 
-_STATUS, _ROLLUP = Path("/proc/self/status"), Path("/proc/self/smaps_rollup")
+from .machine import STATUS, kilobytes
+
+_ROLLUP = Path("/proc/self/smaps_rollup")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _load(version: str, precision: str, barrier: Any, result: Any) -> None:
     from model.configuration import PRECISIONS
     from model.PixelLM import PixelLMForCausalLM
 
-    before = _kilobytes(_STATUS, "RssAnon")
+    before = kilobytes(STATUS, "RssAnon")
     try:
         barrier.wait()
         with _highest_own() as peak:
@@ -97,7 +98,7 @@ def _load(version: str, precision: str, barrier: Any, result: Any) -> None:
         for parameter in network.parameters():
             parameter.detach().sum()  # from the file into memory
         barrier.wait()
-        share = _kilobytes(_ROLLUP, "Pss")
+        share = kilobytes(_ROLLUP, "Pss")
         barrier.wait()  # nobody leaves, which would change the shares of the others
     except (InputError, threading.BrokenBarrierError) as err:
         barrier.abort()
@@ -114,7 +115,7 @@ def _highest_own() -> Iterator[list[int]]:
 
     def watch() -> None:
         while not done.wait(0.01):
-            peak[0] = max(peak[0], _kilobytes(_STATUS, "RssAnon"))
+            peak[0] = max(peak[0], kilobytes(STATUS, "RssAnon"))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -123,10 +124,4 @@ def _highest_own() -> Iterator[list[int]]:
     finally:
         done.set()
         watcher.join()
-        peak[0] = max(peak[0], _kilobytes(_STATUS, "RssAnon"))
-
-
-def _kilobytes(file: Path, name: str) -> int:
-    match = re.search(rf"^{name}:\s+(\d+) kB", file.read_text(), re.MULTILINE)
-    assert match, f"{file} has no {name}"
-    return int(match[1])
+        peak[0] = max(peak[0], kilobytes(STATUS, "RssAnon"))

@@ -35,7 +35,7 @@ from utils.data.small_tokenizer import PROMPT_WORDINGS, train_tokenizer, write_t
 from utils.training.lora import set_trained, wrap_lora
 from utils.training.start import set_checkpointing
 
-from .machine import describe_machine
+from .machine import STATUS, describe_machine, kilobytes
 from .published import LLAMA, VISION, VOCABULARY
 
 # Of language model and tower; the rest follows the presets: 448 px, 2 scales x 3 tokens, a decoder of width 256.
@@ -220,7 +220,7 @@ def benchmark(
         compare: also without the shared prefix, and with activations that are recomputed.
         output_md: a file for the table.
     Raises:
-        InputError: if the file cannot be written, or memory runs out.
+        InputError: if the file cannot be written.
     """
     if output_md:
         check_output_file(output_md, flag="--output_md")
@@ -304,17 +304,15 @@ def _reset_peak(device: torch.device) -> int:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, else it counts as held
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): the peak becomes the present use
-    return _status("VmRSS")
+    return _bytes("VmRSS")
 
 
 def _peak(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _bytes("VmHWM")
 
 
-def _status(key: str) -> int:
-    """A number of bytes that the kernel keeps of this process; 0 where it keeps none."""
+def _bytes(name: str) -> int:
+    """Of ``STATUS``; 0 where there is no such file."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith(f"{key}:"):
-                return int(line.split()[1]) * 1024
+        return 1024 * kilobytes(STATUS, name)
     return 0
