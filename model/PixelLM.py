@@ -105,7 +105,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
         patch_mask = patch_valid_mask(valid_hw, size=config.covered_size, grid=config.llm_grid)
         return VisionFeatures(
             llm=self.model.mm_projector(rearrange(deepest, "b v h w -> b (h w) v")),
-            patch_mask=patch_mask.flatten(1).to(pixel_values.device),
+            patch_mask=patch_mask.flatten(1).to(pixel_values.device, non_blocking=True),
             pyramid=rearrange(pyramid, "s b (h w) d -> s b d h w", h=config.patch_grid),
             valid_hw=valid_hw,
         )

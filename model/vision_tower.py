@@ -91,7 +91,8 @@ class VisionTower(nn.Module):
             return None
         visible = patch_valid_mask(valid_hw, size=self.covered_size, grid=self.grid).flatten(1)
         visible = F.pad(visible, (1, 0), value=True)  # the class token
-        bias = like.new_zeros(visible.shape).masked_fill(~visible.to(like.device), torch.finfo(like.dtype).min)
+        hidden = ~visible.to(like.device, non_blocking=True)
+        bias = like.new_zeros(visible.shape).masked_fill(hidden, torch.finfo(like.dtype).min)
         return bias[:, None, None].expand(-1, 1, visible.shape[1], -1)
 
 

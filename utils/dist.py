@@ -5,6 +5,7 @@ Every command asks here who it is before it parses its flags, so only what needs
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
@@ -43,6 +44,12 @@ def world_size() -> int:
 def local_world_size() -> int:
     """Processes on this machine, as torchrun or the DeepSpeed launcher counts them."""
     return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world_size())
+
+
+def local_rank() -> int | None:
+    """This process's number among those on this machine; None where the launcher does not say."""
+    number = os.environ.get("LOCAL_RANK")
+    return None if number is None else int(number)
 
 
 def is_main() -> bool:
@@ -84,7 +91,7 @@ def _has_peers() -> bool:
 
 
 def join(backend: str, *, timeout: timedelta) -> None:
-    """Join the launcher's process group.
+    """Join the launcher's process group; who forgets to leave it does so at the end of the program.
 
     Args:
         backend: gloo or nccl.
@@ -93,13 +100,18 @@ def join(backend: str, *, timeout: timedelta) -> None:
     import torch.distributed
 
     torch.distributed.init_process_group(backend, timeout=timeout)
+    atexit.register(leave)
 
 
 def leave() -> None:
-    """Leave the process group; without one, nothing happens."""
+    """Leave the process group, and the one for small agreements; without one, nothing happens.
+
+    A group that outlives Python aborts the process, because its threads are still at work then.
+    """
     if is_initialized():
         import torch.distributed
 
+        _cpu_group.cache_clear()  # what is kept here would live on
         torch.distributed.destroy_process_group()
 
 
@@ -163,12 +175,16 @@ def barrier() -> None:
 
 
 @contextmanager
-def stop_together() -> Iterator[None]:
+def stop_together(sums: list[int] | None = None) -> Iterator[None]:
     """Raise on every process if the block raises InputError on any of them.
 
     Otherwise the others would wait in the next collective, or die there of a broken connection. The process of the
     lowest rank that has an error raises it as ``StoppedHere``; the others raise ``StoppedByPeer``. What a block within
     the block has raised so is on every process already, and passes.
+
+    Args:
+        sums: numbers of this process, as many on each, which the block may still set; behind the block they are sums
+            over all processes. They travel with the errors, and no GPU is waited for.
     """
     error = None
     try:
@@ -177,14 +193,17 @@ def stop_together() -> Iterator[None]:
         raise
     except InputError as err:
         error = err
-    failed = rank() if error else world_size()
     if _has_peers():
         import torch.distributed
 
-        lowest = torch.tensor(failed)
-        torch.distributed.all_reduce(lowest, torch.distributed.ReduceOp.MIN, group=_cpu_group())
-        if int(lowest) < failed:
-            raise StoppedByPeer(f"process {int(lowest)} met bad input") from error
+        own = sums or []
+        failed = [int(error is not None and number == rank()) for number in range(world_size())]
+        exchanged = torch.tensor([*own, *failed], dtype=torch.long)
+        torch.distributed.all_reduce(exchanged, group=_cpu_group())
+        own[:], failed = exchanged[: len(own)].tolist(), exchanged[len(own) :].tolist()
+        lowest = failed.index(1) if any(failed) else None
+        if lowest is not None and lowest != rank():
+            raise StoppedByPeer(f"process {lowest} met bad input") from error
         if error:
             raise StoppedHere(str(error), reason=error.reason) from error
     if error:

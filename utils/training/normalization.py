@@ -7,10 +7,8 @@ what a micro-batch's own means stand for: a micro-batch of few tokens or masks w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-import torch
 
 from model.losses import supervised_tokens
 from model.structures import Batch, LossTerms
@@ -50,17 +48,28 @@ class UpdateShares:
     normalization: LossNormalization
 
     @classmethod
-    def of(cls, batches: Sequence[Batch], normalization: LossNormalization, *, device: torch.device) -> UpdateShares:
-        """Count an update before its first forward pass; every process has to call this at the same time.
+    def read(
+        cls, batches: Iterator[Batch], number: int, normalization: LossNormalization
+    ) -> tuple[list[Batch], UpdateShares]:
+        """Read and count an update before its first forward pass; every process has to call this at the same time.
+
+        The counts travel with what has gone wrong in one exchange between CPUs, so that no GPU is waited for.
 
         Args:
-            batches: the micro-batches of this process, on the CPU, where counting does not wait for a GPU.
-            device: of the process group.
+            batches: of this process, on the CPU.
+            number: of micro-batches of this process.
+        Returns:
+            the micro-batches of this process, and their shares.
+        Raises:
+            InputError: on every process, if a batch of any of them cannot be used.
         """
-        own = [Counts.of(batch) for batch in batches]
-        sums = torch.tensor([sum(counts.tokens for counts in own), sum(counts.masks for counts in own)], device=device)
-        tokens, masks = dist.all_reduce_sum(sums).tolist()
-        return cls(Counts(tokens, masks), len(batches) * dist.world_size(), normalization)
+        passes: list[Batch] = []
+        sums = [0, 0]
+        with dist.stop_together(sums):
+            passes += [next(batches) for _ in range(number)]
+            own = [Counts.of(batch) for batch in passes]
+            sums[:] = sum(counts.tokens for counts in own), sum(counts.masks for counts in own)
+        return passes, cls(Counts(*sums), number * dist.world_size(), normalization)
 
     def part_of(self, terms: LossTerms, batch: Batch) -> LossTerms:
         """The terms such that their mean over all micro-batches is the loss of the update.
@@ -70,7 +79,7 @@ class UpdateShares:
 
         Args:
             terms: means over this micro-batch, as ``pixellm_loss`` gives them.
-            batch: the micro-batch, as it was given to ``of``.
+            batch: the micro-batch, as ``read`` gave it.
         """
         if self.normalization == "local":
             return terms

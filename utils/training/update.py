@@ -61,9 +61,8 @@ class Updates:
         losses, blanks = torch.zeros(len(_PARTS), device=self._device), torch.zeros(3, device=self._device)
         agreed, num_skipped = 0, self._gradients.num_skipped
         self._engine.train()
-        with dist.stop_together():
-            passes = [next(batches) for _ in range(run.grad_accumulation_steps)]
-        shares = UpdateShares.of(passes, run.loss_normalization, device=self._device)
+        passes, shares = UpdateShares.read(batches, run.grad_accumulation_steps, run.loss_normalization)
+        # Until the last pass is made, nothing asks the device for a number, so that it always has work ahead.
         for left, on_cpu in zip(reversed(range(len(passes))), passes, strict=True):
             batch = on_cpu.to(self._device, PRECISIONS[run.precision])
             terms = self._losses(batch, on_cpu)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,6 @@ from utils import dist
 from utils.cli.config import LossNormalization
 from utils.training.normalization import Counts, UpdateShares
 
-CPU = torch.device("cpu")
 PARTS = ("total", "ce", "bce", "dice", "refine")
 
 
@@ -48,14 +48,24 @@ UPDATE = (
 )
 
 
+@contextmanager
+def sums_of_both(sums: list[int]) -> Iterator[None]:
+    """What the exchange of two processes ends with."""
+    yield
+    sums[:] = 8, 4
+
+
+def read(passes: Sequence[Batch], normalization: LossNormalization) -> tuple[list[Batch], UpdateShares]:
+    return UpdateShares.read(iter(passes), len(passes), normalization)
+
+
 def mean_of_passes(monkeypatch: pytest.MonkeyPatch, normalization: LossNormalization) -> list[float]:
     """What DeepSpeed makes of the update: the terms of every pass of both processes, summed and divided by four."""
-    whole = torch.tensor([8, 4])
     monkeypatch.setattr(dist, "world_size", lambda: 2)
-    monkeypatch.setattr(dist, "all_reduce_sum", lambda own: whole)
+    monkeypatch.setattr(dist, "stop_together", sums_of_both)
     found = []
     for passes in UPDATE:
-        shares = UpdateShares.of([batch for batch, _ in passes], normalization, device=CPU)
+        _, shares = read([batch for batch, _ in passes], normalization)
         found += [shares.part_of(terms, batch) for batch, terms in passes]
     return [sum(float(getattr(terms, part)) for terms in found) / 4 for part in PARTS]
 
@@ -73,14 +83,14 @@ def test_local_losses_are_the_means_of_the_passes(monkeypatch):
 
 def test_local_normalization_leaves_every_bit_as_it_is():
     batch, terms = UPDATE[0][1]
-    shares = UpdateShares.of([batch, batch], "local", device=CPU)
+    _, shares = read([batch, batch], "local")
     assert shares.part_of(terms, batch) is terms
 
 
 @pytest.mark.parametrize("normalization", ["global", "local"])
 def test_an_update_of_one_pass_is_the_mean_over_its_batch(normalization):
     batch, terms = UPDATE[0][1]
-    found = UpdateShares.of([batch], normalization, device=CPU).part_of(terms, batch)
+    found = read([batch], normalization)[1].part_of(terms, batch)
     assert [getattr(found, part).item() for part in PARTS] == [getattr(terms, part).item() for part in PARTS]
 
 
@@ -90,7 +100,7 @@ def test_an_update_without_tokens_or_masks_costs_nothing_there(tokens, masks):
     batch = of_counts(tokens, masks)
     leaf = torch.ones((), requires_grad=True)
     ce, mask = (leaf * float(bool(count)) for count in (tokens, masks))
-    shares = UpdateShares.of([batch, of_counts(0, 0)], "global", device=CPU)
+    _, shares = read([batch, of_counts(0, 0)], "global")
     found = shares.part_of(LossTerms(ce + 3 * mask, ce, mask, mask, mask, masks), batch)
     found.total.backward()
     assert found.ce.item() == (2 if tokens else 0)
@@ -130,7 +140,7 @@ def gradient(
 ) -> dict[str, torch.Tensor]:
     """Of one update, as DeepSpeed makes it: summed over the passes and divided by their number."""
     network.zero_grad()
-    shares = UpdateShares.of(passes, normalization, device=CPU)
+    _, shares = read(passes, normalization)
     for batch in passes:
         output = network(**batch.inputs())
         terms = pixellm_loss(output.loss, output.photo_logits, batch.masks, output.query_index, LossWeights())
