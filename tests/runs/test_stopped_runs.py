@@ -208,6 +208,8 @@ def test_a_process_that_waits_for_one_that_never_comes_ends_soon_after_the_signa
     settings = f"""
 os.environ |= {of_another}
 from threading import Timer
+from utils.data import shared_memory
+shared_memory._START_SECONDS = 0  # for annotations it waits no longer than half a minute
 join = trainer.init_distributed
 def join_and_be_stopped():
     Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()

@@ -20,6 +20,7 @@ from utils.cli.config import RunConfig
 from utils.data.collate import Collator
 from utils.data.encode import Encoder
 from utils.data.mixture import Mixture, SkipTally, build_loader, read_batches
+from utils.data.shared_memory import read_once
 from utils.data.sources import Source
 from utils.evaluation.teacher_forced import validate_teacher_forced
 
@@ -103,8 +104,7 @@ class Trainer:
             if lock:
                 on_error.callback(lock.release)
                 step = directory.check_start(run)
-            sources, rates = open_train_sources(run)
-            val_sources = open_val_sources(run)
+            (sources, rates), val_sources = read_once(lambda: (open_train_sources(run), open_val_sources(run)))
             device = init_distributed()
             peers.start(lambda: _whereabouts(directory))
             with memory_told("start", run, device, whereabouts=lambda: _whereabouts(directory)):
