@@ -83,19 +83,24 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
             max_new_tokens=MAX_NEW_TOKENS,
         )
 
-    def encode_images(self, pixel_values: Tensor, valid_hw: Tensor | None) -> VisionFeatures:
+    def encode_images(
+        self, pixel_values: Tensor | None, valid_hw: Tensor | None, *, tower_features: Tensor | None = None
+    ) -> VisionFeatures:
         """Encode each image once.
 
         Args:
             pixel_values: (B, 3, R, R) float, normalized, zero in the padding.
             valid_hw: (B, 2) long, rows and columns that show the photo, 1 to R.
+            tower_features: (S, B, g*g, V) what the tower makes of the pixels, which are not looked at then.
         Raises:
             ValueError: if ``valid_hw`` was left out.
         """
         if valid_hw is None:
             raise ValueError("pixel_values without valid_hw; give both, as the processor does")
         config = self.config
-        scales = self.model.vision_tower(pixel_values, valid_hw)  # (S, B, g*g, V)
+        scales = tower_features  # (S, B, g*g, V)
+        if scales is None:
+            scales = self.model.vision_tower(pixel_values, valid_hw)
         deepest = rearrange(scales[0], "b (h w) v -> b v h w", h=config.patch_grid)
         if config.llm_grid != config.patch_grid:
             pooled_hw = (config.llm_grid, config.llm_grid)
@@ -105,7 +110,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
         patch_mask = patch_valid_mask(valid_hw, size=config.covered_size, grid=config.llm_grid)
         return VisionFeatures(
             llm=self.model.mm_projector(rearrange(deepest, "b v h w -> b (h w) v")),
-            patch_mask=patch_mask.flatten(1).to(pixel_values.device, non_blocking=True),
+            patch_mask=patch_mask.flatten(1).to(scales.device, non_blocking=True),
             pyramid=rearrange(pyramid, "s b (h w) d -> s b d h w", h=config.patch_grid),
             valid_hw=valid_hw,
         )
@@ -124,6 +129,7 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
         *,
         pixel_values: Tensor | None = None,
         valid_hw: Tensor | None = None,
+        tower_features: Tensor | None = None,
         image_index: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
@@ -140,7 +146,8 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
 
         Args:
             input_ids: (Q, L) with ``IMAGE_TOKEN_ID`` at every image token.
-            pixel_values: (B, 3, R, R); valid_hw: (B, 2); both as ``encode_images`` takes them.
+            pixel_values: (B, 3, R, R); valid_hw: (B, 2); tower_features: (S, B, g*g, V), in place of pixels; as
+                ``encode_images`` takes them.
             image_index: (Q,), default is an image of its own for each conversation.
             attention_mask: (Q, L), zero on padding; default is no padding.
             position_ids, inputs_embeds, past_key_values, use_cache: as in transformers' language models.
@@ -152,8 +159,8 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
             logits_to_keep: only so many positions, from the end, or these; 0 keeps all.
         """
         features = None
-        if pixel_values is not None:
-            features = self.encode_images(pixel_values, valid_hw)
+        if pixel_values is not None or tower_features is not None:
+            features = self.encode_images(pixel_values, valid_hw, tower_features=tower_features)
         starts = inputs_embeds is None and past_key_values is None
         if starts and rows is None:
             assert input_ids is not None, "give input_ids or inputs_embeds"

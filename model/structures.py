@@ -77,7 +77,7 @@ class Batch:
     """What collate makes and the network reads.
 
     Attributes:
-        pixel_values: (B, 3, R, R) float, one row per image, never repeated.
+        pixel_values: (B, 3, R, R) float, one row per image, never repeated; images with ``features`` have none.
         valid_hw: (B, 2) long, rows and columns of the input that show the image (the rest is padding).
         input_ids: (Q, L) long, every image placeholder already expanded to P ids.
         labels: (Q, L) long, ``IGNORE_INDEX`` where nothing is supervised.
@@ -89,6 +89,9 @@ class Batch:
         ignore: B maps (H_b, W_b) bool of pixels that neither loss nor score may look at, None where there are none;
             an empty list stands for none at all.
         rows: the conversations laid out for the language model; None leaves that to the network.
+        features: B times (S, g*g, V) as the tower makes them, None where they are not known; an empty list stands for
+            none at all.
+        photo_keys: B names under which features can be kept; an empty list stands for none at all.
     """
 
     pixel_values: Tensor
@@ -102,6 +105,8 @@ class Batch:
     sample_ids: list[str]
     ignore: list[Tensor | None] = field(default_factory=list)
     rows: TokenRows | None = None
+    features: list[Tensor | None] = field(default_factory=list)
+    photo_keys: list[str] = field(default_factory=list)
 
     def inputs(self, *, photo_logits: bool = True) -> dict[str, Any]:
         """What the forward pass of the network takes.
@@ -119,15 +124,22 @@ class Batch:
         moved["valid_hw"] = self.valid_hw
         moved["pixel_values"] = moved["pixel_values"].to(dtype or self.pixel_values.dtype)
         masks = [mask.to(device, non_blocking=True) for mask in self.masks]
-        ignore = [None if pixels is None else pixels.to(device, non_blocking=True) for pixels in self.ignore]
-        return replace(self, masks=masks, ignore=ignore, rows=self.rows and self.rows.to(device), **moved)
+        ignore, features = (
+            [None if tensor is None else tensor.to(device, non_blocking=True) for tensor in tensors]
+            for tensors in (self.ignore, self.features)
+        )
+        rows = self.rows and self.rows.to(device)
+        return replace(self, masks=masks, ignore=ignore, features=features, rows=rows, **moved)
 
     def pin_memory(self) -> Batch:
         """Called by the data loader when it pins."""
         pinned = {name: tensor.pin_memory() for name, tensor in _tensors(self).items()}
-        ignore = [None if pixels is None else pixels.pin_memory() for pixels in self.ignore]
-        masks = [mask.pin_memory() for mask in self.masks]
-        return replace(self, masks=masks, ignore=ignore, rows=self.rows and self.rows.pin_memory(), **pinned)
+        ignore, features = (
+            [None if tensor is None else tensor.pin_memory() for tensor in tensors]
+            for tensors in (self.ignore, self.features)
+        )
+        masks, rows = [mask.pin_memory() for mask in self.masks], self.rows and self.rows.pin_memory()
+        return replace(self, masks=masks, ignore=ignore, features=features, rows=rows, **pinned)
 
 
 @dataclass

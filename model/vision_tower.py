@@ -57,6 +57,7 @@ class VisionTower(nn.Module):
         clip = copy.deepcopy(config.vision_config)
         # Its mask hides padded patches as a bias, which the flash and flex kernels do not take.
         clip._attn_implementation = "eager" if config._attn_implementation == "eager" else "sdpa"
+        self.attention: str = clip._attn_implementation
         self.covered_size = config.covered_size
         self.grid = config.patch_grid
         depth = clip.num_hidden_layers

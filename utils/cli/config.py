@@ -228,6 +228,9 @@ class RunFlags:
         0, "pass over this many updates whose loss or gradients are not finite; the next one stops the run"
     )
     print_freq: Count = flag(1, "updates between log lines")
+    cache_vision_features: str = flag(
+        "", "folder in which the tower's features of each photo are kept, for this run and others (docs/training.md)"
+    )
 
 
 @settings
@@ -269,7 +272,7 @@ class RunConfig(
                 "--load_in_8bit and --load_in_4bit are for chat and evaluation; training rounds no weights: use "
                 "--precision bf16 or fp16, and --gradient_checkpointing or a smaller --batch_size to save memory"
             )
-        for name in ("eval_only", "resume", "overwrite_run"):
+        for name in ("eval_only", "resume", "overwrite_run", "cache_vision_features"):
             if self.overfit_one_batch and getattr(self, name):
                 raise InputError(
                     f"--overfit_one_batch starts from --version or --init_from and keeps nothing; leave --{name} out"

@@ -52,7 +52,8 @@ class Collator:
 def collate(samples: Sequence[Sample], codebook: SegCodebook, pad_token_id: int) -> Batch:
     """Put samples together, a row for each conversation, padded on the right.
 
-    B samples with Q conversations in all become (B, 3, R, R) pixels and (Q, L) ids; masks stay a list per image.
+    B samples with Q conversations in all become (B, 3, R, R) pixels and (Q, L) ids; masks stay a list per image. Images
+    whose features are known have no pixels.
 
     Raises:
         ValueError: if an image has more or fewer complete token groups than masks, which is a bug in the encoder.
@@ -68,8 +69,9 @@ def collate(samples: Sequence[Sample], codebook: SegCodebook, pad_token_id: int)
     for sample, found in zip(samples, groups, strict=True):
         if found != len(sample.masks):
             raise ValueError(f"{sample.sample_id}: {found} complete token groups but {len(sample.masks)} masks")
+    pixels = [sample.pixel_values for sample in samples if sample.photo.features is None]
     return Batch(
-        pixel_values=torch.stack([sample.pixel_values for sample in samples]),
+        pixel_values=torch.stack(pixels) if pixels else torch.zeros(0),
         valid_hw=torch.tensor([sample.valid_hw for sample in samples]),
         input_ids=input_ids,
         labels=pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
@@ -80,4 +82,6 @@ def collate(samples: Sequence[Sample], codebook: SegCodebook, pad_token_id: int)
         orig_hw=[sample.orig_hw for sample in samples],
         sample_ids=[sample.sample_id for sample in samples],
         ignore=[sample.ignore for sample in samples],
+        features=[sample.photo.features for sample in samples],
+        photo_keys=[sample.photo.key for sample in samples],
     )

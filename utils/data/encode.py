@@ -8,6 +8,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,18 +26,38 @@ from .photos import photo_hw
 from .records import RawSample, Skip, Turn
 
 
+@dataclass(frozen=True)
+class KnownPhoto:
+    """What is kept of a photo.
+
+    Attributes:
+        key: stands for the photo and how it is read; empty if nothing can be kept.
+        features: (S, g*g, V) of the tower; None if they are not known.
+    """
+
+    key: str = ""
+    features: Tensor | None = None
+
+
+class KnownPhotos(Protocol):
+    """Where features of photos are kept."""
+
+    def find(self, photo: Path | None, *, upright: bool) -> KnownPhoto: ...
+
+
 @dataclass(eq=False)
 class Sample:
     """What collate puts together.
 
     Attributes:
-        pixel_values: (3, R, R) float.
+        pixel_values: (3, R, R) float; (0,) if the features of the photo are known.
         valid_hw: rows and columns of the input that show the photo.
         orig_hw: (H, W) of the masks.
         input_ids, labels: one long tensor each per conversation.
         masks: (N, H, W) bool, one per complete token group, in reading order.
         ignore: (H, W) bool, pixels that neither loss nor score may look at; None when there are none.
         num_dropped_turns: turns left out because they exceed the token budget.
+        photo: what is kept of it.
         skipped: samples that were drawn before this one and could not be used.
     """
 
@@ -48,16 +70,28 @@ class Sample:
     ignore: Tensor | None
     sample_id: str
     num_dropped_turns: int
+    photo: KnownPhoto = KnownPhoto()
     skipped: tuple[Skip, ...] = ()
 
 
 class Encoder:
-    """Turns a RawSample into what the network reads; the same for training and validation."""
+    """Turns a RawSample into what the network reads; the same for training and validation.
 
-    def __init__(self, tokenizer: LlamaTokenizer, codebook: SegCodebook, config: PixelLMConfig) -> None:
+    Args:
+        known_photos: photos whose features are there are not decoded, and their samples have no pixels.
+    """
+
+    def __init__(
+        self,
+        tokenizer: LlamaTokenizer,
+        codebook: SegCodebook,
+        config: PixelLMConfig,
+        known_photos: KnownPhotos | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.codebook = codebook
         self.config = config
+        self._known_photos = known_photos
         self._conversation = get_conversation(config.conv_type)
         self._group = seg_strings(codebook.scales, codebook.tokens)
 
@@ -84,7 +118,10 @@ class Encoder:
                 f"{self.config.model_max_length}, {self.config.num_image_tokens} of which go to the image; raise it",
                 reason="too long",
             )
-        image = self._prepare_photo(raw)
+        known = KnownPhoto()
+        if self._known_photos:
+            known = self._known_photos.find(raw.image_path, upright=raw.upright)
+        image = self._prepare_photo(raw) if known.features is None else self._place_photo(raw)
         order = [target for turn in kept for target in turn.targets]
         masks = np.ascontiguousarray(image.crop_masks(raw.masks)[order])
         return Sample(
@@ -97,6 +134,7 @@ class Encoder:
             ignore=None if raw.ignore is None else torch.from_numpy(image.crop_masks(raw.ignore[None])[0]),
             sample_id=raw.sample_id,
             num_dropped_turns=sum(map(len, raw.conversations)) - len(kept),
+            photo=known,
         )
 
     def _prepare_photo(self, raw: RawSample) -> ImageInput:
@@ -105,6 +143,16 @@ class Encoder:
             size = self.config.image_size
             return ImageInput((size, size), (0, 0, 0, 0), (0, 0), torch.zeros(3, size, size))
         return self.config.preprocessor(read_photo(raw))
+
+    def _place_photo(self, raw: RawSample) -> ImageInput:
+        """The same without pixels."""
+        size, nothing = self.config.image_size, torch.zeros(0)
+        if raw.image_path is None:
+            return ImageInput((size, size), (0, 0, 0, 0), (0, 0), nothing)
+        hw = photo_hw(raw.image_path, upright=raw.upright)
+        _check_photo_hw(raw, hw)
+        place = self.config.preprocessor.place(hw)
+        return ImageInput(place.valid_hw, place.region, place.photo_hw, nothing)
 
     def _fit(
         self, turns: Sequence[Turn], *, truncate: bool, shows_photo: bool

@@ -27,6 +27,7 @@ from utils.evaluation.teacher_forced import validate_teacher_forced
 from .checkpoints import Checkpoints, check_free_space, num_to_come, open_step
 from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
+from .feature_cache import FeatureCache, check_cache, open_cache
 from .gradients import GradientGuard
 from .guards import Guards
 from .journal import Journal
@@ -127,6 +128,7 @@ class Trainer:
         # A model that ZeRO-3 divides need not fit on one device.
         settings = deepspeed_settings(run)
         training = build_for_training(run, device=None if shards_parameters(settings) else device)
+        check_cache(run, training.config, settings)
         step = dist.gather_objects(step)[0]  # the main process decides for all
         with dist.stop_together():
             stored = open_step(step) if step else None
@@ -147,10 +149,9 @@ class Trainer:
         assert contents is not None  # the main process has found out
         run = dataclasses.replace(run, overwrite_run=False)  # done, and not to be repeated with the recorded flags
         encoder, collator = _readers(run, training)
-        mixture = None
+        mixture, cache = None, open_cache(run, training, device) if sources else None
         if sources:
-            mixture = Mixture(sources, rates, encoder, seed=run.seed, once_per_epoch=run.epoch_mode == "all")
-            run = _with_length_of_epoch(run, mixture)
+            mixture, run = _make_mixture(run, sources, rates, encoder, cache)
         gradients = GradientGuard(training.wrapped, scales_loss=run.precision == "fp16", max_skips=run.skip_nonfinite)
         engine = build_engine(run, training, settings)
         checkpoints = Checkpoints(directory.checkpoints, contents, keep=run.keep_checkpoints)
@@ -170,7 +171,8 @@ class Trainer:
         journal = Journal(directory, first_update=update, total_updates=total, print_freq=run.print_freq)
         skips = SkipTally(run.max_bad_share)
         share = mask_share(sources, rates, by_rate=run.epoch_mode == "rates")
-        updates = Updates(run, engine, gradients, device=device, covered_size=training.config.covered_size)
+        covered = training.config.covered_size
+        updates = Updates(run, engine, gradients, device=device, covered_size=covered, cache=cache)
         guards = Guards(mask_share=share, total_updates=total, run_dir=directory.path)
         return cls(
             run, directory, lock, training, device, engine, encoder, collator, mixture, val_sources, skips, journal,
@@ -330,6 +332,18 @@ def _readers(run: RunConfig, training: TrainingModel) -> tuple[Encoder, Collator
     # transformers declares every type that the id of any tokenizer's token may have.
     pad_token_id = cast(int, training.tokenizer.pad_token_id)
     return encoder, Collator(training.config, pad_token_id, shared_prefix=run.shared_prefix)
+
+
+def _make_mixture(
+    run: RunConfig, sources: list[Source], rates: list[float], encoder: Encoder, cache: FeatureCache | None
+) -> tuple[Mixture, RunConfig]:
+    """The stream of training samples, in which photos that the cache knows have no pixels; the length of an epoch."""
+    encoder = Encoder(encoder.tokenizer, encoder.codebook, encoder.config, cache)
+    mixture = Mixture(sources, rates, encoder, seed=run.seed, once_per_epoch=run.epoch_mode == "all")
+    run = _with_length_of_epoch(run, mixture)
+    if cache:
+        cache.check_room(min(mixture.num_items, run.total_updates * images_per_update(run)))
+    return mixture, run
 
 
 def _with_length_of_epoch(run: RunConfig, mixture: Mixture) -> RunConfig:

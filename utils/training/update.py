@@ -16,6 +16,7 @@ from utils.cli.config import RunConfig
 from utils.evaluation.blanks import Blanks, count_blanks
 
 from .engine import Engine
+from .feature_cache import FeatureCache
 from .gradients import GradientGuard
 from .journal import UpdateReport
 from .normalization import UpdateShares
@@ -34,12 +35,20 @@ class Updates:
     Args:
         gradients: made before the engine.
         covered_size: of the network's configuration.
+        cache: of the tower's features; what collates the batches asks it, too.
     """
 
     def __init__(
-        self, run: RunConfig, engine: Engine, gradients: GradientGuard, *, device: torch.device, covered_size: int
+        self,
+        run: RunConfig,
+        engine: Engine,
+        gradients: GradientGuard,
+        *,
+        device: torch.device,
+        covered_size: int,
+        cache: FeatureCache | None = None,
     ) -> None:
-        self._covered_size = covered_size
+        self._covered_size, self._cache = covered_size, cache
         self._run, self._engine, self._gradients, self._device = run, engine, gradients, device
         self._weights = LossWeights(run.ce_loss_weight, run.bce_loss_weight, run.dice_loss_weight, run.refine_alpha)
         self._learned: list[Batch] = []  # the passes of the last update that was made
@@ -103,7 +112,10 @@ class Updates:
         return bool(dist.all_reduce_max(bad))
 
     def _losses(self, batch: Batch, on_cpu: Batch) -> LossTerms:
-        output = self._engine(**batch.inputs(photo_logits=False))
+        inputs = batch.inputs(photo_logits=False)
+        if self._cache:
+            inputs |= {"pixel_values": None, "tower_features": self._cache.complete(batch)}
+        output = self._engine(**inputs)
         assert on_cpu.rows is not None  # the collator of training lays them out
         return pixellm_loss(
             output.loss,
