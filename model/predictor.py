@@ -16,6 +16,7 @@ from .configuration import PRECISIONS
 from .errors import InputError
 from .image import Photo, photo_pixels
 from .PixelLM import PixelLMForCausalLM
+from .precision import settle_precision
 from .processor import PixelLMProcessor
 from .replies import Reply
 from .structures import VisionFeatures
@@ -50,7 +51,7 @@ class PixelLMPredictor:
         """Read a merged folder, ours or a published one.
 
         Args:
-            precision: fp32, bf16 or fp16.
+            precision: fp32, bf16 or fp16, or auto, which takes what the device computes in.
             bits: 8 or 4 quantize the language model.
             device: default is the first GPU, else the CPU.
             options: as of ``PixelLMForCausalLM.from_pretrained``.
@@ -58,7 +59,7 @@ class PixelLMPredictor:
             InputError: if the folder cannot be read, or its files do not belong together.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = PRECISIONS[precision]
+        dtype = PRECISIONS[settle_precision(precision, device, bits=bits)]
         model = PixelLMForCausalLM.from_pretrained(
             folder,
             dtype=dtype,

@@ -53,6 +53,7 @@ InputSide = Annotated[int, Field(ge=1, le=4096)]
 TokenGrid = Annotated[int, Field(ge=1, le=4096)]
 DecoderWidth = Annotated[int, Field(ge=16, le=2**14)]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
+Precision = Literal["fp32", "bf16", "fp16"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # Each is a process of its own: a slip of the finger must not take the machine down.
 Workers = Annotated[int, Field(ge=0, le=1024)]

@@ -5,15 +5,17 @@
     python scripts/benchmark.py quantization --version FOLDER --dataset_dir ./dataset
     python scripts/benchmark.py splits --config FILE --version BASE --vision_tower TOWER --dataset_dir ./dataset
     python scripts/benchmark.py checkpoints
+    python scripts/benchmark.py memory
     python scripts/benchmark.py train --size mid --compare
 
 ``data`` says how many samples per second one process makes, of every source and of their mixture, and what the time
 goes into. ``loading`` says how long it takes to read a model, and what memory one process and several at once need for
 it. ``quantization`` says what an 8-bit and a 4-bit language model save and change. ``splits`` says how far losses move
 when the same batches are trained on by other numbers of processes and at other ZeRO stages. ``checkpoints`` computes
-how large a checkpoint of the published sizes is. ``train`` says what an update of training costs, part by part, on
-random weights. ``data --help`` and the like list the flags. Other load on the machine is in all times: compare those of
-one run.
+how large a checkpoint of the published sizes is, and ``memory`` what training them takes on a GPU, with each preset of
+configs/hardware/ or with flags that are given. ``train`` says what an update of training costs, part by part, on random
+weights. ``data --help`` and the like list the flags. Other load on the machine is in all times: compare those of one
+run.
 """
 
 from __future__ import annotations
@@ -145,6 +147,23 @@ def benchmark_checkpoints(parsed: Parsed[CheckpointsConfig]) -> None:
     benchmark(**vars(parsed.config))
 
 
+@settings
+class MemoryConfig(RunConfig):
+    """Bytes that training takes on each GPU, computed: of the presets, or of flags that are given."""
+
+    size: Literal["7b", "13b"] = flag("7b", "of the model, with flags of training")
+    output_md: str = flag("", "Markdown file for the table")
+
+
+def benchmark_memory(parsed: Parsed[MemoryConfig]) -> None:
+    """Add up shapes; nothing is loaded."""
+    from utils.benchmark.memory import benchmark
+
+    config = parsed.config
+    of_run = parsed.given - {"size", "output_md"}
+    benchmark(config if of_run else None, size=config.size, output_md=config.output_md)
+
+
 PhotoSize = Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")]
 
 
@@ -178,6 +197,7 @@ COMMANDS = {
     "quantization": (QuantizationConfig, benchmark_quantization),
     "splits": (SplitsConfig, benchmark_splits),
     "checkpoints": (CheckpointsConfig, benchmark_checkpoints),
+    "memory": (MemoryConfig, benchmark_memory),
     "train": (TrainConfig, benchmark_train),
 }
 

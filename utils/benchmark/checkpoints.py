@@ -110,7 +110,7 @@ def sizes_of(network: nn.Module, run: RunConfig) -> Sizes:
     num_trained = sum(parameter.numel() for parameter in trained)
     optimizer = BYTES_PER_TRAINED_PARAMETER * num_trained
     slim, whole = (
-        Contents.of(network, dict.fromkeys(base, ""), base_place=run.version, precision=run.precision).frozen
+        Contents.of(network, dict.fromkeys(base, ""), base_place=run.version, precision=run.settled_precision).frozen
         for base in (base_names(network), [])
     )
     kept, frozen = (sum(_bytes(state[name], dtype) for name in names) for names in (slim, whole))

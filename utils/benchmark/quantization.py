@@ -144,7 +144,7 @@ def memory_of(network: PixelLMForCausalLM, *, bits: int = 16) -> dict[str, int]:
     for name, module in network.named_modules():
         part = part_of(name)
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            is_weight = isinstance(module, nn.Linear) and tensor is module.weight
+            is_weight = isinstance(module, nn.Linear) and tensor is module.weight and "lora_" not in name
             counted = bits if part == "blocks" and is_weight else 16
             memory[part] += tensor.nbytes if counted == 16 else _quantized(tensor, counted)
         memory[part] += _scales(module)

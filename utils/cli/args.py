@@ -1,8 +1,9 @@
 """Command lines from dataclasses: one field is one flag, with its released name and default.
 
-``parse`` merges defaults < ``--config`` file < flags given on the command line, and remembers which were given. A
-switch may stand for values of other flags; a value given beside it that contradicts it is refused. A field's annotation
-says what is allowed (``Literal`` for choices, the types below for ranges), and pydantic holds every value to it.
+``parse`` merges defaults < ``--config`` files, a later one over an earlier one < flags given on the command line, and
+remembers which were given. A switch may stand for values of other flags; a value given beside it that contradicts it is
+refused. A field's annotation says what is allowed (``Literal`` for choices, the types below for ranges), and pydantic
+holds every value to it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +179,11 @@ def _add_flags(parser: argparse.ArgumentParser, config_type: type) -> None:
         group = titles[title] if title in titles else titles.setdefault(title, parser.add_argument_group(title))
         _add_flag(group, field, hints[field.name])
     if titles:
-        parser.add_argument("--config", help="JSON file of flag values; flags on the command line win")
+        parser.add_argument(
+            "--config",
+            action="append",
+            help="JSON file of flag values; of several, the later one wins, and flags on the command line do",
+        )
 
 
 def _owner(config_type: type, name: str) -> type:
@@ -202,14 +208,31 @@ def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
 
 
 def _merge(config_type: type[ConfigType], given: dict[str, Any]) -> Parsed[ConfigType]:
-    config_file = given.pop("config", None)
-    values = _read_config_file(config_type, Path(config_file)) if config_file else {}
+    values: dict[str, Any] = {}
+    sources: dict[str, Path] = {}
+    for path in map(Path, given.pop("config", [])):
+        of_file = _read_config_file(config_type, path)
+        values |= of_file
+        sources |= dict.fromkeys(of_file, path)
     values |= given
-    values |= _implied(config_type, values)
-    for name, value in values.items():
-        if isinstance(value, str) and "\0" in value:
-            raise BadValue(f"--{name} is {shorten(value)}; expected text without a zero byte")
-    return Parsed(config_type(**values), frozenset(values), frozenset(given))
+    try:
+        values |= _implied(config_type, values)
+        for name, value in values.items():
+            if isinstance(value, str) and "\0" in value:
+                raise BadValue(f"--{name} is {shorten(value)}; expected text without a zero byte")
+        config = config_type(**values)
+    except InputError as err:
+        said = _said_in({name: path for name, path in sources.items() if name not in given}, str(err))
+        if not said:
+            raise
+        raise type(err)(f"{err} ({said})", reason=err.reason) from err
+    return Parsed(config, frozenset(values), frozenset(given))
+
+
+def _said_in(sources: Mapping[str, Path], problem: str) -> str:
+    """Which of the flags that a message names stand in which file."""
+    named = set(re.findall(r"--(?:no_)?(\w+)", problem))
+    return ", ".join(f"--{name} stands in {path}" for name, path in sources.items() if name in named)
 
 
 def _read_config_file(config_type: type, path: Path) -> dict[str, Any]:

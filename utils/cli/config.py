@@ -19,6 +19,7 @@ from model.values import (
     NonNegative,
     NonNegativeInt,
     Positive,
+    Precision,
     Scales,
     Seed,
     Share,
@@ -41,7 +42,7 @@ RELEASE_RECIPE_FLAGS = {
 _NO_SAM = "PixelLM uses no SAM image"
 _FROM_FOLDER = "the model folder records it"
 
-Precision = Literal["fp32", "bf16", "fp16"]
+PrecisionOrAuto = Literal["fp32", "bf16", "fp16", "auto"]
 Template = Literal["llava_v1", "llava_llama_2"]
 Optimizer = Literal["adamw", "muon"]
 LossNormalization = Literal["global", "local"]
@@ -206,7 +207,7 @@ class RunFlags:
     keep_checkpoints: Count = flag(2, "keep the last so many checkpoints, and the best")
     best_metric: Literal["giou", "ciou"] = flag("giou", "what makes a checkpoint the best, as a mean of --val_dataset")
     save_frozen: bool = flag(False, "checkpoints hold frozen weights too, in place of taking them from the base")
-    precision: Precision = flag("bf16", "training precision")
+    precision: PrecisionOrAuto = flag("bf16", "training precision; auto takes what the devices compute in")
     epochs: Count = flag(10, "epochs")
     steps_per_epoch: Count = flag(500, "updates per epoch")
     epoch_mode: Literal["rates", "all"] = flag(
@@ -216,6 +217,9 @@ class RunFlags:
     )
     batch_size: Count = flag(2, "images per process and forward pass")
     grad_accumulation_steps: Count = flag(10, "forward passes per update")
+    images_per_update: NonNegativeInt = flag(
+        0, "refuse to train unless all processes together make so many images an update; 0 takes any number"
+    )
     workers: Workers = flag(4, "loader processes per training process")
     seed: Seed = flag(0, "seed of weights, data and dropout", fixed="samples")
     overfit_one_batch: bool = flag(
@@ -287,6 +291,12 @@ class RunConfig(
     def total_updates(self) -> int:
         return self.epochs * self.steps_per_epoch
 
+    @property
+    def settled_precision(self) -> Precision:
+        """Of a run whose devices are known (model/precision.py)."""
+        assert self.precision != "auto"
+        return self.precision
+
 
 # What commands that show or check data accept, so that they take the flags of a run as they are.
 TRAINING_ONLY = (ValidationFlags, OptimizerFlags, LossFlags, TrainableFlags)
@@ -296,7 +306,7 @@ TRAINING_ONLY = (ValidationFlags, OptimizerFlags, LossFlags, TrainableFlags)
 class InferenceFlags:
     """How the language model is computed."""
 
-    precision: Precision = flag("bf16", "inference precision")
+    precision: PrecisionOrAuto = flag("bf16", "inference precision; auto takes what the device computes in")
     attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/hardware.md)")
     load_in_8bit: bool = flag(False, "8-bit weights in the language model; needs bitsandbytes")
     load_in_4bit: bool = flag(False, "4-bit weights in the language model; needs bitsandbytes")
@@ -359,7 +369,7 @@ class MergeConfig:
 
     version: str = flag("liuhaotian/llava-llama-2-13b-chat-lightning-preview", "LLaVA base of the run")
     vis_save_path: str = flag("./vis_output", "pictures folder", unused="merging draws nothing")
-    precision: Precision = flag("bf16", "precision of the saved weights")
+    precision: PrecisionOrAuto = flag("bf16", "precision of the saved weights; auto takes that of the run")
     image_size: NonNegativeInt = flag(1024, "side of the SAM image", unused=_NO_SAM)
     model_max_length: Count = flag(512, "token budget")
     lora_r: LoraRank = flag(8, "LoRA rank", unused="the weights show it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from model.drawing import write_image
 from model.files import write_json
 from model.outputs import check_output_file
+from model.precision import settle_precision
 from model.predictor import PixelLMPredictor
 from utils import dist
 from utils.data.names import split_names
@@ -36,6 +37,11 @@ def evaluate(config: EvaluateConfig) -> None:
     # Every set is opened before the first one costs hours.
     sources = [build_val_source(config.dataset_dir, name) for name in split_names(config.val_dataset)]
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    # Bad input up to here is met by every process, bad input after it by some.
+    if dist.world_size() > 1:
+        dist.join("gloo", timeout=timedelta(days=1))
+    precision = settle_precision(config.precision, device, bits=config.bits, agree=dist.gather_objects)
+    config = replace(config, precision=precision)
     predictor = PixelLMPredictor.from_pretrained(
         config.version,
         precision=config.precision,
@@ -45,9 +51,6 @@ def evaluate(config: EvaluateConfig) -> None:
         vision_tower=config.vision_tower or None,
         conv_type=config.conv_type,
     )
-    # Bad input up to here is met by every process, bad input after it by some.
-    if dist.world_size() > 1:
-        dist.join("gloo", timeout=timedelta(days=1))
     results, panels = [], []
     for source in sources:
         with dist.stop_together():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,11 +17,13 @@ from model.hub import portable_path, resolve_folder
 from model.outputs import check_output_folder, output_folder
 from model.part_configs import read_base_config, read_tower_config
 from model.PixelLM import PixelLMForCausalLM
+from model.precision import settle_precision
 from model.processor import PixelLMProcessor
 from model.structures import Batch
 from model.text.conversation import IMAGE, SEG_MARK, get_conversation
 from model.text.tokenizer import load_tokenizer
 from model.text.tokens import IGNORE_INDEX, encode_conversation, seg_strings
+from model.values import Precision
 from model.weights.bases import read_tower
 from model.weights.card import keep_own_card
 from model.weights.checkpoint import MERGED_MODEL
@@ -71,6 +73,7 @@ def merge(flags: MergeConfig, *, given: Collection[str] = ("version", "vision_to
     )
     with output_folder(folder, kind=MERGED_MODEL) as unchecked:
         keep_own_card(folder, unchecked)
+        flags = replace(flags, precision=saved_precision(flags))
         moved = {name: getattr(flags, name) if name in given else "" for name in ("version", "vision_tower")}
         expected = _write_merged(flags, unchecked, moved)
         verify(unchecked, expected, precision=flags.precision)
@@ -106,6 +109,15 @@ def _write_merged(flags: MergeConfig, folder: Path, moved: dict[str, str]) -> di
     network.to(dtype=PRECISIONS[flags.precision])  # pyright: ignore[reportCallIssue]
     network.save_pretrained(folder, save_vision_tower=flags.save_vision_tower)
     return expected
+
+
+def saved_precision(flags: MergeConfig) -> Precision:
+    """With ``auto``, that of the run; where nothing describes it, that of this machine."""
+    wanted = flags.precision
+    if wanted == "auto" and (description := RunDescription.of_weight(Path(flags.weight))):
+        wanted = description.read_flags().precision
+        logger.info("--precision auto: %s, because the run was trained in it", wanted)
+    return settle_precision(wanted, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _describe(base: dict[str, Tensor], flags: MergeConfig) -> _Run:

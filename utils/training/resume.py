@@ -38,7 +38,7 @@ def find_contents(run: RunConfig, training: TrainingModel, step: Path | None, st
         training.wrapped,
         {} if run.save_frozen else base,
         base_place=portable_path(run.init_from or run.version),
-        precision=run.precision,
+        precision=run.settled_precision,
     )
 
 

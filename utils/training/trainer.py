@@ -14,6 +14,7 @@ import torch
 
 from model.attention import check_attention, check_shared_prefix
 from model.configuration import PRECISIONS
+from model.precision import settle_precision
 from model.structures import Batch
 from utils import dist
 from utils.cli.config import RunConfig
@@ -46,7 +47,7 @@ from .steps import latest_step, remove_unfinished, step_names
 from .stop import Stopped, StopSignals, tell_stopped
 from .stored import Progress
 from .tower_guard import warn_of_tower
-from .update import Updates, images_per_update
+from .update import Updates, check_images_per_update, images_per_update
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,8 @@ class Trainer:
         Raises:
             InputError: if flags, data, weights or checkpoint cannot be used; before the first update.
         """
-        check_attention(run.attn_implementation, dtype=PRECISIONS[run.precision])
+        check_attention(run.attn_implementation, dtype=PRECISIONS.get(run.precision))  # on a GPU, auto is 16 bits
+        check_images_per_update(run)
         if run.shared_prefix:
             check_shared_prefix(run.attn_implementation)
         directory = RunDirectory.of(run)
@@ -108,6 +110,8 @@ class Trainer:
             (sources, rates), val_sources = read_once(lambda: (open_train_sources(run), open_val_sources(run)))
             device = init_distributed()
             peers.start(lambda: _whereabouts(directory))
+            precision = settle_precision(run.precision, device, agree=dist.gather_objects)
+            run = dataclasses.replace(run, precision=precision)  # the run is recorded with it
             with memory_told("start", run, device, whereabouts=lambda: _whereabouts(directory)):
                 trainer = cls._build(run, device, directory, lock, step, sources, rates, val_sources)
             on_error.pop_all()

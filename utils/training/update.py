@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from model.configuration import PRECISIONS
+from model.errors import InputError
 from model.image import photo_resizers
 from model.losses import LossWeights, pixellm_loss
 from model.structures import Batch, LossTerms
@@ -27,6 +28,28 @@ _PARTS = ("total", "ce", "bce", "dice", "refine")
 def images_per_update(run: RunConfig) -> int:
     """Of all processes together."""
     return run.batch_size * run.grad_accumulation_steps * dist.world_size()
+
+
+def check_images_per_update(run: RunConfig) -> None:
+    """Hold the batch of an update to ``--images_per_update``, by which a preset says for how many processes it is.
+
+    Raises:
+        InputError: if it is another, with the flags that keep it.
+    """
+    wanted, found, processes = run.images_per_update, images_per_update(run), dist.world_size()
+    if not wanted or wanted == found or run.eval_only or run.overfit_one_batch:
+        return
+    of_pass = run.batch_size * processes
+    remedy = (
+        f"give --grad_accumulation_steps={wanted // of_pass} to keep {wanted}"
+        if wanted % of_pass == 0
+        else f"give a --batch_size by which, times {processes}, {wanted} can be divided"
+    )
+    raise InputError(
+        f"{processes} process(es) x --batch_size={run.batch_size} x --grad_accumulation_steps="
+        f"{run.grad_accumulation_steps} make {found} images an update, but --images_per_update is {wanted}; {remedy}, "
+        f"or --images_per_update={found} to train otherwise"
+    )
 
 
 class Updates:

@@ -236,6 +236,70 @@ def test_shipped_configurations_parse(repository):
     assert "tiny_cpu" in parsed
 
 
+@pytest.mark.parametrize("model", ["pixellm_7b", "pixellm_13b"])
+@pytest.mark.parametrize("hardware", ["8x80gb", "8x24gb", "1x80gb"])
+def test_a_model_and_a_hardware_preset_make_the_released_batch(repository, hardware, model):
+    """2 images x 10 passes x 8 GPUs."""
+    from utils.training.deepspeed_config import deepspeed_settings
+
+    files = [f"--config={repository / f'configs/{name}.json'}" for name in (model, f"hardware/{hardware}")]
+    run = parse(RunConfig, files, "").config
+    processes = int(hardware.split("x")[0])
+    assert processes * run.batch_size * run.grad_accumulation_steps == run.images_per_update == 160
+    assert run.exp_name == model.replace("_", "-")
+    assert deepspeed_settings(run)["train_micro_batch_size_per_gpu"] == run.batch_size
+
+
+@pytest.fixture
+def two_files(tmp_path):
+    def write(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+        for name, content in (("first", first), ("second", second)):
+            (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        return [f"--config={tmp_path / name}.json" for name in ("first", "second")]
+
+    return write
+
+
+def test_of_several_files_the_later_one_wins_and_then_the_command_line(two_files):
+    files = two_files({"batch_size": 1, "epochs": 2, "workers": 3}, {"batch_size": 4, "epochs": 5})
+    parsed = parse(RunConfig, [*files, "--epochs=6"], "")
+    assert (parsed.config.batch_size, parsed.config.epochs, parsed.config.workers) == (4, 6, 3)
+    assert parsed.given == {"batch_size", "epochs", "workers"}
+    assert parsed.typed == {"epochs"}
+
+
+def test_an_unknown_key_names_its_file(two_files):
+    with pytest.raises(InputError, match=r"second\.json: unknown key 'epoch'"):
+        parse(RunConfig, two_files({"epochs": 2}, {"epoch": 2}), "")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            {"release_recipe": True},
+            {"shared_prefix": True},
+            r"release_recipe means --shared_prefix=False.* \(--release_recipe stands in .*first\.json, "
+            r"--shared_prefix stands in .*second\.json\)",
+        ),
+        (
+            {"overfit_one_batch": True},
+            {"eval_only": True, "epochs": 3},
+            r"--eval_only out \(--overfit_one_batch stands in .*first\.json, --eval_only stands in .*second\.json\)",
+        ),
+    ],
+)
+def test_what_does_not_go_together_names_the_files(two_files, first, second, message):
+    with pytest.raises(InputError, match=message):
+        parse(RunConfig, two_files(first, second), "")
+
+
+def test_what_is_typed_is_in_no_file(two_files):
+    files = two_files({"release_recipe": True}, {"shared_prefix": False})
+    with pytest.raises(InputError, match=r"leave one of the two out \(--release_recipe stands in [^,]*first\.json\)"):
+        parse(RunConfig, [*files, "--shared_prefix"], "")
+
+
 @pytest.mark.parametrize("size", [448, 512])
 def test_shipped_preprocessor_files_belong_to_their_size(repository, size):
     from utils.training.start import read_normalization

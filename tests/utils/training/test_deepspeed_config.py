@@ -63,3 +63,12 @@ def test_what_does_not_go_together_is_refused_in_one_line(tmp_path, zero, flags,
     with pytest.raises(InputError, match=says) as refused:
         settings(tmp_path, zero, **flags)
     assert "\n" not in str(refused.value)
+
+
+def test_every_shipped_file_is_taken(repository):
+    files = sorted((repository / "configs").glob("ds_*.json"))
+    stages = {
+        file.stem: deepspeed_settings(RunConfig(deepspeed_config=str(file)))["zero_optimization"]["stage"]
+        for file in files
+    }
+    assert stages == {"ds_one_gpu": 2, "ds_zero2": 2, "ds_zero2_offload": 2, "ds_zero3": 3}
