@@ -53,6 +53,32 @@ def losses(folder: Path) -> list[dict[str, float]]:
     return found
 
 
+# Each process in a folder of its own, as machines have them that share no disk.
+_APART = """
+import os, sys
+from pathlib import Path
+from utils.training import machines
+import train_ds
+
+machines._PATIENCE_S = 0.0
+os.environ["LOCAL_WORLD_SIZE"] = "1"
+place = Path(sys.argv[1], os.environ["RANK"])
+place.mkdir()
+os.chdir(place)
+train_ds.exit_at_once(train_ds.main(sys.argv[2:]))
+"""
+
+
+def test_machines_that_share_no_disk_are_refused_before_weights_are_read(tiny_world, tmp_path, forks):
+    flags = [*tiny_world.arguments, *TRAIN_FLAGS, "--log_base_dir=runs"]
+    finished = forks.python("-c", _APART, tmp_path, *flags, processes=2)
+    assert finished.code == 2, finished.text
+    (error,) = finished.errors
+    assert "runs/pixellm is not the run directory of process 0" in error
+    assert "give a --log_base_dir on a disk that all machines share" in error
+    assert not list(tmp_path.rglob("pixellm")), "nothing was changed"
+
+
 class Cluster:
     """Stand-ins for Slurm's commands, and what the batch script did with them."""
 

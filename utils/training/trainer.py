@@ -32,6 +32,7 @@ from .feature_cache import FeatureCache, check_cache, open_cache
 from .gradients import GradientGuard
 from .guards import Guards
 from .journal import Journal
+from .machines import check_shared
 from .memory import check_memory
 from .out_of_memory import Phase, memory_told
 from .overfit import OneBatch
@@ -110,6 +111,7 @@ class Trainer:
             (sources, rates), val_sources = read_once(lambda: (open_train_sources(run), open_val_sources(run)))
             device = init_distributed()
             peers.start(lambda: _whereabouts(directory))
+            check_shared(directory.path)
             precision = settle_precision(run.precision, device, agree=dist.gather_objects)
             run = dataclasses.replace(run, precision=precision)  # the run is recorded with it
             with memory_told("start", run, device, whereabouts=lambda: _whereabouts(directory)):
