@@ -92,6 +92,8 @@ class Batch:
         features: B times (S, g*g, V) as the tower makes them, None where they are not known; an empty list stands for
             none at all.
         photo_keys: B names under which features can be kept; an empty list stands for none at all.
+        sources: B names of the datasets that they were drawn from; in training alone.
+        replaced: the dataset of each sample that could not be used, and in whose place one of these was drawn.
     """
 
     pixel_values: Tensor
@@ -107,6 +109,8 @@ class Batch:
     rows: TokenRows | None = None
     features: list[Tensor | None] = field(default_factory=list)
     photo_keys: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
 
     def inputs(self, *, photo_logits: bool = True) -> dict[str, Any]:
         """What the forward pass of the network takes.

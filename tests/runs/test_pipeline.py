@@ -42,7 +42,7 @@ class Run:
 def trained(tiny_world: TinyWorld, repository: Path, tmp_path_factory) -> Run:
     """Two epochs of two updates."""
     runs = tmp_path_factory.mktemp("runs")
-    flags = [*tiny_world.arguments, *TRAIN_FLAGS, f"--log_base_dir={runs}", "--exp_name=tiny"]
+    flags = [*tiny_world.arguments, *TRAIN_FLAGS, f"--log_base_dir={runs}", "--exp_name=tiny", "--val_generate=1"]
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TORCH_EXTENSIONS_DIR", str(runs / "extensions"))
         finished = deepspeed("train_ds.py", *flags, cwd=repository)
@@ -68,9 +68,32 @@ def test_nothing_is_compiled(trained):
 
 def test_validation_names_its_protocol(trained):
     scores = [record for record in trained.log() if "val" in record]
-    assert [record["update"] for record in scores] == [2, 4]
-    assert {(record["val"], record["protocol"]) for record in scores} == {("MultiReasonSeg|val", "teacher-forced")}
-    assert all(0 <= record[name] <= 1 for record in scores for name in ("giou", "ciou"))
+    assert [record["update"] for record in scores] == [2, 2, 4, 4]
+    assert {record["val"] for record in scores} == {"MultiReasonSeg|val"}
+    assert [record["protocol"] for record in scores] == ["teacher-forced", "generated"] * 2
+    forced, generated = scores[:2]
+    assert all(0 <= forced[name] <= 1 for name in ("giou", "ciou"))
+    assert generated["images"] == 1
+    assert generated["questions"] > 0
+
+
+def test_validation_draws_the_same_samples_each_time(trained):
+    names = sorted(path.name for path in (trained.folder / "pictures").iterdir())
+    sheets = [f"MultiReasonSeg-val-{kind}update-{update}.jpg" for kind in ("generated-", "") for update in (2, 4)]
+    assert names == sheets
+    before, after = (read_image(trained.folder / "pictures" / name).shape for name in sheets[2:])
+    assert before == after
+
+
+def test_every_update_says_what_it_has_read(trained):
+    updates = [record for record in trained.log() if "total" in record]
+    for record in updates:
+        assert sum(record["drawn"].values()) == 2 * NUM_PROCESSES, "batch size 1, two passes"
+        assert record["samples_per_second"] == pytest.approx(2 * NUM_PROCESSES / record["seconds"], rel=0.01)
+        assert 0.5 < record["real_token_share"] <= 1
+        assert record["gradient_norm"] > 0
+        assert record["peak_memory"] > 2**20
+    assert {name for record in updates for name in record["drawn"]} <= {"multi_reason_seg", "refcoco"}
 
 
 def test_the_log_speaks_once_and_says_what_is_trained(trained):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.launch import run
+from tests.support.toy_curves import curve_of, read_curve
 from utils.training.overfit import LEARNED, NAME
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/training.md"
@@ -49,6 +50,18 @@ def told(place: Path) -> str:
 
 def test_a_healthy_check_is_not_warned(place):
     assert "It usually means" not in told(place)
+
+
+def test_five_updates_follow_the_reference_curve(place, forks, tmp_path):
+    """What the page says of benchmarks/toy_curves.json, in the world of its commands."""
+    world = [f"--version={place}/toy_world/llava-toy", f"--vision-tower={place}/toy_world/clip-toy"]
+    flags = [*world, f"--dataset_dir={place}/toy_world/dataset", "--config=configs/tiny_cpu.json", "--exp_name=five"]
+    own = ["--epochs=1", "--steps_per_epoch=5", f"--log_base_dir={tmp_path}", "--report_to=none"]
+    finished = forks.python("train_ds.py", *flags, *own)
+    assert finished.code == 0, finished.text
+    found, expected = curve_of(tmp_path / "five"), read_curve("five_updates")
+    for part, values in expected.items():
+        assert found[part] == pytest.approx(values, rel=1e-3, abs=1e-4), part
 
 
 def test_the_samples_of_the_check_can_be_looked_at(place, scores):

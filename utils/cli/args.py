@@ -56,6 +56,7 @@ def flag(
     unused: str = "",
     implies: Mapping[str, Any] | None = None,
     fixed: Literal["", "checkpoint", "samples"] = "",
+    positional: bool = False,
 ) -> Any:
     """A dataclass field that is a command-line flag.
 
@@ -65,8 +66,12 @@ def flag(
         implies: values of other flags that a switch stands for when it is on.
         fixed: what depends on the flag, so that a resumed run must keep it: what its checkpoint holds, or the samples
             that it sees.
+        positional: it takes what stands on the command line without a flag; a tuple of texts.
     """
-    metadata = {"help": help, "aliases": aliases, "unused": unused, "implies": implies or {}, "fixed": fixed}
+    metadata = {
+        "help": help, "aliases": aliases, "unused": unused, "implies": implies or {}, "fixed": fixed,
+        "positional": positional,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -112,8 +117,9 @@ def build_parser(config_type: type, description: str) -> argparse.ArgumentParser
 
     ``--help`` shows the flags under the first line of the docstring of the class that declares them.
     """
+    places = [f"{field.name.upper()} ..." for field in _fields(config_type) if field.metadata["positional"]]
     parser = _Parser(
-        usage="%(prog)s [--FLAG VALUE ...]",
+        usage=" ".join(["%(prog)s", *places, "[--FLAG VALUE ...]"]),
         description=description,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
@@ -192,6 +198,9 @@ def _owner(config_type: type, name: str) -> type:
 
 
 def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
+    if field.metadata["positional"]:
+        group.add_argument(field.name, nargs="*", metavar=field.name.upper(), help=field.metadata["help"])
+        return
     names = (f"--{field.name}", *field.metadata["aliases"])
     effect = f"; no effect: {field.metadata['unused']}" if field.metadata["unused"] else ""
     means = ", ".join(f"--{name}={value}" for name, value in field.metadata["implies"].items())
@@ -220,6 +229,7 @@ def _merge(config_type: type[ConfigType], given: dict[str, Any]) -> Parsed[Confi
         for name, value in values.items():
             if isinstance(value, str) and "\0" in value:
                 raise BadValue(f"--{name} is {shorten(value)}; expected text without a zero byte")
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         config = config_type(**values)
     except InputError as err:
         said = _said_in({name: path for name, path in sources.items() if name not in given}, str(err))

@@ -46,6 +46,7 @@ PrecisionOrAuto = Literal["fp32", "bf16", "fp16", "auto"]
 Template = Literal["llava_v1", "llava_llama_2"]
 Optimizer = Literal["adamw", "muon"]
 LossNormalization = Literal["global", "local"]
+ReportTo = Literal["tensorboard", "wandb", "none"]
 
 
 def _inside(name: str) -> str:
@@ -235,6 +236,7 @@ class RunFlags:
     cache_vision_features: str = flag(
         "", "folder in which the tower's features of each photo are kept, for this run and others (docs/training.md)"
     )
+    report_to: ReportTo = flag("tensorboard", "where curves and pictures are drawn (docs/training.md)")
 
 
 @settings
@@ -243,6 +245,7 @@ class ValidationFlags:
 
     val_dataset: str = flag("ReasonSeg|val", "validation sets, joined with ||")
     val_batch_size: Count = flag(1, "images per process in validation")
+    val_generate: NonNegativeInt = flag(0, "also answer questions about the first so many images of each set freely")
     no_eval: bool = flag(False, "no validation during training; --eval takes it back")
     eval_only: bool = flag(False, "validate the run's checkpoint and stop")
 

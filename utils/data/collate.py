@@ -84,4 +84,6 @@ def collate(samples: Sequence[Sample], codebook: SegCodebook, pad_token_id: int)
         ignore=[sample.ignore for sample in samples],
         features=[sample.photo.features for sample in samples],
         photo_keys=[sample.photo.key for sample in samples],
+        sources=[sample.source for sample in samples],
+        replaced=[skip.source for sample in samples for skip in sample.skipped],
     )

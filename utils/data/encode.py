@@ -59,6 +59,7 @@ class Sample:
         num_dropped_turns: turns left out because they exceed the token budget.
         photo: what is kept of it.
         skipped: samples that were drawn before this one and could not be used.
+        source: the name of the dataset that it was drawn from; empty outside of a mixture.
     """
 
     pixel_values: Tensor
@@ -72,6 +73,7 @@ class Sample:
     num_dropped_turns: int
     photo: KnownPhoto = KnownPhoto()
     skipped: tuple[Skip, ...] = ()
+    source: str = ""
 
 
 class Encoder:

@@ -79,7 +79,7 @@ class Mixture(Dataset):
                 skipped.append(Skip(source.name, err.reason, str(err)))
                 number, item = self._draw(rng)
             else:
-                sample.skipped = tuple(skipped)
+                sample.skipped, sample.source = tuple(skipped), source.name
                 return sample
         raise InputError(f"{_MAX_DRAWS} samples in a row cannot be used. The last of them: {skipped[-1].message}")
 

@@ -25,6 +25,8 @@ from utils.masks.rle import encode_rle
 from .matching import match_masks
 from .results import EvaluationResult, QuestionRecord
 
+MAX_NEW_TOKENS = 512  # of an answer, where nobody says otherwise
+
 
 class Predictor(Protocol):
     """What is evaluated: model.predictor.PixelLMPredictor, or anything that answers like it."""
@@ -43,7 +45,7 @@ def evaluate_generative(
     *,
     limit: int | None = None,
     progress: bool = True,
-    max_new_tokens: int = 512,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     shard: tuple[int, int] = (0, 1),
 ) -> EvaluationResult:
     """Ask every question of a validation set and score the masks of the replies.
@@ -61,7 +63,7 @@ def evaluate_generative(
     indices = range(rank, min(len(source), limit or len(source)), num_shards)
     records: list[QuestionRecord] = []
     for index in tqdm(indices, desc=source.name, disable=not progress):
-        records.extend(_evaluate_image(predictor, source, index=index, max_new_tokens=max_new_tokens))
+        records.extend(evaluate_image(predictor, source, index=index, max_new_tokens=max_new_tokens))
     return EvaluationResult(source.name, tuple(records), max_new_tokens)
 
 
@@ -70,7 +72,12 @@ def gather(part: EvaluationResult) -> EvaluationResult:
     return EvaluationResult.join(dist.gather_objects(part))
 
 
-def _evaluate_image(predictor: Predictor, source: Source, *, index: int, max_new_tokens: int) -> list[QuestionRecord]:
+def evaluate_image(predictor: Predictor, source: Source, *, index: int, max_new_tokens: int) -> list[QuestionRecord]:
+    """Ask every question about one image.
+
+    Raises:
+        InputError: if the sample cannot be used; the message names it.
+    """
     name = f"sample {index} of {source.name}"
     try:
         sample = get_sample(source, index)

@@ -73,6 +73,11 @@ def deepspeed_settings(run: RunConfig) -> dict[str, Any]:
         _check_offload(zero, run, path)
         # Else DeepSpeed insists on an optimizer of its own, which it compiles on this machine.
         settings["zero_force_ds_cpu_optimizer"] = False
+    if run.val_generate and zero.get("stage") == 3:
+        raise InputError(
+            f"--val_generate does not go with ZeRO stage 3 of --deepspeed_config {path}, which leaves no process the "
+            "whole network; leave it out, and score the merged model with scripts/evaluate.py, or set stage 0, 1 or 2"
+        )
     settings["train_micro_batch_size_per_gpu"] = run.batch_size
     settings["gradient_accumulation_steps"] = run.grad_accumulation_steps
     if run.precision != "fp32":

@@ -15,7 +15,7 @@ from pathlib import Path
 from utils.cli.checklist import Checklist
 from utils.evaluation.blanks import Blanks
 
-from .journal import UpdateReport
+from .report import UpdateReport
 
 logger = logging.getLogger(__name__)
 

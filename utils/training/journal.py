@@ -1,28 +1,38 @@
-"""What a run writes down while it goes on: log.jsonl, TensorBoard, the progress bar, the console."""
+"""What a run writes down while it goes on: log.jsonl, a board, pictures, the progress bar, the console."""
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from torch.utils.tensorboard import SummaryWriter
+import numpy as np
 from tqdm import tqdm
 
+from model.drawing import write_image
 from utils import dist
+from utils.cli.config import RunConfig
 from utils.data.mixture import SkipTally, describe_skips
-from utils.evaluation.blanks import Blanks
-from utils.evaluation.metrics import IoUMeter
 
+from .boards import Tags, open_board
+from .report import UpdateRecords, UpdateReport, finite
 from .run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
+
+
+class IoUs(Protocol):
+    """Scores of a validation set; nan where it has no mask."""
+
+    @property
+    def giou(self) -> float: ...
+
+    @property
+    def ciou(self) -> float: ...
 
 
 class JsonLines:
@@ -40,83 +50,84 @@ class JsonLines:
         self._file.close()
 
 
-@dataclass(frozen=True)
-class UpdateReport:
-    """One update of all processes.
+class Console:
+    """A progress bar in a terminal, else a line now and then, with the means of the updates since the last line.
 
-    Attributes:
-        update: its number; the first one is 1.
-        rate: the learning rate that it was made with.
-        seconds: how long it took.
-        num_masks: targets in it.
-        terms: the parts of the loss by name, ``total`` among them; of the whole update.
-        num_samples: photos in it, or dialogues without one.
-        num_tokens: supervised ones.
-        blanks: predictions that show nothing.
+    Args:
+        first_update: updates done before; total_updates: updates at the end of the run.
+        print_freq: updates between lines.
     """
 
-    update: int
-    rate: float
-    seconds: float
-    num_masks: int
-    terms: dict[str, float]
-    num_samples: int
-    num_tokens: int
-    blanks: Blanks
+    def __init__(self, records: UpdateRecords, *, first_update: int, total_updates: int, print_freq: int) -> None:
+        self._records, self._first_update = records, first_update
+        self._total_updates, self._print_freq = total_updates, print_freq
+        self._started = time.time()
+        self._prints_lines = not sys.stderr.isatty()
+        self._untold: list[UpdateReport] = []
+        hides_bar = self._prints_lines or first_update >= total_updates
+        self._bar = tqdm(total=total_updates, initial=first_update, unit="update", disable=hides_bar)
+
+    def see_update(self, report: UpdateReport, *, is_last: bool) -> None:
+        """Move the bar; tell the first update, each ``print_freq``-th and the last one."""
+        self._untold.append(report)
+        self._bar.update()
+        self._bar.set_postfix_str(
+            f"loss {report.terms['total']:.3f} lr {report.rate:.1e} ETA {self._remaining(report.update)}"
+        )
+        number = report.update
+        if number == 1 or number % self._print_freq == 0 or number == self._total_updates or is_last:
+            self._tell()
+
+    def _tell(self) -> None:
+        """A line about the updates that no line has told of yet."""
+        if self._untold and self._prints_lines:
+            remaining = self._remaining(self._untold[-1].update)
+            logger.info("%s", self._records.line(self._untold, total_updates=self._total_updates, remaining=remaining))
+        self._untold = []
+
+    def _remaining(self, update: int) -> str:
+        done, left = update - self._first_update, self._total_updates - update
+        return tqdm.format_interval((time.time() - self._started) / done * left)
+
+    def close(self) -> None:
+        self._tell()
+        self._bar.close()
 
 
 class Journal:
     """Tells what happens in a run; only the main process writes, the others do nothing.
 
     Args:
-        first_update: updates done before; what TensorBoard has of later ones is dropped.
+        run: its flags.
+        records: turns reports into what is written.
+        first_update: updates done before.
         total_updates: updates at the end of the run.
-        print_freq: updates between console lines where there is no terminal for a progress bar.
+    Raises:
+        InputError: on the main process, if Weights & Biases cannot be reached.
     """
 
-    def __init__(self, directory: RunDirectory, *, first_update: int, total_updates: int, print_freq: int) -> None:
-        self._first_update, self._total_updates, self._print_freq = first_update, total_updates, print_freq
-        self._started = time.time()
-        has_terminal = sys.stderr.isatty()
-        self._prints_lines = not has_terminal
-        self._outputs: tuple[JsonLines, SummaryWriter, tqdm] | None = None
-        if dist.is_main():
-            hides_bar = not has_terminal or first_update >= total_updates
-            self._outputs = (
-                JsonLines(directory.log_file),
-                SummaryWriter(str(directory.path), purge_step=first_update),
-                tqdm(total=total_updates, initial=first_update, unit="update", disable=hides_bar),
+    def __init__(
+        self, directory: RunDirectory, run: RunConfig, records: UpdateRecords, *, first_update: int, total_updates: int
+    ) -> None:
+        self._directory, self._records, self._tags = directory, records, Tags()
+        self._is_main = dist.is_main()
+        if self._is_main:
+            self._lines = JsonLines(directory.log_file)
+            self._board = open_board(directory.path, run, first_update=first_update)
+            self._console = Console(
+                records, first_update=first_update, total_updates=total_updates, print_freq=run.print_freq
             )
 
-    def log_update(self, report: UpdateReport) -> None:
-        """Loss, rate and speed of one update, and how long the rest will take."""
-        if self._outputs is None:
-            return
-        lines, board, bar = self._outputs
-        done, left = report.update - self._first_update, self._total_updates - report.update
-        remaining = tqdm.format_interval((time.time() - self._started) / done * left)
-        bar.update()
-        bar.set_postfix_str(f"loss {report.terms['total']:.3f} lr {report.rate:.1e} ETA {remaining}")
-        numbers = {"update": report.update, "lr": report.rate, "seconds": round(report.seconds, 4)}
-        # JSON has no number that is not finite; an update that was passed over has.
-        terms = {name: round(value, 6) if math.isfinite(value) else None for name, value in report.terms.items()}
-        blank = report.blanks.empty + report.blanks.full
-        seen = {"masks": report.num_masks, "blank_masks": blank, "tokens": report.num_tokens}
-        lines.write({**numbers, **seen, **terms})
-        for name, value in report.terms.items():
-            board.add_scalar(f"train/{name}", value, report.update)
-        board.add_scalar("train/lr", report.rate, report.update)
-        board.add_scalar("metrics/seconds_per_update", report.seconds, report.update)
-        if self._prints_lines and (report.update % self._print_freq == 0 or report.update == 1):
-            self._print_line(report, remaining)
+    def log_update(self, report: UpdateReport, *, is_last: bool = False) -> None:
+        """Losses, counts and rates of one update.
 
-    def _print_line(self, report: UpdateReport, remaining: str) -> None:
-        parts = " ".join(f"{name} {value:.4f}" for name, value in report.terms.items() if name != "total")
-        logger.info(
-            "update %d/%d loss %.4f (%s) masks %d lr %.2e %.2f s/update ETA %s",
-            report.update, self._total_updates, report.terms["total"], parts, report.num_masks, report.rate,
-            report.seconds, remaining,
-        )  # fmt: skip
+        Args:
+            is_last: the run ends with it, before its last update.
+        """
+        if self._is_main:
+            self._lines.write(self._records.record(report))
+            self._board.add_scalars(self._records.scalars(report), report.update)
+            self._console.see_update(report, is_last=is_last)
 
     def log_skips(self, update: int, tally: SkipTally) -> None:
         """What all processes have left out of the data so far: samples by source and reason, and turns.
@@ -126,7 +137,7 @@ class Journal:
         everybody = dist.gather_objects((tally.counts, tally.num_dropped_turns))
         counts: Counter[tuple[str, str]] = sum((counts for counts, _ in everybody), Counter())
         num_turns = sum(turns for _, turns in everybody)
-        if self._outputs is None or not (counts or num_turns):
+        if not self._is_main or not (counts or num_turns):
             return
         logger.warning(
             "left out so far: %d turns that exceed --model_max_length; samples that cannot be used: %s",
@@ -134,24 +145,37 @@ class Journal:
             describe_skips(counts) or "none",
         )
         by_source = [{"source": source, "reason": reason, "count": n} for (source, reason), n in counts.items()]
-        self._outputs[0].write({"update": update, "skipped": by_source, "dropped_turns": num_turns})
+        self._lines.write({"update": update, "skipped": by_source, "dropped_turns": num_turns})
 
-    def log_validation(self, update: int, name: str, meter: IoUMeter) -> None:
-        """The teacher-forced scores of a validation set.
+    def log_validation(
+        self, update: int, name: str, scores: IoUs, *, protocol: str = "teacher-forced", **counts: int
+    ) -> None:
+        """The scores of a validation set.
 
         Args:
-            meter: of all processes.
+            scores: of all processes.
+            counts: what else belongs into the record of log.jsonl.
         """
-        logger.info("%s (teacher-forced): gIoU %.4f cIoU %.4f", name, meter.giou, meter.ciou)
-        if self._outputs is None:
+        logger.info("%s (%s): gIoU %.4f cIoU %.4f", name, protocol, scores.giou, scores.ciou)
+        if not self._is_main:
             return
-        lines, board, _ = self._outputs
-        record = {"update": update, "val": name, "protocol": "teacher-forced"}
-        lines.write({**record, "giou": meter.giou, "ciou": meter.ciou})
-        board.add_scalar(f"val/{name}/giou", meter.giou, update)
-        board.add_scalar(f"val/{name}/ciou", meter.ciou, update)
+        ious = {"giou": finite(scores.giou), "ciou": finite(scores.ciou)}
+        self._lines.write({"update": update, "val": name, "protocol": protocol, **counts, **ious})
+        tag = f"val/{self._tags.of(name)}" + ("" if protocol == "teacher-forced" else f"/{protocol}")
+        self._board.add_scalars({f"{tag}/{iou}": value for iou, value in ious.items() if value is not None}, update)
+
+    def log_picture(self, update: int, name: str, picture: np.ndarray, *, protocol: str = "teacher-forced") -> None:
+        """A picture of validation samples, as a file in the run directory and on the board; for the main process.
+
+        Args:
+            picture: (H, W, 3) uint8 RGB.
+        """
+        tag = self._tags.of(name) + ("" if protocol == "teacher-forced" else f"-{protocol}")
+        write_image(self._directory.pictures / f"{tag}-update-{update}.jpg", picture)
+        self._board.add_picture(f"pictures/{tag}", picture, update)
 
     def close(self) -> None:
-        """Close the files and the progress bar."""
-        for output in self._outputs or ():
-            output.close()
+        """Tell what is left to tell, and close the files and the progress bar."""
+        if self._is_main:
+            for output in (self._console, self._board, self._lines):
+                output.close()

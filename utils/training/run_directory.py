@@ -49,6 +49,11 @@ class RunDirectory:
         return self.path / "log.jsonl"
 
     @property
+    def pictures(self) -> Path:
+        """Of validation samples."""
+        return self.path / "pictures"
+
+    @property
     def has_checkpoint(self) -> bool:
         """Whether there is any step, whole or not."""
         return bool(step_names(self.checkpoints))

@@ -23,8 +23,8 @@ from utils.data.encode import Encoder
 from utils.data.mixture import Mixture, SkipTally, build_loader, read_batches
 from utils.data.shared_memory import read_once
 from utils.data.sources import Source
-from utils.evaluation.teacher_forced import validate_teacher_forced
 
+from .boards import check_board
 from .checkpoints import Checkpoints, check_free_space, num_to_come, open_step
 from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
@@ -37,6 +37,7 @@ from .memory import check_memory
 from .out_of_memory import Phase, memory_told
 from .overfit import OneBatch
 from .peers import PeerWatch
+from .report import UpdateRecords
 from .resume import find_contents, resume
 from .run_data import mask_share, open_train_sources, open_val_sources, warn_of_little_data
 from .run_description import RunDescription
@@ -49,6 +50,7 @@ from .stop import Stopped, StopSignals, tell_stopped
 from .stored import Progress
 from .tower_guard import warn_of_tower
 from .update import Updates, check_images_per_update, images_per_update
+from .validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ class Trainer:
         lock: of the directory; only the main process holds it.
         training: what each checkpoint is described by.
         mixture: the stream of training samples; None with ``--eval_only``.
-        val_sources: what is validated after each epoch.
+        validation: what is validated after each epoch.
         checkpoints: where the run is saved, and what is saved of it.
         updates: makes one update after the other.
         update, samples, seconds: updates done, images drawn for them by all processes, time they took.
@@ -75,10 +77,9 @@ class Trainer:
     training: TrainingModel
     device: torch.device
     engine: Engine
-    encoder: Encoder
     collator: Collator
     mixture: Mixture | None
-    val_sources: list[Source]
+    validation: Validation
     skips: SkipTally
     journal: Journal
     checkpoints: Checkpoints
@@ -98,6 +99,7 @@ class Trainer:
         Raises:
             InputError: if flags, data, weights or checkpoint cannot be used; before the first update.
         """
+        check_board(run.report_to)
         check_attention(run.attn_implementation, dtype=PRECISIONS.get(run.precision))  # on a GPU, auto is 16 bits
         check_images_per_update(run)
         if run.shared_prefix:
@@ -174,15 +176,18 @@ class Trainer:
         if not run.overfit_one_batch:
             warn_of_little_data(run, sources, images_per_update=images_per_update(run))
         total = run.total_updates if mixture else update
-        journal = Journal(directory, first_update=update, total_updates=total, print_freq=run.print_freq)
+        with dist.stop_together():
+            records = UpdateRecords.of(training.config, device)
+            journal = Journal(directory, run, records, first_update=update, total_updates=total)
         skips = SkipTally(run.max_bad_share)
         share = mask_share(sources, rates, by_rate=run.epoch_mode == "rates")
-        covered = training.config.covered_size
-        updates = Updates(run, engine, gradients, device=device, covered_size=covered, cache=cache)
+        names, covered = [source.name for source in sources], training.config.covered_size
+        updates = Updates(run, engine, gradients, device=device, covered_size=covered, sources=names, cache=cache)
         guards = Guards(mask_share=share, total_updates=total, run_dir=directory.path)
+        validation = Validation(run, engine, training, val_sources, encoder, collator, device, journal, guards)
         return cls(
-            run, directory, lock, training, device, engine, encoder, collator, mixture, val_sources, skips, journal,
-            checkpoints, guards, updates, update, samples, seconds,
+            run, directory, lock, training, device, engine, collator, mixture, validation, skips, journal, checkpoints,
+            guards, updates, update, samples, seconds,
         )  # fmt: skip
 
     def train(self, stop: StopSignals) -> int:
@@ -220,7 +225,7 @@ class Trainer:
                 self.update = report.update
                 self.samples += report.num_samples
                 self.seconds += report.seconds
-                self.journal.log_update(report)
+                self.journal.log_update(report, is_last=bool(number))
                 self.guards.see_update(report)
                 ends_epoch = self.update % run.steps_per_epoch == 0
                 if ends_epoch:
@@ -271,7 +276,7 @@ class Trainer:
         logger.info("saved %s after update %d", self.checkpoints.folder, self.update)
 
     def validate(self, stop: StopSignals) -> None:
-        """Teacher-forced IoU on every validation set, or on the one batch; the best checkpoint is kept.
+        """Score every validation set, or the one batch; the best checkpoint is kept.
 
         Raises:
             Stopped: on all processes, if a signal came to any of them.
@@ -281,18 +286,9 @@ class Trainer:
             self._validate(stop)
 
     def _validate(self, stop: StopSignals) -> None:
-        scores = []
         if self.one_batch:
             self.one_batch.score(self.engine, self.journal, update=self.update)
-        for source in self.val_sources:
-            found = validate_teacher_forced(
-                self.engine, source, self.encoder, self.collator,
-                batch_size=self.run.val_batch_size, device=self.device, dtype=PRECISIONS[self.run.precision],
-                before_pass=stop.check,
-            )  # fmt: skip
-            self.journal.log_validation(self.update, source.name, found.meter)
-            self.guards.see_validation(self.update, source.name, found.blanks)
-            scores.append(found.meter.giou if self.run.best_metric == "giou" else found.meter.ciou)
+        scores = self.validation.score(self.update, before_pass=stop.check)
         with dist.stop_together():
             if self.lock and self.mixture and scores:
                 self.checkpoints.add_score(self.update, sum(scores) / len(scores))
@@ -304,8 +300,8 @@ class Trainer:
 
     def _lacks_score(self) -> bool:
         """Whether the run was stopped between saving an epoch and the end of its validation."""
-        ended = self.update > 0 and self.update % self.run.steps_per_epoch == 0
-        return dist.gather_objects(ended and bool(self.val_sources) and not self.checkpoints.has_score(self.update))[0]
+        ended = self.update > 0 and self.update % self.run.steps_per_epoch == 0 and bool(self.validation.sources)
+        return dist.gather_objects(ended and not self.checkpoints.has_score(self.update))[0]
 
     def _describe(self, folder: Path) -> None:
         training = self.training

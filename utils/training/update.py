@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -16,11 +16,12 @@ from utils import dist
 from utils.cli.config import RunConfig
 from utils.evaluation.blanks import Blanks, count_blanks
 
+from .costs import peak_memory
 from .engine import Engine
 from .feature_cache import FeatureCache
 from .gradients import GradientGuard
-from .journal import UpdateReport
 from .normalization import UpdateShares
+from .report import DataCounts, UpdateReport
 
 _PARTS = ("total", "ce", "bce", "dice", "refine")
 
@@ -58,6 +59,7 @@ class Updates:
     Args:
         gradients: made before the engine.
         covered_size: of the network's configuration.
+        sources: names of the datasets that samples are drawn from.
         cache: of the tower's features; what collates the batches asks it, too.
     """
 
@@ -69,9 +71,10 @@ class Updates:
         *,
         device: torch.device,
         covered_size: int,
+        sources: Sequence[str],
         cache: FeatureCache | None = None,
     ) -> None:
-        self._covered_size, self._cache = covered_size, cache
+        self._covered_size, self._cache, self._data = covered_size, cache, DataCounts(sources)
         self._run, self._engine, self._gradients, self._device = run, engine, gradients, device
         self._weights = LossWeights(run.ce_loss_weight, run.bce_loss_weight, run.dice_loss_weight, run.refine_alpha)
         self._learned: list[Batch] = []  # the passes of the last update that was made
@@ -108,7 +111,8 @@ class Updates:
             blanks += count_blanks(terms.areas, batch.masks)
         if self._gradients.num_skipped == num_skipped:
             self._learned = passes
-        sums = dist.all_reduce_sum(torch.cat([losses, blanks])).tolist()
+        data = self._data.of(passes).to(self._device)
+        sums = dist.all_reduce_sum(torch.cat([losses, blanks, data])).tolist()
         report = UpdateReport(
             number,
             rate,
@@ -117,9 +121,22 @@ class Updates:
             {name: value / shares.num_passes for name, value in zip(_PARTS, sums, strict=False)},
             images_per_update(run),
             shares.whole.tokens,
-            Blanks(*map(int, sums[len(_PARTS) :])),
+            Blanks(*map(int, sums[len(_PARTS) :][:3])),
+            self._data.read(sums[len(_PARTS) + 3 :]),
+            self._gradient_norm(),
+            peak_memory(self._device),
         )
         return report, agreed
+
+    def _gradient_norm(self) -> float | None:
+        """As DeepSpeed has computed it for the last update, if it has.
+
+        With Muon, its ZeRO stages 1 to 3 measure the orthogonal updates that stand in the place of gradients.
+        """
+        if self._run.optimizer == "muon" and self._engine.zero_optimization_stage():
+            return None
+        norm = self._engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
 
     @torch.no_grad()
     def has_diverged(self) -> bool:

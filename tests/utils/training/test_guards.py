@@ -25,8 +25,8 @@ from utils.training.guards import (
     Guards,
     blank_masks,
 )
-from utils.training.journal import UpdateReport
 from utils.training.normalization import Counts
+from utils.training.report import UpdateReport
 
 RUN_DIR = Path("runs/my run")
 BATCH = -(-WINDOW_SAMPLES // WINDOW_UPDATES)  # a window of updates has samples enough
