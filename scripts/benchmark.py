@@ -27,7 +27,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from model.errors import InputError
-from model.values import Count, InputSide, NonNegativeInt, Scales, ShareBelowOne, TokensPerScale
+from model.values import Attention, Count, InputSide, NonNegativeInt, Scales, ShareBelowOne, TokensPerScale
 from utils.cli.args import Parsed, flag, settings
 from utils.cli.command import run_commands
 from utils.cli.config import TRAINING_ONLY, LossNormalization, Optimizer, Precision, RunConfig, Template
@@ -164,9 +164,6 @@ def benchmark_memory(parsed: Parsed[MemoryConfig]) -> None:
     benchmark(config if of_run else None, size=config.size, output_md=config.output_md)
 
 
-PhotoSize = Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")]
-
-
 @settings
 class TrainConfig:
     """An update of training on random weights, by part; ``--compare`` adds the slower ways."""
@@ -177,8 +174,9 @@ class TrainConfig:
     conversations: Count = flag(3, "conversations about each image")
     masks: NonNegativeInt = flag(2, "masks of each conversation")
     photo: Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")] = flag(
-        "480x640", "height x width of the photos"
+        "640x480", "width x height of the photos, in pixels"
     )
+    attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/hardware.md)")
     steps: Count = flag(3, "updates of each way; the median counts")
     compare: bool = flag(False, "also without shared prefix, and with activations that are computed again")
     output_md: str = flag("", "Markdown file for the table")

@@ -23,6 +23,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--mutations", type=int, default=1500, help="how many cases (the full count: 20000)")
     group.addoption("--mutation_seed", type=int, default=0, help="everything follows from it")
     group.addoption("--mutation_case", default="", metavar="TARGET:NUMBER", help="run one case, and show its traceback")
+    group = parser.getgroup("gpu", "tests/gpu: what a CUDA GPU computes")
+    group.addoption("--gpu_tests_on_cpu", action="store_true", help="run them without one, to try the tests themselves")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -11,10 +11,13 @@ import pytest
 
 import chat
 from scripts import benchmark, evaluate
+from utils.cli.args import parse
 
 COMMANDS = {"chat.py": chat.main, "scripts/evaluate.py": evaluate.main, "scripts/benchmark.py": benchmark.main}
 PAGE = (Path(__file__).resolve().parents[2] / "docs/hardware.md").read_text(encoding="utf-8")
 LINES = re.findall(r"^    python (.*)$", PAGE, re.MULTILINE)
+
+ON_A_GPU = re.findall(r"^(?:python|torchrun --nproc_per_node 2) scripts/benchmark\.py train (.*)$", PAGE, re.MULTILINE)
 
 
 def test_every_command_is_there():
@@ -30,3 +33,9 @@ def test_a_command_runs(line, parrot, tiny_world, tmp_path, monkeypatch, capsys)
     command, *flags = shlex.split(line)
     assert COMMANDS[command]([*flags, "--max_new_tokens=20"]) == 0
     assert capsys.readouterr().out
+
+
+def test_what_needs_a_gpu_is_at_least_understood():
+    assert len(ON_A_GPU) == 4
+    for line in ON_A_GPU:
+        assert parse(benchmark.TrainConfig, shlex.split(line), "").config.size in ("7b", "13b")
