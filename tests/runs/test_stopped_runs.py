@@ -59,7 +59,7 @@ class Starts:
         text = PROGRAM.format(repository=str(self._repository), update=update, validation=validation, settings=settings)
         program.write_text(text, encoding="utf-8")
         flags = [*self._world.arguments, *TRAIN_FLAGS, f"--log_base_dir={self._folder}", "--exp_name=run"]
-        command = [program, *flags, "--epochs=50", "--grad_accumulation_steps=1"]
+        command = [program, *flags, "--epochs=50", "--grad_accumulation_steps=1", "--print_freq=100"]
         if launcher == "deepspeed":
             return deepspeed(*command, cwd=self._repository)
         if launcher == "torchrun":
@@ -141,6 +141,7 @@ def test_a_signal_to_one_process_stops_all_after_the_update_which_is_saved(start
     assert finished.code == 143, finished.text
     assert "stopped by SIGTERM after update 4; the same command goes on" in finished.text
     assert (start.saved, start.updates) == ("global_step4", [1, 2, 3, 4])
+    assert finished.text.count("update 4/100 loss ") == 1, "the console tells of the last update"
     assert not finished.errors
     assert "Traceback" not in finished.text
 
