@@ -73,6 +73,7 @@ class Stage(TypedDict, total=False):
         updates: that the weights have seen; only a merge of a checkpoint knows.
         updates_per_epoch: None if every sample was shown once per epoch.
         images_per_update: of all processes.
+        base_bits: of the language model under LoRA, where it was quantized.
         code: version of this code.
     """
 
@@ -94,6 +95,7 @@ class Stage(TypedDict, total=False):
     updates_per_epoch: Count | None
     images_per_update: Count
     lora: Lora
+    base_bits: Count
     precision: Literal["fp32", "bf16", "fp16"]
     optimizer: Text
     lr: Positive

@@ -4,6 +4,7 @@
     python scripts/benchmark.py loading --version FOLDER --processes 8
     python scripts/benchmark.py quantization --version FOLDER --dataset_dir ./dataset
     python scripts/benchmark.py splits --config FILE --version BASE --vision_tower TOWER --dataset_dir ./dataset
+    python scripts/benchmark.py four_bits --config FILE --version BASE --vision_tower TOWER --dataset_dir ./dataset
     python scripts/benchmark.py checkpoints
     python scripts/benchmark.py memory
     python scripts/benchmark.py train --size mid --compare
@@ -11,11 +12,11 @@
 ``data`` says how many samples per second one process makes, of every source and of their mixture, and what the time
 goes into. ``loading`` says how long it takes to read a model, and what memory one process and several at once need for
 it. ``quantization`` says what an 8-bit and a 4-bit language model save and change. ``splits`` says how far losses move
-when the same batches are trained on by other numbers of processes and at other ZeRO stages. ``checkpoints`` computes
-how large a checkpoint of the published sizes is, and ``memory`` what training them takes on a GPU, with each preset of
-configs/hardware/ or with flags that are given. ``train`` says what an update of training costs, part by part, on random
-weights. ``data --help`` and the like list the flags. Other load on the machine is in all times: compare those of one
-run.
+when the same batches are trained on by other numbers of processes and at other ZeRO stages, and ``four_bits`` how far on
+a 4-bit language model, and what that saves. ``checkpoints`` computes how large a checkpoint of the published sizes is,
+and ``memory`` what training them takes on a GPU, with each preset of configs/hardware/ or with flags that are given.
+``train`` says what an update of training costs, part by part, on random weights. ``data --help`` and the like list the
+flags. Other load on the machine is in all times: compare those of one run.
 """
 
 from __future__ import annotations
@@ -133,6 +134,24 @@ def benchmark_splits(parsed: Parsed[SplitsConfig]) -> None:
 
 
 @settings
+class FourBitsConfig(RunConfig):
+    """Flags of training and of this script."""
+
+    load_in_4bit: bool = flag(False, "a 4-bit language model", unused="both are tried")
+    save_frozen: bool = flag(False, "checkpoints with frozen weights", unused="a 4-bit run saves none")
+    updates: Annotated[int, Field(ge=4)] = flag(40, "updates of each run")
+    output_md: str = flag("", "Markdown file for the table")
+
+
+def benchmark_four_bits(parsed: Parsed[FourBitsConfig]) -> None:
+    """Train on the same batches with 16 and 4 bits, and merge."""
+    from utils.benchmark.four_bits import benchmark
+
+    config = parsed.config
+    benchmark(config, parsed.given, updates=config.updates, output_md=config.output_md)
+
+
+@settings
 class CheckpointsConfig:
     """Bytes of a checkpoint of the published sizes, computed."""
 
@@ -194,6 +213,7 @@ COMMANDS = {
     "loading": (LoadingConfig, benchmark_loading),
     "quantization": (QuantizationConfig, benchmark_quantization),
     "splits": (SplitsConfig, benchmark_splits),
+    "four_bits": (FourBitsConfig, benchmark_four_bits),
     "checkpoints": (CheckpointsConfig, benchmark_checkpoints),
     "memory": (MemoryConfig, benchmark_memory),
     "train": (TrainConfig, benchmark_train),

@@ -38,6 +38,7 @@ _WORDS = {
     "trained_set": "trained besides LoRA",
     "projector_init": "start of the projector",
     "query_init": "start of the mask queries",
+    "base_bits": "bits of the language model under LoRA in training",
     "precision": "precision of training",
     "optimizer": "optimizer",
     "lr": "peak learning rate",

@@ -13,7 +13,7 @@ import sys
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
 from model.errors import InputError
@@ -89,8 +89,15 @@ def quantization(bits: int, *, dtype: torch.dtype) -> BitsAndBytesConfig | None:
         return None
     if dtype == torch.float32:
         raise InputError(f"a {bits}-bit language model needs the rest in 16 bits; give --precision bf16 or fp16")
-    if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_8bit=True) if bits == 8 else nf4(dtype)
+
+
+def nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """NF4 with double quantization (QLoRA, arXiv:2305.14314): 4.127 bits for each weight.
+
+    Args:
+        dtype: in which the layers compute; float32 works, too.
+    """
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -131,3 +138,29 @@ def use_kernels_that_fit(network: nn.Module) -> None:
             sizes = (module.out_features, module.in_features)
             fits = all(size % tile == 0 for size, tile in zip(sizes, _CPU_TILE, strict=True))
             cast(Any, module).support_avx512bf16_for_cpu &= fits
+
+
+def keep_layout(network: nn.Module) -> None:
+    """Weights that are trained upon stay as they were quantized.
+
+    On CPUs with AVX512-BF16, bitsandbytes lays 4-bit weights out anew for the first pass in evaluation mode, such as a
+    validation, and rounds their scales to bfloat16 for good. Gradients cannot be computed with that layout.
+    """
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            cast(Any, module).support_avx512bf16_for_cpu = False
+
+
+def quantized_weights(network: nn.Module) -> set[str]:
+    """Names of the parameters that are 4-bit weights; of their scales, only a state dict has names."""
+    return {name for name, parameter in network.named_parameters() if hasattr(parameter, "quant_state")}
+
+
+def bytes_of_scales(module: nn.Module) -> int:
+    """What bitsandbytes keeps beside the weights of a layer; LoRA around it, which shows its weight, keeps none."""
+    weight = dict(module.named_parameters(recurse=False)).get("weight")
+    state = getattr(weight, "quant_state", None)
+    kept = [] if state is None else list(state.as_dict().values())
+    # LLM.int8() moves its scales from the weight to the layer when it is first used.
+    kept += [getattr(place, "SCB", None) for place in (weight, getattr(module, "state", None))]
+    return sum(tensor.nbytes for tensor in kept if isinstance(tensor, Tensor))

@@ -93,7 +93,7 @@ def test_a_refs_file_that_would_run_code(world, refuses):
         (("--batch_size=0",), ("--batch_size is 0; expected 1 or more",)),
         (("--deepspeed_config=/nowhere.json",), ("/nowhere.json does not exist; give a DeepSpeed configuration",)),
         (("--config=/nowhere.json",), ("--config /nowhere.json does not exist",)),
-        (("--load_in_8bit",), ("--load_in_8bit", "are for chat and evaluation", "--precision bf16")),
+        (("--load_in_8bit",), ("--load_in_8bit", "is for chat and evaluation", "--precision bf16")),
         (("--attn_implementation=nope",), ("--attn_implementation", "'nope'", "sdpa")),
     ],
 )  # fmt: skip

@@ -21,7 +21,7 @@ from model.weights.released import RELEASED_CONSTANTS
 from utils.cli.config import RunConfig
 from utils.training.base_weights import COMPUTED
 from utils.training.checkpoints import BYTES_PER_TRAINED_PARAMETER, Contents
-from utils.training.lora import plain_name, set_trained, trained_names, wrap_lora
+from utils.training.lora import plain_name, set_trained_as_told, trained_names, wrap_as_told
 
 from .machine import describe_machine
 from .published import PUBLISHED, published_network, published_run
@@ -87,13 +87,12 @@ def benchmark(*, precision: str, output_md: str) -> None:
 def _sizes_by_recipe(name: str, *flags: str) -> dict[str, Sizes]:
     run = published_run(name, *flags)
     network = published_network(name, run)
-    names = [part.strip() for part in run.lora_target_modules.split(",")]
     with torch.device("meta"):
-        wrapped = wrap_lora(network, rank=run.lora_r, alpha=run.lora_alpha, dropout=run.lora_dropout, names=names)
+        wrapped, _ = wrap_as_told(network, run)
     found = {}
     for recipe, own in RECIPES.items():
         run = published_run(name, *flags, *own)
-        set_trained(wrapped, train_mask_decoder=run.train_mask_decoder, released_set=run.trained_set == "released")
+        set_trained_as_told(wrapped, run)
         found[recipe] = sizes_of(wrapped, run)
     return found
 

@@ -19,7 +19,7 @@ from model.files import write_text
 from model.outputs import check_output_file
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
-from model.weights.quantization import check_quantization, quantization
+from model.weights.quantization import bytes_of_scales, check_quantization, quantization
 from utils.data.names import split_names
 from utils.data.paths import check_data_kept
 from utils.data.registry import build_val_source
@@ -147,7 +147,7 @@ def memory_of(network: PixelLMForCausalLM, *, bits: int = 16) -> dict[str, int]:
             is_weight = isinstance(module, nn.Linear) and tensor is module.weight and "lora_" not in name
             counted = bits if part == "blocks" and is_weight else 16
             memory[part] += tensor.nbytes if counted == 16 else _quantized(tensor, counted)
-        memory[part] += _scales(module)
+        memory[part] += bytes_of_scales(module)
     return memory
 
 
@@ -167,16 +167,6 @@ def _quantized(weight: Tensor, bits: int) -> int:
     groups = -(-weight.numel() // 64)
     tables = 4 * (16 + 256)  # the values that 4 and 8 bits stand for
     return -(-weight.numel() // 2) + groups + 4 * -(-groups // 256) + tables
-
-
-def _scales(module: nn.Module) -> int:
-    """Bytes that bitsandbytes keeps beside the weights of a layer."""
-    weight = getattr(module, "weight", None)
-    state = getattr(weight, "quant_state", None)
-    kept = [] if state is None else list(state.as_dict().values())
-    # LLM.int8() moves its scales from the weight to the layer when it is first used.
-    kept += [getattr(place, "SCB", None) for place in (weight, getattr(module, "state", None))]
-    return sum(tensor.nbytes for tensor in kept if isinstance(tensor, Tensor))
 
 
 def table(measurements: Sequence[Measurement]) -> str:

@@ -5,19 +5,15 @@ Every row is a real run of its own. The reference takes each update in one proce
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from model.errors import InputError
 from model.files import read_object, write_json, write_text
 from model.outputs import check_output_file
 from utils.cli.config import RunConfig
@@ -25,10 +21,10 @@ from utils.data.paths import check_data_kept
 from utils.training.deepspeed_config import deepspeed_settings
 
 from .machine import describe_machine
+from .training_runs import REPOSITORY, losses_of, told_flags
 
 # Of an update in four parts: how many at a time, and how often.
 SPLITS = ((1, 4), (2, 2), (4, 1))
-_REPOSITORY = Path(__file__).resolve().parents[2]
 _PARTS = 4
 _LEGEND = """\
 Processes x passes: so many processes, each with so many forward passes per update. The difference is the largest
@@ -125,40 +121,23 @@ def measure(division: Division, run: RunConfig, given: Collection[str], *, updat
     Raises:
         InputError: if it stops.
     """
-    flags, zero = folder / "flags.json", folder / "zero.json"
-    # Flags that were left open stay open: with --init_from, the model decides about them.
-    own = {
-        field.name: getattr(run, field.name)
-        for field in fields(RunConfig)
-        if not field.metadata["unused"] and (field.name in given or getattr(run, field.name) != field.default)
-    }
+    zero = folder / "zero.json"
     how = {
         "batch_size": division.images, "grad_accumulation_steps": division.passes, "optimizer": division.optimizer,
         "loss_normalization": division.normalization, "steps_per_epoch": updates, "epochs": 1, "no_eval": True,
         "epoch_mode": "rates", "overwrite_run": False, "resume": "", "auto_resume": False, "release_recipe": False,
         "deepspeed_config": str(zero), "log_base_dir": str(folder), "exp_name": division.name.replace(", ", "-"),
     }  # fmt: skip
-    write_json(flags, {name: str(value) if isinstance(value, Path) else value for name, value in (own | how).items()})
     write_json(zero, _zero_settings(run, division))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={division.processes}"]
     started = time.perf_counter()
-    finished = subprocess.run(
-        [*launcher, str(_REPOSITORY / "train_ds.py"), f"--config={flags}"], capture_output=True, text=True, check=False
-    )
-    seconds = time.perf_counter() - started
-    if finished.returncode:
-        lines = (finished.stdout + finished.stderr).splitlines()
-        told = next((line for line in lines if line.startswith("error: ")), f"exit code {finished.returncode}")
-        raise InputError(f"{division.name}: the run stopped: {told.removeprefix('error: ')}")
-    log = folder / str(how["exp_name"]) / "log.jsonl"
-    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return Measured(division, [record["total"] for record in records if "total" in record], seconds)
+    losses = losses_of(told_flags(run, given) | how, label=division.name, processes=division.processes)
+    return Measured(division, losses, time.perf_counter() - started)
 
 
 def _zero_settings(run: RunConfig, division: Division) -> dict[str, Any]:
     """The run's own ``--deepspeed_config`` at another stage."""
     path = Path(run.deepspeed_config)
-    settings = read_object(path if path.is_file() else _REPOSITORY / path)
+    settings = read_object(path if path.is_file() else REPOSITORY / path)
     zero = {key: value for key, value in settings.get("zero_optimization", {}).items() if key != "offload_optimizer"}
     zero["stage"] = division.stage
     if division.offload:

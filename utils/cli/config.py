@@ -145,7 +145,9 @@ class TrainableFlags:
         fixed="checkpoint",
     )
     load_in_8bit: bool = flag(False, "8-bit base weights; refused: for chat and evaluation only")
-    load_in_4bit: bool = flag(False, "4-bit base weights; refused likewise")
+    load_in_4bit: bool = flag(
+        False, "a 4-bit language model under LoRA (QLoRA); needs bitsandbytes (docs/training.md)", fixed="checkpoint"
+    )
 
 
 @settings
@@ -274,10 +276,15 @@ class RunConfig(
     """Flags of train_ds.py; saved as run_config.json in the run directory. Each part belongs to what reads it."""
 
     def __post_init__(self) -> None:
-        if self.load_in_8bit or self.load_in_4bit:
+        if self.load_in_8bit:
             raise InputError(
-                "--load_in_8bit and --load_in_4bit are for chat and evaluation; training rounds no weights: use "
-                "--precision bf16 or fp16, and --gradient_checkpointing or a smaller --batch_size to save memory"
+                "--load_in_8bit is for chat and evaluation; train with --load_in_4bit, or with --precision bf16 and "
+                "--gradient_checkpointing or a smaller --batch_size to save memory"
+            )
+        if self.load_in_4bit and self.save_frozen:
+            raise InputError(
+                "--save_frozen would save weights that --load_in_4bit has rounded; leave one of them out: steps take "
+                "frozen weights from the 16-bit base"
             )
         for name in ("eval_only", "resume", "overwrite_run", "cache_vision_features"):
             if self.overfit_one_batch and getattr(self, name):

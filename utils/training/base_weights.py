@@ -15,6 +15,7 @@ from model.errors import InputError
 from model.hub import resolve_folder
 from model.weights.bases import read_base, read_tower
 from model.weights.checkpoint import read_weights_of_folder
+from model.weights.quantization import quantized_weights
 from utils.cli.config import RunConfig
 
 from .lora import plain_name, trained_names
@@ -43,6 +44,8 @@ def read_start(run: RunConfig, config: PixelLMConfig, folder: Path) -> dict[str,
 def fingerprint(network: nn.Module, start: dict[str, Tensor], *, dtype: torch.dtype) -> dict[str, str]:
     """The untrained weights and buffers that are equal to the base's, by the names of the network.
 
+    Quantized weights are left to the base, too: each start makes them anew of the base's, and a merge takes these.
+
     Args:
         network: before ZeRO divides it, with ``requires_grad`` set.
         start: as ``read_start`` gives it.
@@ -50,13 +53,14 @@ def fingerprint(network: nn.Module, start: dict[str, Tensor], *, dtype: torch.dt
     Returns:
         name -> fingerprint of the base's tensor as it lies in its file.
     """
-    trained = trained_names(network)
+    trained, quantized = trained_names(network), quantized_weights(network)
     found = {}
     for name, tensor in network.state_dict().items():
         own = start.get(plain_name(name))
         if name in trained or own is None or name.endswith(COMPUTED):
             continue
-        if own.shape == tensor.shape and torch.equal(_cast(own, dtype), tensor.detach().cpu()):
+        same_shape = own.shape == tensor.shape
+        if name in quantized or (same_shape and torch.equal(_cast(own, dtype), tensor.detach().cpu())):
             found[name] = own
     return dict(zip(found, _digests(found.values()), strict=True))
 

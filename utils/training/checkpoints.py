@@ -83,8 +83,10 @@ class Contents:
             network: with ``requires_grad`` set on what is trained.
             base: as ``fingerprint`` gives it; empty to save everything.
         """
-        trained = trained_names(network)
-        return cls(frozenset(set(network.state_dict()) - trained - set(base)), base, base_place, precision)
+        kept = network.state_dict().keys() - trained_names(network) - base.keys()
+        # Scales of quantized weights, which only a state dict names, are made anew with these.
+        named = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
+        return cls(frozenset(kept & named), base, base_place, precision)
 
 
 @dataclass

@@ -69,6 +69,11 @@ def deepspeed_settings(run: RunConfig) -> dict[str, Any]:
             raise InputError(f"--deepspeed_config {path} sets {key!r}, which {flags} decide; remove it from the file")
     checked = _SCHEMA.check(settings, where=f"--deepspeed_config {path}", remedy=remedy)
     zero = checked.get("zero_optimization", {})
+    if run.load_in_4bit and zero.get("stage") == 3:
+        raise InputError(
+            f"--load_in_4bit does not go with ZeRO stage 3 of --deepspeed_config {path}, which divides weights but not "
+            "their scales; give stage 0, 1 or 2, or train in 16 bits"
+        )
     if offloads(zero, "optimizer"):
         _check_offload(zero, run, path)
         # Else DeepSpeed insists on an optimizer of its own, which it compiles on this machine.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from model.errors import InputError
 from model.weights.quantization import import_bitsandbytes
 from utils import dist
+from utils.cli.config import RunConfig
 
 PEFT_PREFIX = "base_model.model."
 
@@ -61,7 +62,8 @@ def wrap_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, names:
     from peft import LoraConfig, get_peft_model
 
     targets = lora_targets(model, names)
-    narrowest = min(min(cast(nn.Linear, model.get_submodule(name)).weight.shape) for name in targets)
+    layers = [cast(nn.Linear, model.get_submodule(name)) for name in targets]
+    narrowest = min(min(layer.in_features, layer.out_features) for layer in layers)
     if rank > narrowest:
         raise InputError(f"--lora_r is {rank}, but a layer with LoRA is only {narrowest} wide; expected that or less")
     config = LoraConfig(
@@ -75,6 +77,19 @@ def wrap_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float, names:
         # peft asks transformers under a name that transformers has given up.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         return get_peft_model(model, config)
+
+
+def wrap_as_told(model: nn.Module, run: RunConfig) -> tuple[nn.Module, dict[str, int]]:
+    """LoRA and the trained set by the flags of a run.
+
+    Returns:
+        the wrapped model, and what ``set_trained`` returns.
+    Raises:
+        InputError: as ``wrap_lora``.
+    """
+    names = [name.strip() for name in run.lora_target_modules.split(",")]
+    wrapped = wrap_lora(model, rank=run.lora_r, alpha=run.lora_alpha, dropout=run.lora_dropout, names=names)
+    return wrapped, set_trained_as_told(wrapped, run)
 
 
 def is_trained(name: str, *, train_mask_decoder: bool = True, released_set: bool = False) -> bool:
@@ -107,6 +122,11 @@ def set_trained(model: nn.Module, *, train_mask_decoder: bool = True, released_s
             group = _group_of(name)
             counts[group] = counts.get(group, 0) + parameter.numel()
     return counts
+
+
+def set_trained_as_told(model: nn.Module, run: RunConfig) -> dict[str, int]:
+    """``set_trained`` by the flags of a run."""
+    return set_trained(model, train_mask_decoder=run.train_mask_decoder, released_set=run.trained_set == "released")
 
 
 def trained_names(network: nn.Module) -> set[str]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from model.errors import InputError
+from model.weights.quantization import bytes_of_scales
 from utils import dist
 
 from .deepspeed_config import offloads
@@ -24,8 +25,8 @@ _MOMENTS = 8  # AdamW's two, of each trained parameter, in float32; Muon's matri
 _MASTER = 4  # the weight itself in float32
 _BUCKET = 500_000_000  # DeepSpeed's own reduce_bucket_size
 _REMEDY = (
-    "take --precision bf16, ZeRO-3 or offload_optimizer in --deepspeed_config, or more devices, or train less: a "
-    "smaller --lora_r, --no_train_mask_decoder"
+    "take --precision bf16, --load_in_4bit, ZeRO-3 or offload_optimizer in --deepspeed_config, or more devices, or "
+    "train less: a smaller --lora_r, --no_train_mask_decoder"
 )
 
 
@@ -60,7 +61,8 @@ class MemoryNeed:
         def share(num_bytes: int, first_stage: int) -> int:
             return num_bytes // world_size if stage >= first_stage else num_bytes
 
-        weights = share(sum(parameter.numel() * parameter.element_size() for parameter in parameters), 3)
+        scales = sum(map(bytes_of_scales, network.modules()))
+        weights = share(sum(parameter.numel() * parameter.element_size() for parameter in parameters) + scales, 3)
         gradients = share(num_trained * size, 2)
         # Without ZeRO, AdamW updates float32 weights themselves.
         master = share(num_trained * _MASTER, 1) if stage or size < 4 else 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaTokenizer
 
 from model.configuration import PRECISIONS, PixelLMConfig
@@ -27,6 +27,7 @@ from model.values import Precision
 from model.weights.bases import read_tower
 from model.weights.card import keep_own_card
 from model.weights.checkpoint import MERGED_MODEL
+from model.weights.quantization import check_quantization, nf4
 from model.weights.released import config_of_weights
 from utils.cli.config import MergeConfig
 
@@ -49,14 +50,17 @@ class _Run:
     config: PixelLMConfig
     tokenizer: LlamaTokenizer
     lora_alpha: int
+    load_in_4bit: bool = False
 
 
-def merge(flags: MergeConfig, *, given: Collection[str] = ("version", "vision_tower")) -> None:
+def merge(flags: MergeConfig, *, given: Collection[str] = ("version", "vision_tower")) -> dict[str, float]:
     """Merge LoRA into its base, save, reload, and compare with the unmerged model; all or nothing.
 
     Args:
         given: names of the flags that were given. Defaults of the others are hub names that nobody asked for, and are
             not looked for in place of a base or tower that has moved.
+    Returns:
+        how far logits and masks are from those of the 4-bit model that was trained; empty if it had 16 bits.
     Raises:
         InputError: if weights, base or tower are missing or do not fit together, if ``save_path`` may not be written,
             or if the saved model answers otherwise than the unmerged one.
@@ -75,13 +79,20 @@ def merge(flags: MergeConfig, *, given: Collection[str] = ("version", "vision_to
         keep_own_card(folder, unchecked)
         flags = replace(flags, precision=saved_precision(flags))
         moved = {name: getattr(flags, name) if name in given else "" for name in ("version", "vision_tower")}
-        expected = _write_merged(flags, unchecked, moved)
+        expected, distance = _write_merged(flags, unchecked, moved)
         verify(unchecked, expected, precision=flags.precision)
     logger.info("saved %s", folder)
+    return distance
 
 
-def _write_merged(flags: MergeConfig, folder: Path, moved: dict[str, str]) -> dict[str, Tensor]:
-    """Write the merged model into an existing folder; returns what ``probe`` finds in the unmerged one."""
+def _write_merged(
+    flags: MergeConfig, folder: Path, moved: dict[str, str]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Write the merged model into an existing folder.
+
+    Returns:
+        what ``probe`` finds in the unmerged one, and the distance as of ``merge``.
+    """
     weight = Path(flags.weight)
     weights = read_training_weights(weight, **moved)
     base, lora = split_training_state(weights)
@@ -94,21 +105,61 @@ def _write_merged(flags: MergeConfig, folder: Path, moved: dict[str, str]) -> di
         base = _with_tower_of_folder(base, run.config)
     network = PixelLMForCausalLM.from_state(run.config, base, dtype=torch.float32, source=str(weight))
     network.processor = PixelLMProcessor.of(run.config, run.tokenizer)
+    distance: dict[str, float] = {}
     if lora:
         rank = lora_rank(lora)
         logger.info(
             "merging LoRA of rank %d, alpha %g, on %s", rank, run.lora_alpha, ", ".join(lora_module_names(lora))
         )
-        wrapped = wrap_lora(network, rank=rank, alpha=run.lora_alpha, dropout=0.0, names=lora_module_names(lora)).eval()
-        load_lora(wrapped, lora)
+        wrapped = _with_lora(network, lora, run)
         expected = probe(network, run.tokenizer)
+        if run.load_in_4bit:
+            distance = _tell_distance(expected, run, base, lora, source=str(weight))
         merge_lora(wrapped)
     else:
         logger.info("the weights hold no LoRA; they are saved as they are")
         expected = probe(network, run.tokenizer)
     network.to(dtype=PRECISIONS[flags.precision])  # pyright: ignore[reportCallIssue]
     network.save_pretrained(folder, save_vision_tower=flags.save_vision_tower)
-    return expected
+    return expected, distance
+
+
+def _with_lora(network: PixelLMForCausalLM, lora: dict[str, Tensor], run: _Run) -> nn.Module:
+    names = lora_module_names(lora)
+    wrapped = wrap_lora(network, rank=lora_rank(lora), alpha=run.lora_alpha, dropout=0.0, names=names).eval()
+    load_lora(wrapped, lora)
+    return wrapped
+
+
+def _tell_distance(
+    expected: dict[str, Tensor], run: _Run, base: dict[str, Tensor], lora: dict[str, Tensor], *, source: str
+) -> dict[str, float]:
+    """Say how far the merged model is from the one that was trained, whose language model had 4 bits.
+
+    LoRA is merged into the 16-bit base. Added to the 4-bit weights, it would be rounded with them once more.
+    """
+    try:
+        config = check_quantization(nf4(torch.float32))
+    except InputError as err:
+        logger.warning("how far the merged model is from the 4-bit one that was trained is not measured: %s", err)
+        return {}
+    trained = PixelLMForCausalLM.from_state(
+        run.config, base, source=source, dtype=torch.float32, device_map={"": "cpu"}, quantization_config=config
+    )
+    _with_lora(trained, lora, run)
+    found = probe(trained, run.tokenizer)
+    distance = {name: _difference(expected[name], reference) for name, reference in found.items()}
+    logger.info(
+        "the run trained on a 4-bit base, and LoRA is merged into the 16-bit one: this moves logits by %.1e and masks "
+        "by %.1e of their size",
+        distance["logits"], distance["masks"],
+    )  # fmt: skip
+    return distance
+
+
+def _difference(found: Tensor, reference: Tensor) -> float:
+    """Norm of the difference over norm of the reference."""
+    return float((found - reference).norm() / reference.norm().clamp(min=1e-12))
 
 
 def saved_precision(flags: MergeConfig) -> Precision:
@@ -131,7 +182,7 @@ def _from_description(description: RunDescription) -> _Run:
     config, tokenizer = description.read_model()
     old = "" if is_step(description.folder) else "; the checkpoint itself, of an older version, does not say them"
     logger.info("rank, alpha, token counts and sizes are taken from %s%s", description.folder, old)
-    return _Run(config, tokenizer, run.lora_alpha)
+    return _Run(config, tokenizer, run.lora_alpha, run.load_in_4bit)
 
 
 def _from_weights(base: dict[str, Tensor], flags: MergeConfig) -> _Run:
@@ -216,7 +267,7 @@ def verify(folder: Path, expected: dict[str, Tensor], *, precision: str) -> None
     found = probe(network, network.require_processor().tokenizer)
     limit = _TOLERANCE[precision]
     for name, reference in expected.items():
-        difference = float((found[name] - reference).norm() / reference.norm().clamp(min=1e-12))
+        difference = _difference(found[name], reference)
         logger.info("reloaded %s differ from the unmerged model by %.2e (limit %.0e)", name, difference, limit)
         if not difference <= limit:
             raise InputError(

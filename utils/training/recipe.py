@@ -42,6 +42,7 @@ def recipe_of(run: RunConfig, *, before: Recipe | None = None) -> Recipe:
             "alpha": run.lora_alpha,
             "layers": [name.strip() for name in run.lora_target_modules.split(",")],
         },
+        **({"base_bits": 4} if run.load_in_4bit else {}),
         "precision": run.precision,
         "optimizer": run.optimizer,
         "lr": run.lr,

@@ -26,10 +26,11 @@ from model.text.tokens import SegCodebook
 from model.values import Count, Finite, Positive, Schema
 from model.weights.bases import FRESH_MODULES, read_base, read_tower, tower_beside
 from model.weights.checkpoint import read_model
+from model.weights.quantization import check_quantization, keep_layout, nf4
 from utils.cli.args import Parsed
 from utils.cli.config import RunConfig
 
-from .lora import set_trained, wrap_lora
+from .lora import wrap_as_told
 from .recipe import recipe_of
 
 logger = logging.getLogger(__name__)
@@ -110,27 +111,32 @@ def build_for_training(run: RunConfig, *, device: torch.device | None = None) ->
         device: where the weights go one by one, so that the processes of a machine never hold a model each in its
             memory; default is the CPU, where they lie in the files that all of them share.
     Raises:
-        InputError: if a folder is missing, or its weights do not fit the flags.
+        InputError: if a folder is missing, its weights do not fit the flags, or a package that these need is missing.
     """
     torch.manual_seed(run.seed)
-    network, tokenizer, folder = (_from_merged_model if run.init_from else _from_base)(
-        run, device or torch.device("cpu")
-    )
+    options = _reading_options(run, device or torch.device("cpu"))
+    network, tokenizer, folder = (_from_merged_model if run.init_from else _from_base)(run, options)
+    if run.load_in_4bit:
+        keep_layout(network)
     if run.gradient_checkpointing:
         set_checkpointing(network.model, enabled=True)
-    wrapped = wrap_lora(
-        network,
-        rank=run.lora_r,
-        alpha=run.lora_alpha,
-        dropout=run.lora_dropout,
-        names=[name.strip() for name in run.lora_target_modules.split(",")],
-    )
-    counts = set_trained(wrapped, train_mask_decoder=run.train_mask_decoder, released_set=run.trained_set == "released")
+    wrapped, counts = wrap_as_told(network, run)
     logger.info("trained parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items()))
     return TrainingModel(wrapped, network, tokenizer, network.config, folder)
 
 
-def _from_base(run: RunConfig, device: torch.device) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path]:
+def _reading_options(run: RunConfig, device: torch.device) -> dict[str, Any]:
+    """Where frozen and trained weights go, in which type, and which of them are quantized on the way."""
+    dtype = PRECISIONS[run.precision]
+    return {
+        "dtype": dtype,
+        "device_map": {"": device},
+        "attn_implementation": run.attn_implementation,
+        "quantization_config": check_quantization(nf4(dtype) if run.load_in_4bit else None),
+    }
+
+
+def _from_base(run: RunConfig, options: dict[str, Any]) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path]:
     """A LLaVA base and a CLIP tower; the codebook is added and everything about masks is new."""
     folder = resolve_folder(run.version, flag="--version")
     tower_folder = resolve_folder(run.vision_tower, flag="--vision-tower")
@@ -146,9 +152,7 @@ def _from_base(run: RunConfig, device: torch.device) -> tuple[PixelLMForCausalLM
         state,
         source=f"--version {run.version}",
         may_initialize=FRESH_MODULES,
-        dtype=PRECISIONS[run.precision],
-        device_map={"": device},
-        attn_implementation=run.attn_implementation,
+        **options,
     )
     if run.query_init == "unit":
         projection = network.model.text_hidden_fcs[0]
@@ -157,16 +161,14 @@ def _from_base(run: RunConfig, device: torch.device) -> tuple[PixelLMForCausalLM
     return network, tokenizer, folder
 
 
-def _from_merged_model(run: RunConfig, device: torch.device) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path]:
+def _from_merged_model(run: RunConfig, options: dict[str, Any]) -> tuple[PixelLMForCausalLM, LlamaTokenizer, Path]:
     """Everything as it was trained, tokens included; only LoRA will be new. See ``resolve_run_flags``."""
     folder = resolve_folder(run.init_from, flag="--init_from")
     network = PixelLMForCausalLM.from_pretrained(
         folder,
         vision_tower=run.vision_tower,
         conv_type=run.conv_type,
-        dtype=PRECISIONS[run.precision],
-        device_map={"": device},
-        attn_implementation=run.attn_implementation,
+        **options,
     )
     tokenizer = network.require_processor().tokenizer
     tokenizer.model_max_length = run.model_max_length

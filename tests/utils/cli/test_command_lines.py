@@ -59,10 +59,7 @@ def test_released_flag_and_default(config_type, flag, default):
     assert type(found) is type(default)
     if isinstance(default, bool):
         assert getattr(parse(config_type, [f"--no_{name}"], "").config, name) is False
-        if config_type is ChatConfig or name not in (
-            "load_in_8bit",
-            "load_in_4bit",
-        ):  # training refuses them
+        if config_type is ChatConfig or name != "load_in_8bit":  # training refuses it
             assert getattr(parse(config_type, [flag], "").config, name) is True
         return
     value = {str: CHOICES.get(flag, ("a",))[0], int: "32" if flag == "--out_dim" else "1", float: "0.5"}[type(default)]
@@ -97,10 +94,9 @@ def test_every_switch_can_be_turned_off(config_type):
         assert getattr(parse(config_type, [f"--no_{name}"], "").config, name) is False
 
 
-@pytest.mark.parametrize("flag", ["--load_in_8bit", "--load_in_4bit"])
-def test_training_rounds_no_weights(flag):
-    with pytest.raises(InputError, match=r"are for chat and evaluation; .* use --precision bf16 or fp16, and"):
-        parse(RunConfig, [flag], "")
+def test_training_does_not_round_to_8_bits():
+    with pytest.raises(InputError, match=r"is for chat and evaluation; train with --load_in_4bit, or with --precision"):
+        parse(RunConfig, ["--load_in_8bit"], "")
 
 
 @pytest.mark.parametrize("config_type", [ChatConfig, EvaluateConfig])

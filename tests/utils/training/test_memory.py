@@ -88,8 +88,8 @@ def test_what_cannot_fit_is_refused_with_both_numbers_and_the_flags_that_help(mo
     assert str(refused.value) == (
         "training takes 30.5 MiB of memory on this machine for 2 processes before activations, but there is 1.0 MiB "
         "(of a process: weights 3.8 MiB, gradients 3.8 MiB, master weights 0.0 MiB, moments 7.6 MiB); take --precision "
-        "bf16, ZeRO-3 or offload_optimizer in --deepspeed_config, or more devices, or train less: a smaller --lora_r, "
-        "--no_train_mask_decoder"
+        "bf16, --load_in_4bit, ZeRO-3 or offload_optimizer in --deepspeed_config, or more devices, or train less: a "
+        "smaller --lora_r, --no_train_mask_decoder"
     )
 
 
