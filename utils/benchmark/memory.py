@@ -101,7 +101,7 @@ def benchmark(run: RunConfig | None, *, size: str, output_md: str) -> None:
         check_output_file(output_md, flag="--output_md")
     if run:
         name = f"PixelLM-{size.upper()}"
-        rows = [("these flags", name, *_described(sized(name, run), run, bits=4 if run.load_in_4bit else 16), "")]
+        rows = [("these flags", name, *_described(sized(name, run), run, bits=_bits_of(run)), "")]
     else:
         rows = [row for name in PUBLISHED for row in _preset_rows(name)]
     report = "\n".join(["Computed from shapes, not measured:", "", table(rows), "", _LEGEND])
@@ -130,8 +130,12 @@ def preset(hardware: str, name: str) -> tuple[RunConfig, int]:
     values: dict[str, Any] = {}
     for file in files:
         values |= read_object(file)
-    bits = 4 if values.pop("load_in_4bit", False) else 16
-    return RunConfig(**values), bits
+    run = RunConfig(**values)
+    return run, _bits_of(run)
+
+
+def _bits_of(run: RunConfig) -> int:
+    return 4 if run.load_in_4bit else 16
 
 
 def sized(name: str, run: RunConfig) -> nn.Module:

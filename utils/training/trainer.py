@@ -114,7 +114,8 @@ class Trainer:
             device = init_distributed()
             peers.start(lambda: _whereabouts(directory))
             check_shared(directory.path)
-            precision = settle_precision(run.precision, device, agree=dist.gather_objects)
+            bits = 4 if run.load_in_4bit else 16
+            precision = settle_precision(run.precision, device, bits=bits, agree=dist.gather_objects)
             run = dataclasses.replace(run, precision=precision)  # the run is recorded with it
             with memory_told("start", run, device, whereabouts=lambda: _whereabouts(directory)):
                 trainer = cls._build(run, device, directory, lock, step, sources, rates, val_sources)

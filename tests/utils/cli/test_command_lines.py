@@ -233,7 +233,7 @@ def test_shipped_configurations_parse(repository):
 
 
 @pytest.mark.parametrize("model", ["pixellm_7b", "pixellm_13b"])
-@pytest.mark.parametrize("hardware", ["8x80gb", "8x24gb", "1x80gb"])
+@pytest.mark.parametrize("hardware", ["8x80gb", "8x24gb", "1x80gb", "1x24gb"])
 def test_a_model_and_a_hardware_preset_make_the_released_batch(repository, hardware, model):
     """2 images x 10 passes x 8 GPUs."""
     from utils.training.deepspeed_config import deepspeed_settings
@@ -243,6 +243,7 @@ def test_a_model_and_a_hardware_preset_make_the_released_batch(repository, hardw
     processes = int(hardware.split("x")[0])
     assert processes * run.batch_size * run.grad_accumulation_steps == run.images_per_update == 160
     assert run.exp_name == model.replace("_", "-")
+    assert run.load_in_4bit == (hardware == "1x24gb")
     assert deepspeed_settings(run)["train_micro_batch_size_per_gpu"] == run.batch_size
 
 
