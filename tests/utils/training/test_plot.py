@@ -13,6 +13,9 @@ from scripts import plot_run
 from tests.support.bad_input import refused
 from utils.training.plot import RunLog, smooth
 
+# Where matplotlib has never run, it asks the system for its fonts.
+draws = pytest.mark.slow
+
 
 def write_log(folder: Path, *, num_updates: int = 60, old: bool = False) -> Path:
     """The log of a run that validates twice; ``old`` versions wrote no speed."""
@@ -32,6 +35,7 @@ def write_log(folder: Path, *, num_updates: int = 60, old: bool = False) -> Path
     return folder
 
 
+@draws
 def test_two_runs_are_drawn_into_one_picture(tmp_path, capsys):
     runs = [write_log(tmp_path / "a"), write_log(tmp_path / "b", old=True, num_updates=3)]
     output = tmp_path / "new/curves.png"
@@ -42,6 +46,7 @@ def test_two_runs_are_drawn_into_one_picture(tmp_path, capsys):
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
 
 
+@draws
 def test_the_picture_lies_in_the_run_by_default(tmp_path):
     assert plot_run.main([str(write_log(tmp_path / "a", num_updates=1))]) == 0
     assert (tmp_path / "a/curves.png").is_file()
