@@ -12,8 +12,8 @@
 ``data`` says how many samples per second one process makes, of every source and of their mixture, and what the time
 goes into. ``loading`` says how long it takes to read a model, and what memory one process and several at once need for
 it. ``quantization`` says what an 8-bit and a 4-bit language model save and change. ``splits`` says how far losses move
-when the same batches are trained on by other numbers of processes and at other ZeRO stages, and ``four_bits`` how far on
-a 4-bit language model, and what that saves. ``checkpoints`` computes how large a checkpoint of the published sizes is,
+when the same batches are trained on by other numbers of processes and at other ZeRO stages, ``four_bits`` how far on a
+4-bit language model, and what that saves. ``checkpoints`` computes how large a checkpoint of the published sizes is,
 and ``memory`` what training them takes on a GPU, with each preset of configs/hardware/ or with flags that are given.
 ``train`` says what an update of training costs, part by part, on random weights. ``data --help`` and the like list the
 flags. Other load on the machine is in all times: compare those of one run.
@@ -139,7 +139,7 @@ class FourBitsConfig(RunConfig):
 
     load_in_4bit: bool = flag(False, "a 4-bit language model", unused="both are tried")
     save_frozen: bool = flag(False, "checkpoints with frozen weights", unused="a 4-bit run saves none")
-    updates: Annotated[int, Field(ge=4)] = flag(40, "updates of each run")
+    updates: Annotated[int, Field(ge=4, lt=2**31)] = flag(40, "updates of each run")
     output_md: str = flag("", "Markdown file for the table")
 
 
