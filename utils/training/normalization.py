@@ -15,6 +15,8 @@ from model.structures import Batch, LossTerms
 from utils import dist
 from utils.cli.config import LossNormalization
 
+from .report import DataCounts
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -49,8 +51,8 @@ class UpdateShares:
 
     @classmethod
     def read(
-        cls, batches: Iterator[Batch], number: int, normalization: LossNormalization
-    ) -> tuple[list[Batch], UpdateShares]:
+        cls, batches: Iterator[Batch], number: int, normalization: LossNormalization, data: DataCounts | None = None
+    ) -> tuple[list[Batch], UpdateShares, list[int]]:
         """Read and count an update before its first forward pass; every process has to call this at the same time.
 
         The counts travel with what has gone wrong in one exchange between CPUs, so that no GPU is waited for.
@@ -58,18 +60,21 @@ class UpdateShares:
         Args:
             batches: of this process, on the CPU.
             number: of micro-batches of this process.
+            data: what else is counted.
         Returns:
-            the micro-batches of this process, and their shares.
+            the micro-batches of this process, their shares, and the sums of ``data`` over all processes.
         Raises:
             InputError: on every process, if a batch of any of them cannot be used.
         """
         passes: list[Batch] = []
-        sums = [0, 0]
+        sums = [0] * (2 + (data.size if data else 0))
         with dist.stop_together(sums):
             passes += [next(batches) for _ in range(number)]
             own = [Counts.of(batch) for batch in passes]
-            sums[:] = sum(counts.tokens for counts in own), sum(counts.masks for counts in own)
-        return passes, cls(Counts(*sums), number * dist.world_size(), normalization)
+            supervised = sum(counts.tokens for counts in own), sum(counts.masks for counts in own)
+            sums[:] = [*supervised, *(data.of(passes) if data else ())]
+        tokens, masks, *others = sums
+        return passes, cls(Counts(tokens, masks), number * dist.world_size(), normalization), others
 
     def part_of(self, terms: LossTerms, batch: Batch) -> LossTerms:
         """The terms such that their mean over all micro-batches is the loss of the update.

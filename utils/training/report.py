@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from model.configuration import PixelLMConfig
 from model.structures import Batch
@@ -48,8 +47,13 @@ class DataCounts:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = sorted(set(names))
 
-    def of(self, passes: Sequence[Batch]) -> Tensor:
-        """Counts of this process: (2 + 2 x number of datasets,) float32, which holds whole numbers up to 2**24.
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return 2 + 2 * len(self._names)
+
+    def of(self, passes: Sequence[Batch]) -> list[int]:
+        """Counts of this process.
 
         Args:
             passes: on the CPU, laid out in rows.
@@ -59,11 +63,11 @@ class DataCounts:
         replaced = Counter(name for batch in passes for name in batch.replaced)
         tokens = [sum(row.input_ids.numel() for row in rows), sum(int(row.visible.sum()) for row in rows)]
         by_name = [counts[name] for counts in (drawn, replaced) for name in self._names]
-        return torch.tensor([*tokens, *by_name], dtype=torch.float32)
+        return [*tokens, *by_name]
 
-    def read(self, sums: Sequence[float]) -> DataReport:
+    def read(self, sums: Sequence[int]) -> DataReport:
         """The sums of ``of`` over all processes; a dataset without any is left out."""
-        tokens, real_tokens, *by_name = map(int, sums)
+        tokens, real_tokens, *by_name = sums
         parts = by_name[: len(self._names)], by_name[len(self._names) :]
         drawn, replaced = ({name: n for name, n in zip(self._names, part, strict=True) if n} for part in parts)
         return DataReport(tokens, real_tokens, drawn, replaced)

@@ -96,7 +96,9 @@ class Updates:
         losses, blanks = torch.zeros(len(_PARTS), device=self._device), torch.zeros(3, device=self._device)
         agreed, num_skipped = 0, self._gradients.num_skipped
         self._engine.train()
-        passes, shares = UpdateShares.read(batches, run.grad_accumulation_steps, run.loss_normalization)
+        passes, shares, counted = UpdateShares.read(
+            batches, run.grad_accumulation_steps, run.loss_normalization, self._data
+        )
         # Until the last pass is made, nothing asks the device for a number, so that it always has work ahead.
         for left, on_cpu in zip(reversed(range(len(passes))), passes, strict=True):
             batch = on_cpu.to(self._device, PRECISIONS[run.precision])
@@ -111,8 +113,7 @@ class Updates:
             blanks += count_blanks(terms.areas, batch.masks)
         if self._gradients.num_skipped == num_skipped:
             self._learned = passes
-        data = self._data.of(passes).to(self._device)
-        sums = dist.all_reduce_sum(torch.cat([losses, blanks, data])).tolist()
+        sums = dist.all_reduce_sum(torch.cat([losses, blanks])).tolist()
         report = UpdateReport(
             number,
             rate,
@@ -121,8 +122,8 @@ class Updates:
             {name: value / shares.num_passes for name, value in zip(_PARTS, sums, strict=False)},
             images_per_update(run),
             shares.whole.tokens,
-            Blanks(*map(int, sums[len(_PARTS) :][:3])),
-            self._data.read(sums[len(_PARTS) + 3 :]),
+            Blanks(*map(int, sums[len(_PARTS) :])),
+            self._data.read(counted),
             self._gradient_norm(),
             peak_memory(self._device),
         )

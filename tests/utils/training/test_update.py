@@ -74,6 +74,9 @@ class Engine:
     def get_lr(self) -> list[float]:
         return [0.1]
 
+    def get_global_grad_norm(self) -> None:
+        return None
+
     def backward(self, loss: Tensor) -> None:
         loss.backward()
         self._device.waits.append("end of a pass")
@@ -104,7 +107,7 @@ def test_no_pass_waits_for_the_device(
     run = RunConfig(grad_accumulation_steps=2, precision="fp32")
     gradients, device = GradientGuard(wrapped, scales_loss=False, max_skips=0), Device()
     engine: Any = Engine(wrapped, device)
-    updates = Updates(run, engine, gradients, device=META, covered_size=encoder.config.covered_size)
+    updates = Updates(run, engine, gradients, device=META, covered_size=encoder.config.covered_size, sources=["custom"])
     batches = iter(passes_of(tmp_path, encoder, shared_prefix=shared_prefix))
     with device:
         updates.make(batches, 1, agree=lambda: 0)
