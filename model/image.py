@@ -5,9 +5,9 @@ Shapes: R input side in pixels; H, W size of the photo as stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -181,16 +181,99 @@ def patch_valid_mask(valid_hw: Tensor, *, size: int, grid: int) -> Tensor:
     return rows[:, :, None] & columns[:, None, :]
 
 
-def photo_resizers(
-    valid_hw: Tensor, orig_hw: Sequence[tuple[int, int]], *, size: int
-) -> list[Callable[[Tensor], Tensor]]:
+@dataclass(frozen=True)
+class RowResize:
+    """Logits of one size -> rows of a photo, and the way back of a gradient; all in float32.
+
+    Bilinear interpolation treats rows and columns alike and apart, so it is two matrix products, R logits C^T. The way
+    back is R^T gradient C.
+
+    Attributes:
+        rows: R, (H, h); columns: C, (W, w).
+        reach: H pairs, first and end of the rows of logits that a row of the photo is made of.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    reach: Sequence[tuple[int, int]]
+
+    def resized(self, logits: Tensor, block: slice) -> Tensor:
+        """(N, h, w) -> (N, r, W), so many rows of the photo."""
+        rows, source = self._part(block)
+        return rows @ logits[:, source].float() @ self.columns.T
+
+    def add_gradient(self, total: Tensor, gradient: Tensor, block: slice) -> None:
+        """Add to ``total`` (N, h, w), float32, what the gradient (N, r, W) of a block of rows comes to."""
+        rows, source = self._part(block)
+        total[:, source].add_(rows.T @ (gradient @ self.columns))
+
+    def _part(self, block: slice) -> tuple[Tensor, slice]:
+        source = slice(self.reach[block.start][0], self.reach[block.stop - 1][1])
+        return self.rows[block, source], source
+
+
+class SameSize:
+    """What ``RowResize`` is for logits that have the size of the photo."""
+
+    def resized(self, logits: Tensor, block: slice) -> Tensor:
+        """(N, H, W) -> (N, r, W) float32, which may share memory with the argument."""
+        return logits[:, block].float()
+
+    def add_gradient(self, total: Tensor, gradient: Tensor, block: slice) -> None:
+        """Add the gradient (N, r, W) of a block of rows to ``total`` (N, H, W)."""
+        total[:, block].add_(gradient)
+
+
+@dataclass(frozen=True)
+class PhotoResize:
+    """``resize_logits`` for one image, by rows; the arguments are the same."""
+
+    size: int
+    valid_hw: tuple[int, int]
+    out_hw: tuple[int, int]
+
+    def of(self, logits: Tensor) -> RowResize:
+        """For logits (N, h, w) of this shape, on their device."""
+        rows, columns = (
+            _line(side, self.size, valid, out, device=logits.device)
+            for side, valid, out in zip(logits.shape[1:], self.valid_hw, self.out_hw, strict=True)
+        )
+        return RowResize(rows, columns, _reach(logits.shape[1], self.size, self.valid_hw[0], self.out_hw[0]))
+
+
+def _line(low: int, size: int, valid: int, out: int, *, device: torch.device) -> Tensor:
+    """(out, low): what ``resize_logits`` does to a row or a column."""
+    full = F.interpolate(torch.eye(low, device=device)[None], size, mode="linear", align_corners=False)
+    if valid > size:
+        full = F.pad(full, (0, valid - size), mode="replicate")
+    return F.interpolate(full[..., :valid], out, mode="linear", align_corners=False)[0].T.contiguous()
+
+
+def _reach(low: int, size: int, valid: int, out: int) -> list[tuple[int, int]]:
+    """Where the numbers of each row of ``_line`` that are not zero begin and end, or a place beside it.
+
+    It is computed from the sizes, so that no GPU is asked.
+    """
+
+    def source(place: int, before: int, after: int) -> int:
+        return math.floor((place + 0.5) * before / after - 0.5)
+
+    found = []
+    for row in range(out):
+        pixel = source(row, valid, out)
+        first, last = source(min(pixel, size) - 1, low, size), source(min(pixel + 2, size), low, size) + 1
+        found.append((max(0, min(first, low - 1)), min(low, max(last, 0) + 1)))
+    return found
+
+
+def photo_resizers(valid_hw: Tensor, orig_hw: Sequence[tuple[int, int]], *, size: int) -> list[PhotoResize]:
     """``resize_logits`` for each of B images.
 
     Args:
         valid_hw: (B, 2), on the CPU, so that no GPU is waited for.
     """
     places = zip(valid_hw.tolist(), orig_hw, strict=True)
-    return [partial(resize_logits, size=size, valid_hw=tuple(valid), out_hw=out) for valid, out in places]
+    return [PhotoResize(size, (valid[0], valid[1]), out) for valid, out in places]
 
 
 def resize_logits(logits: Tensor, *, size: int, valid_hw: tuple[int, int], out_hw: tuple[int, int]) -> Tensor:

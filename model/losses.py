@@ -5,7 +5,7 @@ Shapes: N masks of one image, h, w their size as predicted, H, W that of the pho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .image import PhotoResize, RowResize, SameSize
 from .structures import LossTerms
 from .text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID
 
-Resize = Callable[[Tensor], Tensor]
-_PIXELS_OF_A_BLOCK = 2**23
+_PIXELS_OF_A_BLOCK = 2**18  # 1 MiB in float32, so that a block stays in the cache of a CPU
+_LARGE_BLOCK = 2**23
 _SCALE, _EPS = 1000.0, 1e-6  # of DICE in the release; with its small sums eps matters less
 
 
@@ -52,43 +53,51 @@ class PhotoMasks:
         targets: (N, H, W) bool; N is 1 or more.
         question: which question each mask answers.
         ignored: (H, W) bool, pixels that do not count; None if all do.
-        resize: (n, h, w) logits -> (n, H, W) float32, for any of the masks; None if they have that size already.
+        resize: brings logits to the size (H, W); None if they have it already.
         refine_alpha: the paper's alpha; 1.0 is exactly plain BCE.
     """
 
     targets: Tensor
     question: Sequence[int]
     ignored: Tensor | None
-    resize: Resize | None
+    resize: PhotoResize | None
     refine_alpha: float
 
-    def resized(self, logits: Tensor) -> Tensor:
-        """(n, h, w) -> (n, H, W) float32, which may be the argument itself."""
-        return self.resize(logits) if self.resize else logits.float()
-
     def blocks(self) -> list[slice]:
-        """Masks that are looked at together; no more is held at the size of the photo."""
-        size = max(1, _PIXELS_OF_A_BLOCK // max(1, self.targets[0].numel()))
-        return [slice(start, start + size) for start in range(0, len(self.targets), size)]
+        """Rows of the photo that are looked at together, for all masks; no more is made at the size of the photo."""
+        num_masks, height, width = self.targets.shape
+        in_cache = self.resize and self.targets.device.type == "cpu"  # logits that are whole already fit into none
+        at_once = _PIXELS_OF_A_BLOCK if in_cache else _LARGE_BLOCK
+        num_rows = max(1, at_once // max(1, num_masks * width))
+        return [slice(start, min(start + num_rows, height)) for start in range(0, height, num_rows)]
+
+    def resizing(self, logits: Tensor) -> RowResize | SameSize:
+        """For logits (N, h, w) of this shape."""
+        return self.resize.of(logits) if self.resize else SameSize()
 
     def truth(self, block: slice) -> Tensor:
-        """(n, H, W) float32, 0 where pixels do not count."""
-        truth = self.targets[block].float()
-        return truth if self.ignored is None else truth.masked_fill_(self.ignored, 0.0)
+        """(N, r, W) float32, 0 where pixels do not count."""
+        return self.leave_out(self.targets[:, block].float(), block)
+
+    def leave_out(self, of_pixels: Tensor, block: slice) -> Tensor:
+        """(N, r, W) numbers, made 0 in place where pixels do not count."""
+        return of_pixels if self.ignored is None else of_pixels.masked_fill_(self.ignored[block], 0.0)
 
     def num_pixels(self) -> Tensor | int:
         """Of a mask, those that count."""
         return self.targets[0].numel() if self.ignored is None else (~self.ignored).sum()
 
-    def claimed(self, logits: Tensor) -> Tensor | None:
+    def claimed(self, x: Tensor) -> Tensor | None:
         """Pixels where two or more predictions of the same question are positive, by prediction and not by truth.
 
+        Args:
+            x: (N, r, W) logits of a block.
         Returns:
-            (N, H, W) bool, equal for the masks of one question; None if nothing depends on it.
+            (N, r, W) bool, equal for the masks of one question; None if nothing depends on it.
         """
         if self.refine_alpha == 1.0 or len(set(self.question)) == len(self.question):
             return None
-        positive = torch.cat([self.resized(logits[block]) > 0 for block in self.blocks()])
+        positive = x > 0
         claimed = torch.zeros_like(positive)
         for question in set(self.question):
             mine = [mask for mask, of in enumerate(self.question) if of == question]
@@ -108,61 +117,57 @@ class MaskSums(torch.autograd.Function):
     as in the release.
 
     At the size of a photo, a mask takes a hundred times the memory of what the network predicts. So the gradient is
-    written out, and a block of masks is resized at a time, in the backward pass again: nothing of that size is kept.
+    written out, and some rows of the photo are made at a time, in the backward pass again: nothing of that size is
+    kept, and on a CPU what is made stays in its cache.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, masks: PhotoMasks) -> tuple[Tensor, Tensor]:
         """Called by ``apply`` with (N, h, w) logits."""
-        claimed, num_pixels, of_blocks, areas = masks.claimed(logits), masks.num_pixels(), [], []
+        resizing, num_pixels = masks.resizing(logits), masks.num_pixels()
+        sums = logits.new_zeros(5, len(logits), dtype=torch.float32)
+        area = logits.new_zeros(len(logits), dtype=torch.long)
+        bce_of, extra_of, p_and_truth, p_of, truth_of = sums
         for block in masks.blocks():
-            x, truth = masks.resized(logits[block]), masks.truth(block)
-            bce = F.binary_cross_entropy_with_logits(x, truth, reduction="none")
-            p = x.sigmoid()
-            if masks.ignored is not None:
-                bce.masked_fill_(masks.ignored, 0.0)
-                p.masked_fill_(masks.ignored, 0.0)
-            plain = bce.sum((1, 2)) / num_pixels
-            if claimed is None:
-                extra = torch.zeros_like(plain)
-            else:
-                extra = (masks.refine_alpha - 1.0) * bce.mul_(claimed[block]).sum((1, 2)) / num_pixels
-            size = (p.sum((1, 2)) + truth.sum((1, 2))) / _SCALE + _EPS
-            both = 2 * p.mul_(truth).sum((1, 2)) / _SCALE + _EPS
-            of_blocks.append(torch.stack([plain, extra, both, size]))
-            areas.append((x > 0).sum((1, 2)))
-        plain, extra, both, size = torch.cat(of_blocks, 1)
+            x, truth = resizing.resized(logits, block), masks.truth(block)
+            claimed = masks.claimed(x)
+            area += (x > 0).sum((1, 2))
+            bce = masks.leave_out(F.binary_cross_entropy_with_logits(x, truth, reduction="none"), block)
+            bce_of += bce.sum((1, 2))
+            if claimed is not None:
+                extra_of += bce.mul_(claimed).sum((1, 2))
+            p = masks.leave_out(x.sigmoid(), block)
+            p_of += p.sum((1, 2))
+            truth_of += truth.sum((1, 2))
+            p_and_truth += p.mul_(truth).sum((1, 2))
+        size, both = (p_of + truth_of) / _SCALE + _EPS, 2 * p_and_truth / _SCALE + _EPS
         ctx.masks = masks
-        ctx.save_for_backward(logits, both, size, claimed)
-        area = torch.cat(areas)
+        ctx.save_for_backward(logits, both, size)
         ctx.mark_non_differentiable(area)
-        return torch.stack([plain.sum(), extra.sum(), (1 - both / size).sum()]), area
+        bce, extra = bce_of.sum() / num_pixels, (masks.refine_alpha - 1.0) * extra_of.sum() / num_pixels
+        return torch.stack([bce, extra, (1 - both / size).sum()]), area
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradient of (3,) sums to that of (N, h, w) logits."""
         masks: PhotoMasks = ctx.masks
-        logits, both, size, claimed = ctx.saved_tensors
+        logits, both, size = ctx.saved_tensors
         of_bce, of_extra, of_dice = upstream
         of_bce, of_extra = of_bce / masks.num_pixels(), of_extra * (masks.refine_alpha - 1.0) / masks.num_pixels()
         # The derivative of DICE by p, where the truth is 0, and what a truth of 1 adds to it.
         outside = (of_dice * both / size**2 / _SCALE)[:, None, None]
         inside = (-2 * of_dice / size / _SCALE)[:, None, None]
-        gradients = []
+        resizing, total = masks.resizing(logits), torch.zeros_like(logits, dtype=torch.float32)
         for block in masks.blocks():
-            low_res = logits[block].detach().requires_grad_()
-            with torch.enable_grad():
-                resized = masks.resized(low_res)
-            truth, p = masks.truth(block), resized.detach().sigmoid()
-            by_dice = (truth * inside[block]).add_(outside[block]).mul_(1 - p).mul_(p)
+            x, truth = resizing.resized(logits, block), masks.truth(block)
+            claimed, p = masks.claimed(x), x.sigmoid()
+            by_dice = (truth * inside).add_(outside).mul_(1 - p).mul_(p)
             by_bce = p.sub_(truth)
-            weight = of_bce if claimed is None else claimed[block] * of_extra + of_bce
-            gradient = by_bce.mul_(weight).add_(by_dice)
-            if masks.ignored is not None:
-                gradient.masked_fill_(masks.ignored, 0.0)
-            gradients += torch.autograd.grad(resized, low_res, gradient)
-        return torch.cat(gradients), None
+            weight = of_bce if claimed is None else claimed * of_extra + of_bce
+            gradient = masks.leave_out(by_bce.mul_(weight).add_(by_dice), block)
+            resizing.add_gradient(total, gradient, block)
+        return total.to(logits.dtype), None
 
 
 def pixellm_loss(
@@ -173,7 +178,7 @@ def pixellm_loss(
     weights: LossWeights,
     *,
     ignore: Sequence[Tensor | None] = (),
-    resize: Sequence[Resize] = (),
+    resize: Sequence[PhotoResize] = (),
 ) -> LossTerms:
     """Combine the parts; all are means over this batch: of its supervised tokens, and of its masks.
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .configuration import PixelLMConfig
 
@@ -288,7 +289,14 @@ class HeadMLP(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Queries and gated features -> mask logits, for all scales."""
+    """Queries and gated features -> mask logits, for all scales.
+
+    Attributes:
+        recomputed_at_once: with gradients, decode so many masks at a time, and compute what the gradient needs of them
+            anew in the backward pass; None decodes all masks together and keeps it.
+    """
+
+    recomputed_at_once: int | None = None
 
     def __init__(self, config: PixelLMConfig) -> None:
         super().__init__()
@@ -336,17 +344,41 @@ class MaskDecoder(nn.Module):
         Returns:
             (N, h, w) logits, unbounded; h = w = 2g for one scale, 4g for several.
         """
+        # What is the same for all masks of an image is computed once for the image.
+        sources = [pyramid[0], *(self.upsample_2x(features) for features in pyramid[1:])]
+        encodings = [positions, *(self.pe1(source.shape[-1]) for source in sources[1:])]
+        no_mask = rearrange(no_mask, "1 c -> 1 c 1 1")
+        at_once = self.recomputed_at_once
+        if at_once is None or len(queries) <= at_once or not torch.is_grad_enabled():
+            return self._decode(sources, queries, image_index, encodings, no_mask)
+        decoded = []
+        blocks = list(zip(queries.split(at_once), image_index.split(at_once), strict=True))
+        for block in blocks[:-1]:
+            decoded.append(
+                checkpoint(
+                    self._decode, sources, *block, encodings, no_mask, use_reentrant=False, preserve_rng_state=False
+                )
+            )
+        # The backward pass begins with the last block, so nothing is won if it is recomputed.
+        decoded.append(self._decode(sources, *blocks[-1], encodings, no_mask))
+        return torch.cat(decoded)
+
+    def _decode(
+        self, sources: list[Tensor], queries: Tensor, image_index: Tensor, encodings: list[Tensor], no_mask: Tensor
+    ) -> Tensor:
+        """Decode N masks together.
+
+        Args:
+            sources, encodings: of each scale, features (B, C, h, h) and encoded positions (C, h, h).
+            queries, image_index: as in ``forward``; no_mask: (1, C, 1, 1).
+        """
         per_scale: list[Tensor] = []
-        for scale in range(len(self.transformer)):
-            # What is the same for all masks of an image is computed once for the image.
-            source = pyramid[scale] if scale == 0 else self.upsample_2x(pyramid[scale])
-            source = source[image_index]
+        for scale, (features, encoding) in enumerate(zip(sources, encodings, strict=True)):
+            source = features[image_index]
             if scale > 0:
                 gate = F.interpolate(per_scale[-1][:, None], source.shape[-2:], mode="bilinear", align_corners=False)
                 source = source * (gate.sigmoid() + 1)
-            encoding = positions if scale == 0 else self.pe1(source.shape[-1])
-            source = source + rearrange(no_mask, "1 c -> 1 c 1 1")
-            per_scale.append(self._decode_scale(scale, source, queries[:, scale], encoding))
+            per_scale.append(self._decode_scale(scale, source + no_mask, queries[:, scale], encoding))
         return self._weighted_sum(per_scale)
 
     def _decode_scale(self, scale: int, source: Tensor, query: Tensor, position: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model.errors import InputError
-from model.image import CLIP_MEAN, CLIP_STD, ImagePreprocessor, patch_valid_mask, read_image, resize_logits
+from model.image import CLIP_MEAN, CLIP_STD, ImagePreprocessor, PhotoResize, patch_valid_mask, read_image, resize_logits
 
 SIDES = st.integers(1, 90)
 
@@ -114,6 +114,29 @@ def test_pixels_that_no_patch_covers_go_on_from_the_border():
     whole = resize_logits(logits, size=56, valid_hw=(60, 40), out_hw=(60, 40))
     assert torch.allclose(whole[:, :56], covered)
     assert torch.allclose(whole[:, 56:], covered[:, -1:].expand(-1, 4, -1))
+
+
+@given(
+    st.sampled_from([1, 2, 8, 16, 36]), st.sampled_from([14, 56, 252]), st.data(), st.integers(1, 300),
+    st.integers(1, 300), st.integers(1, 40),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_rows_of_a_photo_are_those_of_the_whole_and_so_is_the_gradient(low, size, data, height, width, at_once):
+    """Also for a photo smaller than the logits, and for pixels that no patch covers."""
+    valid = data.draw(st.tuples(st.integers(1, size + 13), st.integers(1, size + 13)))
+    generator = torch.Generator().manual_seed(low + height)
+    logits = torch.randn(2, low, low, generator=generator).requires_grad_()
+    expected = resize_logits(logits, size=size, valid_hw=valid, out_hw=(height, width))
+    gradient = torch.randn(expected.shape, generator=generator)
+    (expected_gradient,) = torch.autograd.grad(expected, logits, gradient, retain_graph=True)
+    (of_sizes,) = torch.autograd.grad(expected, logits, gradient.abs())  # what rounding is a share of
+    by_rows = PhotoResize(size, valid, (height, width)).of(logits)
+    found = torch.zeros_like(expected_gradient)
+    for start in range(0, height, at_once):
+        rows = slice(start, min(start + at_once, height))
+        assert torch.allclose(by_rows.resized(logits.detach(), rows), expected[:, rows], atol=2e-5)
+        by_rows.add_gradient(found, gradient[:, rows], rows)
+    assert bool(((found - expected_gradient).abs() <= 1e-5 * of_sizes + 1e-6).all())
 
 
 def test_images_are_read_as_rgb(tmp_path):

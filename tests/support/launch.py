@@ -32,6 +32,7 @@ TRAIN_FLAGS = (
     "--val_dataset=MultiReasonSeg|val", "--seg_token_num=2", "--image_feature_scale_num=2", "--separate_mm_projector",
     "--pad_train_clip_images", "--vision_tower_for_mask", "--out_dim=32", "--precision=fp32", "--lora_dropout=0",
     "--steps_per_epoch=2", "--epochs=2", "--batch_size=1", "--grad_accumulation_steps=2", "--workers=1",
+    "--activation_checkpointing=always",
 )  # fmt: skip
 
 

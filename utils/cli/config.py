@@ -47,6 +47,7 @@ Template = Literal["llava_v1", "llava_llama_2"]
 Optimizer = Literal["adamw", "muon"]
 LossNormalization = Literal["global", "local"]
 ReportTo = Literal["tensorboard", "wandb", "none"]
+ActivationCheckpointing = Literal["auto", "always", "never"]
 
 
 def _inside(name: str) -> str:
@@ -184,7 +185,13 @@ class OptimizerFlags:
     shared_prefix: bool = flag(
         True, "read system words and image once for all conversations about an image (docs/training.md)"
     )
-    gradient_checkpointing: bool = flag(True, "recompute activations to save memory")
+    activation_checkpointing: ActivationCheckpointing = flag(
+        "auto", "recompute activations in the backward pass: as many as memory asks for, or all, or none"
+    )
+    gradient_checkpointing: bool = flag(
+        True, "of the release; --no_gradient_checkpointing is --activation_checkpointing never"
+    )
+    compile: bool = flag(False, "compile the language model's blocks by torch.compile; needs a C++ compiler")
     deepspeed_config: str = flag("configs/ds_zero2.json", "ZeRO settings", aliases=("--deepspeed_config_file",))
 
 
@@ -291,6 +298,17 @@ class RunConfig(
                 raise InputError(
                     f"--overfit_one_batch starts from --version or --init_from and keeps nothing; leave --{name} out"
                 )
+
+        if self.activation_checkpointing == "always" and not self.gradient_checkpointing:
+            raise InputError(
+                "--activation_checkpointing=always contradicts --no_gradient_checkpointing, which is its value never; "
+                "leave one of them out, or give --gradient_checkpointing"
+            )
+
+    @property
+    def recomputation(self) -> ActivationCheckpointing:
+        """Of activations, whichever flag says so."""
+        return self.activation_checkpointing if self.gradient_checkpointing else "never"
 
     @property
     def run_dir(self) -> Path:

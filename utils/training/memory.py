@@ -89,9 +89,11 @@ def _is_nvme(zero: Mapping[str, Any], kept: str) -> bool:
     return (zero.get(key) or {}).get("device") == "nvme"
 
 
-def check_memory(network: nn.Module, settings: Mapping[str, Any], device: torch.device) -> None:
+def check_memory(network: nn.Module, settings: Mapping[str, Any], device: torch.device) -> int:
     """Say how much memory this run takes before activations.
 
+    Returns:
+        what is left for the activations of this process, in bytes.
     Raises:
         InputError: if that is more than there is.
     """
@@ -102,32 +104,38 @@ def check_memory(network: nn.Module, settings: Mapping[str, Any], device: torch.
     if on_gpu:
         free, _ = torch.cuda.mem_get_info(device)
         has = free + torch.cuda.memory_reserved(device)  # of this process, which holds the weights by now
-        _hold(f"{device}", need.device, sum(need.device.values()), has)
+        left = _hold(f"{device}", need.device, sum(need.device.values()), has)
     else:
         host += sum(need.device.values()) * num_local
+        left = 0
     if host:
         parts = need.host if on_gpu else need.device | {f"offloaded {name}": size for name, size in need.host.items()}
         where = f"this machine for {num_local} processes" if num_local > 1 else "this machine"
-        _hold(where, parts, host, _host_memory(num_local))
+        left_on_host = _hold(where, parts, host, _host_memory(num_local))
+        left = left if on_gpu else left_on_host // num_local
+    return left
 
 
-def _hold(where: str, parts: Mapping[str, int], needed: int, has: int) -> None:
-    listed = ", ".join(f"{name} {_readable(size)}" for name, size in parts.items())
+def _hold(where: str, parts: Mapping[str, int], needed: int, has: int) -> int:
+    """Returns what is left."""
+    listed = ", ".join(f"{name} {readable(size)}" for name, size in parts.items())
     logger.info(
         "memory before activations, on %s: %s of %s (of a process: %s)",
         where,
-        _readable(needed),
-        _readable(has),
+        readable(needed),
+        readable(has),
         listed,
     )
     if needed > has:
         raise InputError(
-            f"training takes {_readable(needed)} of memory on {where} before activations, but there is "
-            f"{_readable(has)} (of a process: {listed}); {_REMEDY}"
+            f"training takes {readable(needed)} of memory on {where} before activations, but there is "
+            f"{readable(has)} (of a process: {listed}); {_REMEDY}"
         )
+    return has - needed
 
 
-def _readable(size: int) -> str:
+def readable(size: int) -> str:
+    """A number of bytes, in MiB or GiB."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 

@@ -80,8 +80,8 @@ def advice_for(run: RunConfig, phase: Phase, *, on_gpu: bool) -> str:
             passes = run.grad_accumulation_steps * run.batch_size // smaller
             same = ", which keeps the update the same" if run.loss_normalization == "global" else ""
             choices.append(f"--batch_size={smaller} --grad_accumulation_steps={passes}{same}")
-        if not run.gradient_checkpointing:
-            choices.append("--gradient_checkpointing")
+        if run.recomputation != "always":
+            choices.append("--activation_checkpointing=always")
     if on_gpu:
         zero = deepspeed_settings(run).get("zero_optimization", {})
         if zero.get("stage", 0) < 3 and dist.world_size() > 1:

@@ -118,8 +118,6 @@ def build_for_training(run: RunConfig, *, device: torch.device | None = None) ->
     network, tokenizer, folder = (_from_merged_model if run.init_from else _from_base)(run, options)
     if run.load_in_4bit:
         keep_layout(network)
-    if run.gradient_checkpointing:
-        set_checkpointing(network.model, enabled=True)
     wrapped, counts = wrap_as_told(network, run)
     logger.info("trained parameters: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items()))
     return TrainingModel(wrapped, network, tokenizer, network.config, folder)

@@ -24,8 +24,10 @@ from utils.data.mixture import Mixture, SkipTally, build_loader, read_batches
 from utils.data.shared_memory import read_once
 from utils.data.sources import Source
 
+from .activations import settle_activations
 from .boards import check_board
 from .checkpoints import Checkpoints, check_free_space, num_to_come, open_step
+from .compilation import check_compile, compile_blocks
 from .deepspeed_config import deepspeed_settings, shards_parameters
 from .engine import Engine, build_engine, init_distributed
 from .feature_cache import FeatureCache, check_cache, open_cache
@@ -101,6 +103,7 @@ class Trainer:
         """
         check_board(run.report_to)
         check_attention(run.attn_implementation, dtype=PRECISIONS.get(run.precision))  # on a GPU, auto is 16 bits
+        check_compile(run)
         check_images_per_update(run)
         if run.shared_prefix:
             check_shared_prefix(run.attn_implementation)
@@ -141,10 +144,10 @@ class Trainer:
         step = dist.gather_objects(step)[0]  # the main process decides for all
         with dist.stop_together():
             stored = open_step(step) if step else None
-        contents = None
+        contents, free = None, 0
         with dist.stop_together():
             if sources:
-                check_memory(training.wrapped, settings, device)
+                free = check_memory(training.wrapped, settings, device)
             if lock:
                 contents = find_contents(run, training, step, stored)
             if lock and sources and contents and not run.overfit_one_batch:
@@ -154,6 +157,10 @@ class Trainer:
                 remove_unfinished(directory.checkpoints)
             if lock and run.overwrite_run:  # not before data and weights have been read
                 directory.set_aside(lock)
+        if sources:
+            settle_activations(run, training, settings, free=free)
+        if run.compile:
+            compile_blocks(training.network)
         contents = dist.gather_objects(contents)[0]
         assert contents is not None  # the main process has found out
         run = dataclasses.replace(run, overwrite_run=False)  # done, and not to be repeated with the recorded flags

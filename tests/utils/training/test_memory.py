@@ -74,7 +74,8 @@ def test_a_gpu_reserves_whole_buffers():
 def test_what_fits_is_told_in_one_line(caplog, monkeypatch):
     monkeypatch.setattr(memory, "_host_memory", lambda num_local: GIB)
     with caplog.at_level(logging.INFO):
-        check_memory(network(), {}, torch.device("cpu"))
+        left = check_memory(network(), {}, torch.device("cpu"))
+    assert left == GIB - 4 * ALL - 12 * TRAINED, "for activations"
     (message,) = caplog.messages
     assert message.startswith("memory before activations, on this machine: 0.0 MiB of 1.00 GiB (of a process: weights ")
 
@@ -103,7 +104,7 @@ def test_a_gpu_has_what_is_free_and_what_this_process_has_taken(monkeypatch):
     with pytest.raises(InputError, match=r"takes 15\.3 MiB of memory on cuda:0 before .* there is 15\.0 MiB"):
         check_memory(nn.Linear(1000, 1000), {}, torch.device("cuda", 0))
     taken *= 2
-    check_memory(nn.Linear(1000, 1000), {}, torch.device("cuda", 0))
+    assert check_memory(nn.Linear(1000, 1000), {}, torch.device("cuda", 0)) == free + taken - needs
 
 
 def test_what_is_offloaded_is_held_to_the_machine_and_not_to_the_gpu(monkeypatch):

@@ -18,7 +18,7 @@ CUDA = torch.OutOfMemoryError(
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.25 GiB is free."
     " Of the allocated memory 76.00 GiB is allocated by PyTorch, and 0.50 GiB is reserved but unallocated."
 )
-LEAST = RunConfig(batch_size=1, gradient_checkpointing=True, precision="bf16")
+LEAST = RunConfig(batch_size=1, activation_checkpointing="always", precision="bf16")
 
 
 def real_failure_of_the_cpu() -> RuntimeError:
@@ -75,7 +75,7 @@ def test_a_smaller_batch_keeps_the_images_of_an_update(size, passes, advised):
 
 def test_what_is_done_already_is_not_advised(tmp_path):
     heavy = RunConfig(batch_size=2, gradient_checkpointing=False, precision="fp32", val_batch_size=4)
-    for flags in ("--batch_size=1", "--gradient_checkpointing", "--precision=bf16", "offload_optimizer"):
+    for flags in ("--batch_size=1", "--activation_checkpointing=always", "--precision=bf16", "offload_optimizer"):
         assert flags in advice_for(heavy, "update", on_gpu=True)
         assert flags not in advice_for(offloaded(tmp_path), "update", on_gpu=True)
     assert "--batch_size" not in advice_for(heavy, "validation", on_gpu=True)
