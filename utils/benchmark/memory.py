@@ -53,7 +53,7 @@ Of one GPU, in GiB. `weights` are frozen and trained ones; `gradients` and `opti
 moments) belong to the trained ones. `buffers` are DeepSpeed's, and under ZeRO-3 the weights that are gathered for a
 moment. `decoder` is what the tower's projectors, the decoder, the logits and the mask losses keep. `kept` and
 `recomputed` are the activations of the language model, kept or computed again in the backward pass
-(`--gradient_checkpointing`), for images with 476 tokens (a square photo, three questions) and 9 masks. `fits` leaves
+(`--activation_checkpointing`), for images with 476 tokens (a square photo, three questions) and 9 masks. `fits` leaves
 2 GiB to libraries and to what the allocator cannot use, and takes a GB on the box for 0.98 GiB. `host` is what each
 process keeps in the memory of the machine (offload). What a kernel takes while it runs is not counted."""
 

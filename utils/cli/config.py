@@ -285,8 +285,8 @@ class RunConfig(
     def __post_init__(self) -> None:
         if self.load_in_8bit:
             raise InputError(
-                "--load_in_8bit is for chat and evaluation; train with --load_in_4bit, or with --precision bf16 and "
-                "--gradient_checkpointing or a smaller --batch_size to save memory"
+                "--load_in_8bit is for chat and evaluation; train with --load_in_4bit, or with --precision bf16, "
+                "--activation_checkpointing always or a smaller --batch_size to save memory"
             )
         if self.load_in_4bit and self.save_frozen:
             raise InputError(
