@@ -6,6 +6,7 @@ python scripts/check_parity.py --golden DIR [--case NAME] [--stage STAGE]
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,16 @@ from model.errors import InputError
 from utils.cli.args import Parsed, flag, settings
 from utils.cli.command import run_command
 from utils.parity.stage_names import STAGE_NAMES
+
+# Kernels for other processors, and other numbers of threads, add up in other orders. That moves the smallest gradients
+# of the recorded step, which are a millionth of the largest, by up to twice their limit (docs/log.md). With these, read
+# when torch is loaded, a result is the same wherever it is computed.
+_SAME_KERNELS = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "MKL_CBWR": "COMPATIBLE",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 @settings
@@ -41,6 +52,7 @@ def default_tree(golden: Path) -> Path:
 
 def check(parsed: Parsed[ParityConfig]) -> int:
     """Print a line per stage; 1 if any differs too much."""
+    os.environ.update(_SAME_KERNELS)
     from utils.parity.stages import run_stages
 
     for name in ("utils", "model"):
