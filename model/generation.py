@@ -5,18 +5,25 @@ Shapes: Q conversations, B images, L prompt tokens, T new tokens, D language-mod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.utils.generic import ModelOutput
 from typing_extensions import TypedDict
 
+from .context import Context
+from .decoding import Answer, Rules, decode
 from .errors import InputError
 from .files import read_object
 from .rows import rows_of_conversations
@@ -47,6 +54,24 @@ class GenerationKeys(TypedDict, total=False):
 
 
 _KEYS = Schema(GenerationKeys)
+_OF_TRANSFORMERS = (  # options that its own loop alone knows
+    "output_scores", "output_logits", "output_attentions", "output_hidden_states", "cache_implementation",
+)  # fmt: skip
+
+
+@dataclass
+class Writing:
+    """What the loop is told beside transformers' options, and what it keeps.
+
+    Attributes:
+        by_group: the first token of a group brings the others along.
+        max_groups: of an answer.
+        states: T tensors (rows, D) that predicted the new tokens.
+    """
+
+    by_group: bool
+    max_groups: int | None
+    states: list[Tensor] = field(default_factory=list)
 
 
 class AnswersWithMasks(GenerationMixin):
@@ -57,6 +82,9 @@ class AnswersWithMasks(GenerationMixin):
     embed: Callable[[TokenRows, VisionFeatures | None], Tensor]
     fuse: Callable[[Tensor], Tensor]
     decode_masks: Callable[[VisionFeatures, SegQueries], Tensor]
+    config: Any
+    model: Any
+    lm_head: Callable[[Tensor], Tensor]
     generation_config: GenerationConfig
 
     @torch.no_grad()
@@ -69,6 +97,8 @@ class AnswersWithMasks(GenerationMixin):
         image_index: Tensor | None = None,
         attention_mask: Tensor | None = None,
         vision_features: VisionFeatures | None = None,
+        codebook_fast_path: bool = True,
+        max_targets: int | None = None,
         **options: Any,
     ) -> PixelLMGenerateOutput:
         """Answer conversations, greedily unless the options say otherwise, and decode a mask for every token group.
@@ -78,6 +108,9 @@ class AnswersWithMasks(GenerationMixin):
             pixel_values: (B, 3, R, R); valid_hw: (B, 2); image_index: (Q,), the image of each conversation.
             attention_mask: (Q, L), zero on padding.
             vision_features: of ``encode_images``, in place of the images, to ask again without encoding again.
+            codebook_fast_path: the first token of a group brings the others along, and all are read in one pass.
+                Without it each is chosen by itself, and a group may break off.
+            max_targets: complete groups of an answer, at most; then it goes on in words.
             options: as of transformers' ``generate``, such as ``max_new_tokens`` or ``streamer``.
                 ``return_dict_in_generate=False`` gives the sequences alone, as transformers' pipelines ask for.
         Raises:
@@ -95,17 +128,17 @@ class AnswersWithMasks(GenerationMixin):
         rows = rows_of_conversations(
             input_ids, attention_mask, image_index, codebook=self.codebook, patch_mask=patch_mask
         )
-        states: list[Tensor] = []
+        writing = Writing(codebook_fast_path, max_targets)
         text_alone = options.get("return_dict_in_generate") is False
         output = super().generate(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids=input_ids.masked_fill(input_ids == IMAGE_TOKEN_ID, 0),  # penalties look ids up in a table
             inputs_embeds=self.embed(rows, vision_features),
             attention_mask=rows.visible.long(),
             position_ids=rows.position_ids,
-            new_states=states,
+            writing=writing,
             **{**options, "return_dict_in_generate": True},
         )
-        found = self._with_masks(cast(ModelOutput, output), states, input_ids, image_index, vision_features)
+        found = self._with_masks(cast(ModelOutput, output), writing.states, input_ids, image_index, vision_features)
         found["end_ids"] = _end_ids(options, self.generation_config)
         return cast(Any, found.sequences) if text_alone else found
 
@@ -123,18 +156,90 @@ class AnswersWithMasks(GenerationMixin):
             generation_mode, generation_config, *args, **options
         )
 
+    def _sample(
+        self,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        *,
+        writing: Writing,
+        **prepared: Any,
+    ) -> ModelOutput:
+        """Greedy search and sampling, as transformers asks for them once it has read all options; see ``decode``.
+
+        What only transformers' own loop has is left to it: scores and the like of every token, its kinds of cache, and
+        processes that wait for one another. Then each token is chosen by itself.
+        """
+        if synced_gpus or any(getattr(generation_config, name) for name in _OF_TRANSFORMERS):
+            sample = super()._sample  # pyright: ignore[reportAttributeAccessIssue]
+            return sample(
+                input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer,
+                writing=writing, **prepared,
+            )  # fmt: skip
+        context = Context(self.model, num_layers=self.config.text_config.num_hidden_layers)
+        prompt = without_gaps(prepared["inputs_embeds"], prepared["attention_mask"], prepared["position_ids"])
+        first = context.read(*prompt)[:, -1]
+        ends, pad = generation_config._eos_token_tensor, generation_config._pad_token_tensor
+        processors = [_of_row(logits_processor, row) for row in range(len(input_ids))]
+        others = [one for one in stopping_criteria if not isinstance(one, (MaxLengthCriteria, EosTokenCriteria))]
+
+        def written(answer: Answer) -> Tensor:
+            new = torch.tensor(answer.ids, dtype=input_ids.dtype, device=input_ids.device)
+            return torch.cat([input_ids[answer.row], new])[None]
+
+        def pick(logits: Tensor, answers: Sequence[Answer]) -> list[int]:
+            scores = logits.to(input_ids.device, torch.float32)
+            if logits_processor:
+                of_answers = zip(answers, scores.split(1), strict=True)
+                scores = torch.cat(
+                    [processors[one.row](cast(Any, written(one)), cast(Any, mine)) for one, mine in of_answers]
+                )
+            if generation_config.do_sample:
+                return torch.multinomial(scores.softmax(-1), 1)[:, 0].tolist()
+            return scores.argmax(-1).tolist()
+
+        rules = Rules(
+            group=self.codebook.ids,
+            by_group=writing.by_group,
+            max_groups=writing.max_groups,
+            end_ids=frozenset(() if ends is None else ends.tolist()),
+            must_stop=(lambda answer: any(bool(one(written(answer), None)) for one in others)) if others else None,
+        )
+        answers: dict[int, Answer] = {}
+        for answer, part in decode(
+            context, first, rules, rooms=[generation_config.max_length - input_ids.shape[1]] * len(input_ids),
+            embed=self.model.embed_tokens, head=self.lm_head, pick=pick,
+        ):  # fmt: skip
+            answers[answer.row] = answer
+            for token in part if streamer else ():
+                streamer.put(torch.tensor([token]))
+        if streamer:
+            streamer.end()
+        rows = [answers[row] for row in range(len(input_ids))]
+        new_ids = pad_sequence(
+            [torch.tensor(answer.ids, dtype=input_ids.dtype) for answer in rows],
+            batch_first=True,
+            padding_value=0 if pad is None else int(pad),
+        )
+        writing.states.extend(pad_sequence([torch.cat([first[:0], *answer.states]) for answer in rows]))
+        sequences = torch.cat([input_ids, new_ids.to(input_ids.device)], 1)
+        return GenerateDecoderOnlyOutput(sequences=cast(Any, sequences))
+
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, new_states: Any = None, **kwargs: Any
+        self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, writing: Any = None, **kwargs: Any
     ) -> Any:
-        """transformers' own, which looks at the names above; ``new_states`` goes to the next method alone."""
-        del new_states
+        """transformers' own, which looks at the names above; ``writing`` goes to the next method alone."""
+        del writing
         prepare = super().prepare_inputs_for_generation  # pyright: ignore[reportAttributeAccessIssue]
         return prepare(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
 
     def _update_model_kwargs_for_generation(self, outputs: ModelOutput, model_kwargs: Any, **options: Any) -> Any:
         """Once for each new token: keep the one state that masks are decoded from, not those of every layer."""
         state = outputs["last_hidden_state"][:, -1]
-        model_kwargs["new_states"].append(state.clone())  # a view would keep those of the prompt
+        model_kwargs["writing"].states.append(state.clone())  # a view would keep those of the prompt
         return super()._update_model_kwargs_for_generation(outputs, model_kwargs, **options)
 
     def _with_masks(
@@ -164,6 +269,34 @@ class AnswersWithMasks(GenerationMixin):
         return PixelLMGenerateOutput(
             sequences=torch.cat([prompts, new_ids], 1), mask_logits=masks, states=states, others=others
         )
+
+
+def _of_row(processors: LogitsProcessorList, row: int) -> LogitsProcessorList:
+    """For one answer alone: answers have unlike lengths. A penalty for repetition knows where each prompt begins."""
+    mine = LogitsProcessorList()
+    for processor in processors:
+        begins = getattr(processor, "prompt_ignore_length", None)
+        if isinstance(begins, Tensor):
+            processor = copy.copy(processor)
+            cast(Any, processor).prompt_ignore_length = begins[row : row + 1]
+        mine.append(processor)
+    return mine
+
+
+def without_gaps(embeds: Tensor, visible: Tensor | None, positions: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Prompts without what nothing sees, each at the end of its row; what ``Context.read`` takes.
+
+    Args:
+        embeds: (Q, L, D); visible: (Q, L), None if all are; positions: (Q, L).
+    """
+    if visible is None:
+        return embeds, None, positions
+    visible = visible.bool()
+    width = int(visible.sum(1).max())
+    kept = visible.long().argsort(dim=1, stable=True)[:, -width:]
+    is_token = visible.gather(1, kept)
+    embeds = embeds.gather(1, kept[..., None].expand(-1, -1, embeds.shape[-1]))
+    return embeds, None if bool(is_token.all()) else is_token, positions.gather(1, kept)
 
 
 def read_generation_config(file: Path) -> GenerationConfig:

@@ -1,32 +1,74 @@
-"""PixelLMPredictor: set_image once, ask many times. Everything that answers goes through it.
+"""PixelLMPredictor: an image is read once, questions about it cost their own words. Everything that answers goes here.
 
-Shapes: T generated tokens, N masks, D language-model width, H, W size of the photo.
+Shapes: B images, Q questions, L tokens, T tokens of an answer, N masks, D language-model width, H, W size of a photo.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
+from einops import rearrange
+from torch import Tensor
 from transformers import LlamaTokenizer
 
+from .asking import AnswerOptions
 from .configuration import PRECISIONS
+from .context import Context
+from .decoding import Answer, Rules, decode, read_parts
 from .errors import InputError
+from .generation import without_gaps
 from .image import Photo, photo_pixels
 from .PixelLM import PixelLMForCausalLM
 from .precision import settle_precision
 from .processor import PixelLMProcessor
-from .replies import Reply
-from .structures import VisionFeatures
+from .replies import Reply, Target, make_reply
+from .rows import rows_of_conversations
+from .structures import SegQueries, VisionFeatures
+from .text.tokenizer import answer_text
+from .text.tokens import IMAGE_TOKEN_ID, name_groups
 from .weights.quantization import quantization
 
 _LONGEST_TOKEN = 100  # characters; tokens of real vocabularies are far shorter
+_MASKS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Images that were looked at.
+
+    Attributes:
+        sizes: (H, W) of each photo.
+        features: of the B images.
+        prefix: a row for each image, in which the language model has read everything before a question.
+    """
+
+    sizes: list[tuple[int, int]]
+    features: VisionFeatures
+    prefix: Context
+
+
+@dataclass
+class Dialogue:
+    """What was said about an image so far.
+
+    Attributes:
+        context: what the language model has read of it.
+        unread: the tokens of the last answer that it has not.
+        length: tokens in all, with those of the image that show nothing.
+    """
+
+    context: Context
+    unread: list[int]
+    length: int
 
 
 class PixelLMPredictor:
-    """Answers questions about one image at a time, with masks.
+    """Answers questions about images, with masks.
 
     Args:
         model: in evaluation mode, on its device.
@@ -36,7 +78,10 @@ class PixelLMPredictor:
     def __init__(self, model: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> None:
         self.model = model
         self.processor = PixelLMProcessor.of(model.config, tokenizer)
-        self._seen: tuple[tuple[int, int], VisionFeatures] | None = None
+        prompt = self.processor.prompt_ids("")
+        self._prefix_ids = prompt[: len(prompt) - prompt[::-1].index(IMAGE_TOKEN_ID)]
+        self._seen: Seen | None = None
+        self._dialogue: Dialogue | None = None
 
     @classmethod
     def from_pretrained(
@@ -69,55 +114,268 @@ class PixelLMPredictor:
         )
         return cls(model, model.require_processor().tokenizer)
 
-    @torch.inference_mode()
-    def set_image(self, image: np.ndarray) -> None:
-        """Encode a (H, W, 3) uint8 RGB photo; every later ``ask`` is about it."""
-        inputs = self.processor.image_processor(image)
-        pixel_values = inputs["pixel_values"].to(self.model.device, self.model.dtype)
-        features = self.model.encode_images(pixel_values, inputs["valid_hw"].to(self.model.device))
-        self._seen = (image.shape[0], image.shape[1]), features
-
-    def segment(self, photo: Photo, question: str, *, max_new_tokens: int = 512) -> Reply:
-        """Answer one question about one photo: ``set_image`` and ``ask`` in one.
+    def set_image(self, photo: Photo) -> None:
+        """Read a photo; every later ``ask`` is about it, and no dialogue goes on.
 
         Args:
             photo: a file name, a PIL image or an (H, W, 3) uint8 RGB array.
         Raises:
-            InputError: if the photo cannot be read, or as ``ask``.
+            InputError: if it cannot be read.
         """
-        self.set_image(photo_pixels(photo))
-        return self.ask(question, max_new_tokens=max_new_tokens)
+        self._seen, self._dialogue = self._look([photo]), None
 
     @torch.inference_mode()
-    def ask(self, question: str, *, max_new_tokens: int = 512) -> Reply:
-        """Answer a question about the current image, greedily.
+    def ask(self, question: str, *, follows: bool = False, **options: Any) -> Reply:
+        """Answer a question about the current image.
 
+        Args:
+            follows: it goes on with the dialogue of the last question.
+            options: of ``AnswerOptions``, such as ``max_new_tokens``.
         Raises:
-            InputError: if the question is too long for the model or is not UTF-8, or no token may be generated.
+            InputError: if the question is too long for the model or is not UTF-8, or an option cannot be met.
             ValueError: before ``set_image``.
         """
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {max_new_tokens}; expected 1 or more")
+        asked, seen = AnswerOptions(**options), self._require_seen()
+        *_, answer = self._write(question, follows, asked, seen)
+        return self._replies([answer], [0], seen)[0]
+
+    @torch.inference_mode()
+    def stream(self, question: str, *, follows: bool = False, **options: Any) -> Iterator[str | Target | Reply]:
+        """The same, piece by piece.
+
+        Yields:
+            pieces of the text, in which ``[0]`` stands for the first target, as in ``Reply.numbered``; behind its
+            number each target, as soon as its tokens are written; at last the whole reply.
+        """
+        asked, seen = AnswerOptions(**options), self._require_seen()
+        shown, masks, answer = "", [], None
+        for answer in self._write(question, follows, asked, seen):
+            text = answer_text(self.processor.tokenizer, answer.ids)
+            text = name_groups(text, self.model.codebook.group_text, (f"[{number}]" for number in itertools.count()))
+            if text.startswith(shown) and not text.endswith("\ufffd"):  # a letter of several tokens is not whole yet
+                yield text[len(shown) :]
+                shown = text
+            if answer.num_groups > len(masks):
+                masks += self._masks([self._group_states(answer)[-1:]], [0], seen.features)
+                yield self._reply(answer, torch.cat(masks), seen.sizes[0]).targets[-1]
+        assert answer is not None
+        yield self._replies([answer], [0], seen)[0]
+
+    @torch.inference_mode()
+    def segment(self, photo: Photo, question: str | Sequence[str], **options: Any) -> Reply:
+        """Answer one question about one photo, or give the masks of named things.
+
+        Args:
+            photo: a file name, a PIL image or an (H, W, 3) uint8 RGB array.
+            question: or names, such as ``["the cat", "a red cup"]``. Then nothing is generated: the answer that names
+                them is read in one pass, and there is one target for each name.
+            options: as of ``ask``; with a question alone.
+        Raises:
+            InputError: if the photo cannot be read, there is no name, or as ``ask``.
+        """
+        self.set_image(photo)
+        if isinstance(question, str):
+            return self.ask(question, **options)
+        words, ids = self.processor.naming_ids(list(question))
+        reply = self._read_answer(words[len(self._prefix_ids) :], ids, self._require_seen())
+        for target, name in zip(reply.targets, question, strict=True):
+            target.phrase = name
+        return reply
+
+    @torch.inference_mode()
+    def masks_for(self, photo: Photo, question: str, output_ids: Sequence[int]) -> Reply:
+        """The masks of an answer that was written before, by this model in whatever engine: one pass, no generation.
+
+        Args:
+            photo, question: what it answers.
+            output_ids: its tokens, with the end mark if the model ended it.
+        Raises:
+            InputError: if the photo cannot be read, or an id is none of the vocabulary.
+        """
+        self.set_image(photo)
+        size = len(self.processor.tokenizer)
+        unknown = next((token for token in output_ids if not 0 <= token < size), None)
+        if unknown is not None:
+            raise InputError(f"output_ids has {unknown}; expected ids of the model's vocabulary, 0 to {size - 1}")
+        words = self._words(self.processor.prompt_ids(self._checked(question)))
+        return self._read_answer(words, list(output_ids), self._require_seen())
+
+    @torch.inference_mode()
+    def ask_batch(self, requests: Sequence[tuple[Photo, str]], *, batch_size: int = 8, **options: Any) -> list[Reply]:
+        """Answer questions about photos; the replies are those of ``segment`` for each of them alone.
+
+        Args:
+            requests: photos and questions in any mix; a photo that several name, by the same object or file name, is
+                read once for a batch.
+            batch_size: questions that are answered together.
+            options: as of ``ask``.
+        Returns:
+            replies in the order of the requests.
+        Raises:
+            InputError: as ``segment``.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; expected 1 or more")
+        asked = AnswerOptions(**options)
+        keys = [photo if isinstance(photo, str | Path) else id(photo) for photo, _ in requests]
+        first = {key: place for place, key in reversed(list(enumerate(keys)))}
+        order = sorted(range(len(requests)), key=lambda place: first[keys[place]])  # those about a photo together
+        replies: dict[int, Reply] = {}
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            photos = list(dict.fromkeys(keys[place] for place in places))
+            seen = self._look([requests[first[key]][0] for key in photos])
+            images = [photos.index(keys[place]) for place in places]
+            prompts = [self.processor.prompt_ids(self._checked(requests[place][1])) for place in places]
+            answers: dict[int, Answer] = {}
+            context = seen.prefix.copy_of(images)
+            for answer in self._decode(context, [self._words(ids) for ids in prompts], list(map(len, prompts)), asked):
+                answers[answer.row] = answer
+            written = [answers[row] for row in range(len(places))]
+            replies |= dict(zip(places, self._replies(written, images, seen), strict=True))
+        return [replies[place] for place in range(len(requests))]
+
+    def _require_seen(self) -> Seen:
         if self._seen is None:
             raise ValueError("call set_image before ask")
-        photo_hw, features = self._seen
+        return self._seen
+
+    @torch.inference_mode()
+    def _look(self, photos: Sequence[Photo]) -> Seen:
+        pixels = [photo_pixels(photo) for photo in photos]
+        inputs = self.processor.image_processor(pixels)
+        device = self.model.device
+        features = self.model.encode_images(
+            inputs["pixel_values"].to(device, self.model.dtype), inputs["valid_hw"].to(device)
+        )
+        ids = torch.tensor([self._prefix_ids] * len(photos), device=device)
+        rows = rows_of_conversations(
+            ids, torch.ones_like(ids), torch.arange(len(photos), device=device),
+            codebook=self.model.codebook, patch_mask=features.patch_mask,
+        )  # fmt: skip
+        context = Context(self.model.model, num_layers=self.model.config.text_config.num_hidden_layers)
+        context.read(*without_gaps(self.model.embed(rows, features), rows.visible, rows.position_ids))
+        context.skip_to(len(self._prefix_ids))  # the last tokens of an image may show nothing, and were left out
+        return Seen([(image.shape[0], image.shape[1]) for image in pixels], features, context)
+
+    def _write(self, question: str, follows: bool, options: AnswerOptions, seen: Seen) -> Iterator[Answer]:
+        """One answer, again whenever it has grown; at its end, the dialogue goes on from it."""
+        before = self._dialogue if follows else None
+        if before:
+            words = [*before.unread, *self.processor.follow_up_ids(self._checked(question))]
+            context, length = before.context, before.length + len(words)
+        else:
+            prompt = self.processor.prompt_ids(self._checked(question))
+            context, words, length = seen.prefix.copy_of([0]), self._words(prompt), len(prompt)
+        self._dialogue = None  # a stream that is left half way has changed what was read
+        begun, answer = context.length + len(words), None
+        for answer in self._decode(context, [words], [length], options):
+            yield answer
+        assert answer is not None
+        ids = answer.ids if self._is_ended(answer) else [*answer.ids, self._end_id]
+        self._dialogue = Dialogue(context, ids[context.length - begun :], length + context.length - begun)
+
+    def _decode(
+        self, context: Context, words: Sequence[list[int]], lengths: Sequence[int], options: AnswerOptions
+    ) -> Iterator[Answer]:
+        """Read the words of each question, and write the answers; yields each whenever it has grown.
+
+        Args:
+            context: has read what stands before the words.
+            lengths: tokens of each dialogue so far, with those words.
+        """
+        model, tokenizer = self.model, self.processor.tokenizer
+        longest = model.config.text_config.max_position_embeddings
+        if max(lengths) >= longest:
+            raise InputError(
+                f"the question has {max(lengths)} tokens with the image and what was said before it, but the model "
+                f"reads at most {longest}; shorten it"
+            )
+
+        def has_stop(answer: Answer) -> bool:
+            text = answer_text(tokenizer, answer.ids)
+            return any(stop in text for stop in options.stop)
+
+        rules = Rules(
+            group=model.codebook.ids,
+            by_group=options.codebook_fast_path,
+            max_groups=options.max_targets,
+            end_ids=frozenset([self._end_id]),
+            must_stop=has_stop if options.stop else None,
+        )
+        embed = model.model.embed_tokens
+        states = read_parts(context, words, embed, device=model.device)[:, -1]
+        rooms = [min(options.max_new_tokens, longest - length) for length in lengths]
+        for answer, _ in decode(
+            context, states, rules, rooms=rooms, embed=embed, head=model.lm_head,
+            pick=options.picker(model.codebook.ids),
+        ):  # fmt: skip
+            yield answer
+
+    def _read_answer(self, words: list[int], ids: list[int], seen: Seen) -> Reply:
+        """The reply to a question whose answer is known, in one pass."""
+        longest = self.model.config.text_config.max_position_embeddings
+        length = len(self._prefix_ids) + len(words) + len(ids)
+        if length > longest:
+            raise InputError(
+                f"question and answer have {length} tokens with the image; the model reads at most {longest}"
+            )
+        context, embed = seen.prefix.copy_of([0]), self.model.model.embed_tokens
+        states = read_parts(context, [words + ids], embed, device=self.model.device)[0]
+        answer = Answer(row=0, room=len(ids), ids=ids, states=[states[len(words) - 1 : -1]])
+        answer.is_cut = not self._is_ended(answer)
+        return self._replies([answer], [0], seen)[0]
+
+    def _checked(self, question: str) -> str:
         longest = self.model.config.text_config.max_position_embeddings
         if len(question) > _LONGEST_TOKEN * longest:  # pasted by mistake: a megabyte takes seconds to tokenize
             raise InputError(
                 f"the question has {len(question)} characters, but the model reads at most {longest} tokens; shorten it"
             )
-        prompt = self.processor.prompt_ids(question)
-        if len(prompt) >= longest:
-            raise InputError(
-                f"the question has {len(prompt)} tokens with the image, but the model reads at most {longest}; "
-                "shorten it"
+        return question
+
+    def _words(self, prompt: Sequence[int]) -> list[int]:
+        """What follows the image."""
+        return list(prompt[len(self._prefix_ids) :])
+
+    @property
+    def _end_id(self) -> int:
+        return cast(int, self.processor.tokenizer.eos_token_id)
+
+    def _is_ended(self, answer: Answer) -> bool:
+        return answer.ids[-1:] == [self._end_id]
+
+    def _group_states(self, answer: Answer) -> Tensor:
+        """(N, S, K, D), what predicted the tokens of each complete group."""
+        codebook = self.model.codebook
+        states = torch.cat(answer.states)
+        starts = codebook.find_groups(torch.tensor([answer.ids]))[1].to(states.device)
+        position = starts[:, None] + torch.arange(codebook.size, device=states.device)
+        return rearrange(states[position], "n (s k) d -> n s k d", k=codebook.tokens)
+
+    def _masks(self, grouped: Sequence[Tensor], images: Sequence[int], features: VisionFeatures) -> list[Tensor]:
+        """(N, S, K, D) of each answer to (N, h, w) logits of its padded input; all are decoded together."""
+        counts = [len(groups) for groups in grouped]
+        states, device = torch.cat(list(grouped)), features.pyramid.device
+        image_of = torch.tensor([image for image, count in zip(images, counts, strict=True) for _ in range(count)])
+        decoded = [
+            self.model.decode_masks(features, SegQueries(self.model.fuse(some), of, of))
+            for some, of in zip(
+                states.split(_MASKS_AT_ONCE), image_of.long().to(device).split(_MASKS_AT_ONCE), strict=True
             )
-        generated = self.model.generate(
-            torch.tensor([prompt], device=self.model.device),
-            vision_features=features,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=self.processor.tokenizer.eos_token_id,
-            max_new_tokens=min(max_new_tokens, longest - len(prompt)),
-        )
-        return self.processor.replies(generated, [photo_hw], prompt_length=len(prompt))[0]
+        ]
+        return list(torch.cat(decoded).split(counts))
+
+    def _replies(self, answers: Sequence[Answer], images: Sequence[int], seen: Seen) -> list[Reply]:
+        masks = self._masks([self._group_states(answer) for answer in answers], images, seen.features)
+        return [
+            self._reply(answer, logits, seen.sizes[image])
+            for answer, logits, image in zip(answers, masks, images, strict=True)
+        ]
+
+    def _reply(self, answer: Answer, logits: Tensor, photo_hw: tuple[int, int]) -> Reply:
+        processor = self.processor
+        return make_reply(
+            answer.ids, processor.on_photo(logits, photo_hw), processor.codebook, processor.tokenizer,
+            is_cut=answer.is_cut,
+        )  # fmt: skip

@@ -27,15 +27,16 @@ from .part_configs import REMEDY
 from .replies import Reply, make_reply
 from .structures import PixelLMGenerateOutput
 from .text.chat_template import chat_template
-from .text.conversation import IMAGE, IMAGE_MARK, Rendered, get_conversation
+from .text.conversation import IMAGE, IMAGE_MARK, SEG_MARK, Rendered, get_conversation
 from .text.tokenizer import add_codebook, answer_text, load_tokenizer, save_tokenizer
-from .text.tokens import IMAGE_TOKEN_ID, SegCodebook, encode_conversation
+from .text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, SegCodebook, encode_conversation, seg_strings
 from .values import Count, Finite, InputSide, Positive, Scales, Schema, Text, TokensPerScale, shorten
 from .weights.checkpoint import read_model
 
 PROCESSOR_FILE = "processor_config.json"
 _PREPROCESSOR_FILE = "preprocessor_config.json"
 _TEMPLATE_FILE = "chat_template.jinja"
+_MASK_REQUEST = "Please output segmentation mask."  # as the release asks in evaluation
 _ORDER = "processor(images=PHOTO, text=QUESTION)"
 
 
@@ -226,6 +227,31 @@ class PixelLMProcessor(ProcessorMixin):
         """
         return self._ids(self.conversation.render([(question, None)], image=IMAGE if has_image else ""))
 
+    def follow_up_ids(self, question: str) -> list[int]:
+        """What follows the end mark of an answer when the dialogue goes on with a question."""
+        ids = self._ids(self.conversation.render([("", "x"), (question, None)]))
+        return ids[ids.index(self.tokenizer.eos_token_id) + 1 :]
+
+    def naming_ids(self, names: Sequence[str]) -> tuple[list[int], list[int]]:
+        """A question for the masks of named things, and the answer that has a group behind each name.
+
+        Returns:
+            ids of the prompt, image placeholder expanded, and of the answer.
+        Raises:
+            InputError: if there is no name, or one is empty.
+        """
+        if not names or any(not name.strip() or SEG_MARK in name for name in names):
+            raise InputError(
+                f"names are {shorten(list(names))}; expected one or more, such as ['the cat', 'a red cup']"
+            )
+        question = f"What is {', '.join(names)} in this image? {_MASK_REQUEST}"
+        answer = ", ".join(f"{name} {SEG_MARK}" for name in names)
+        group = seg_strings(self.codebook.scales, self.codebook.tokens)
+        rendered = self.conversation.render([(question, f"{answer}.")], image=IMAGE, group=group)
+        ids, labels = encode_conversation(self.tokenizer, rendered, num_image_tokens=self.num_image_tokens)
+        begin = next(place for place, label in enumerate(labels) if label != IGNORE_INDEX)
+        return ids[:begin], ids[begin:]
+
     def _encode(self, text: str, *, has_image: bool) -> list[int]:
         if text.startswith(self.conversation.head):  # apply_chat_template has rendered it
             return self._ids(Rendered(text, ()))
@@ -255,10 +281,15 @@ class PixelLMProcessor(ProcessorMixin):
         if mask_logits is None:
             raise InputError("there are no masks: no question was about an image")
         pairs = _sizes_for(sizes, len(mask_logits))
-        placed = [self._on_photo(logits, size) for logits, size in zip(mask_logits, pairs, strict=True)]
+        placed = [self.on_photo(logits, size) for logits, size in zip(mask_logits, pairs, strict=True)]
         return [logits > 0 for logits in placed] if binarize else placed
 
-    def _on_photo(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+    def on_photo(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """(N, h, w) logits of the padded input -> (N, H, W), minus infinity where the network does not see the photo.
+
+        Args:
+            size: (H, W) of the photo.
+        """
         place = self.image_processor.preprocess.place(size)
         _, _, height, width = place.region
         shown = resize_logits(
@@ -281,7 +312,7 @@ class PixelLMProcessor(ProcessorMixin):
         for row, (ids, (height, width)) in enumerate(zip(answers.tolist(), sizes, strict=True)):
             logits = None
             if generated.mask_logits is not None and sees_image[row]:
-                logits = self._on_photo(generated.mask_logits[row], (int(height), int(width)))
+                logits = self.on_photo(generated.mask_logits[row], (int(height), int(width)))
             # What follows an end mark is padding.
             length = next((place + 1 for place, token in enumerate(ids) if token in generated.end_ids), None)
             replies.append(make_reply(ids[:length], logits, self.codebook, self.tokenizer, is_cut=length is None))

@@ -9,6 +9,7 @@ token groups is given to the model. They must not be compared with numbers of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -26,16 +27,16 @@ from .matching import match_masks
 from .results import EvaluationResult, QuestionRecord
 
 MAX_NEW_TOKENS = 512  # of an answer, where nobody says otherwise
+_BATCH_SIZE = 16  # questions about a photo that are answered together
 
 
 class Predictor(Protocol):
     """What is evaluated: model.predictor.PixelLMPredictor, or anything that answers like it."""
 
-    def set_image(self, image: np.ndarray) -> None:
-        """Look at a (H, W, 3) uint8 RGB photo."""
-
-    def ask(self, question: str, *, max_new_tokens: int) -> Reply:
-        """Answer a question, without image mark, about the photo."""
+    def ask_batch(
+        self, requests: Sequence[tuple[np.ndarray, str]], *, batch_size: int, max_new_tokens: int
+    ) -> list[Reply]:
+        """Answer questions, without image mark, about (H, W, 3) uint8 RGB photos."""
         ...
 
 
@@ -82,15 +83,16 @@ def evaluate_image(predictor: Predictor, source: Source, *, index: int, max_new_
     try:
         sample = get_sample(source, index)
         name = sample.sample_id
-        predictor.set_image(read_photo(sample))
-        records = []
-        for conversation, turns in enumerate(sample.conversations):
-            (turn,) = turns  # a validation question stands alone; a source that breaks this is a bug
-            reply = predictor.ask(turn.question, max_new_tokens=max_new_tokens)
-            records.append(_record(sample, turn, reply, index=index, conversation=conversation))
+        photo = read_photo(sample)
+        turns = [turn for (turn,) in sample.conversations]  # a question stands alone; else the source has a bug
+        requests = [(photo, turn.question) for turn in turns]
+        replies = predictor.ask_batch(requests, batch_size=_BATCH_SIZE, max_new_tokens=max_new_tokens)
     except InputError as err:
         raise InputError(f"{name}: {err}") from err
-    return records
+    return [
+        _record(sample, turn, reply, index=index, conversation=conversation)
+        for conversation, (turn, reply) in enumerate(zip(turns, replies, strict=True))
+    ]
 
 
 def get_sample(source: Source, index: int) -> RawSample:

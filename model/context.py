@@ -1,0 +1,134 @@
+"""What the language model has read: keys and values of tokens, kept where they are while answers go on.
+
+Shapes: Q rows, L tokens read so far, n tokens of a pass, D language-model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+_LEAST_ROOM = 128  # tokens
+
+
+class RoomyLayer(DynamicLayer):
+    """As transformers' own, but a token is written behind those before it, where its layer copies all of them."""
+
+    keys: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
+    values: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        """Add (Q, heads, n, d) of both; returns all, as views of what is kept."""
+        if not self.is_initialized:
+            self.take(key_states[:, :, :0], value_states[:, :, :0], num_new=key_states.shape[-2])
+        before = self.get_seq_length()
+        after = before + key_states.shape[-2]
+        if after > self._room[0].shape[-2]:
+            self.take(self.keys, self.values, num_new=after - before)
+        for room, new in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, before:after] = new
+        self.keys, self.values = (room[:, :, :after] for room in self._room)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return 0 if not self.is_initialized else self.keys.shape[-2]
+
+    def take(self, keys: Tensor, values: Tensor, *, num_new: int = 0) -> None:
+        """Hold these, with room behind: what is copied for all later tokens together stays a few times their size."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        length = keys.shape[-2]
+        shape = (*keys.shape[:2], length + num_new + max(_LEAST_ROOM, length // 2), keys.shape[-1])
+        self._room = keys.new_empty(shape), values.new_empty(shape)
+        for room, old in zip(self._room, (keys, values), strict=True):
+            room[:, :, :length] = old
+        self.keys, self.values = (room[:, :, :length] for room in self._room)
+
+
+class Context:
+    """Rows of tokens that the language model has read, each of which goes on by as many tokens as it likes.
+
+    A pass is as wide as the longest part that a row gets. Before the parts of other rows stand gaps, which nothing
+    sees.
+
+    Args:
+        language_model: takes embeddings, mask, positions and cache, as ``LlamaModel`` does.
+        num_layers: of it.
+    """
+
+    def __init__(self, language_model: Callable[..., Any], *, num_layers: int) -> None:
+        self._language_model = language_model
+        self._layers = [RoomyLayer() for _ in range(num_layers)]
+        self._cache = Cache(layers=cast(Any, self._layers))
+        self._seen: Tensor | None = None  # (Q, L) bool; None while there is no gap
+        self._next: Tensor | None = None  # (Q,), the position of each row's next token
+
+    @property
+    def length(self) -> int:
+        """L, gaps included."""
+        return self._cache.get_seq_length()
+
+    def read(self, embeds: Tensor, is_token: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Go on by a part of each row.
+
+        Args:
+            embeds: (Q, n, D); a shorter part stands at the end.
+            is_token: (Q, n) bool, false in the gaps; None if there are none.
+            positions: (Q, n); by default each row counts on.
+        Returns:
+            (Q, n, D), the states behind the tokens; anything in the gaps.
+        """
+        count, width = embeds.shape[:2]
+        if is_token is None:
+            ahead = torch.arange(width, device=embeds.device).expand(count, -1)
+        else:
+            ahead = (is_token.long().cumsum(1) - 1).clamp(min=0)
+        if positions is None:
+            positions = ahead if self._next is None else self._next[:, None] + ahead
+        self._see(is_token, count, width, embeds.device)
+        output = self._language_model(
+            inputs_embeds=embeds,
+            attention_mask=self._seen,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        after = positions[:, -1] + 1
+        if is_token is not None and self._next is not None:
+            after = torch.where(is_token[:, -1], after, self._next)  # a row that got nothing
+        self._next = after
+        return output.last_hidden_state
+
+    def skip_to(self, position: int) -> None:
+        """Let every row go on at this position: what was left out of the rows before keeps its own."""
+        assert self._next is not None, "nothing was read"
+        self._next = torch.full_like(self._next, position)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone."""
+        chosen = self.copy_of(rows)
+        self._layers, self._cache = chosen._layers, chosen._cache
+        self._seen, self._next = chosen._seen, chosen._next
+
+    def copy_of(self, rows: Sequence[int]) -> Context:
+        """These rows, of which one may stand for several; they go on by themselves."""
+        assert self._next is not None, "nothing was read"
+        indices = torch.tensor(rows, device=self._next.device)
+        chosen = Context(self._language_model, num_layers=len(self._layers))
+        for mine, its in zip(self._layers, chosen._layers, strict=True):
+            its.take(mine.keys[indices], mine.values[indices])
+        chosen._next = self._next[indices]
+        chosen._seen = None if self._seen is None else self._seen[indices]
+        return chosen
+
+    def _see(self, is_token: Tensor | None, count: int, width: int, device: torch.device) -> None:
+        if self._seen is None and is_token is None:
+            return
+        if self._seen is None:
+            self._seen = torch.ones(count, self.length, dtype=torch.bool, device=device)
+        new = torch.ones(count, width, dtype=torch.bool, device=device) if is_token is None else is_token
+        self._seen = torch.cat([self._seen, new], 1)

@@ -1,0 +1,152 @@
+"""The loop that writes answers, one pass of the language model for a word and one for a whole token group.
+
+Shapes: Q answers, A of them unfinished, T tokens of an answer, D language-model width, V words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .context import Context
+
+Pick = Callable[[Tensor, "Sequence[Answer]"], list[int]]
+
+
+@dataclass
+class Answer:
+    """One answer on its way.
+
+    Attributes:
+        row: which of the Q it is.
+        room: T at most; a token group that would not fit is not begun.
+        ids: its tokens so far.
+        states: the states that predicted them; each (1, D) or, of a token group, more.
+        num_groups: complete token groups in it.
+        is_done: nothing follows.
+        is_cut: because there is no room.
+    """
+
+    row: int
+    room: int
+    ids: list[int] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+    num_groups: int = 0
+    is_done: bool = False
+    is_cut: bool = False
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How answers are written.
+
+    Attributes:
+        group: the ids of a token group; its first one brings the others along, which are then read in one pass.
+        by_group: whether it does; otherwise every token is chosen by itself.
+        max_groups: of an answer; None for any number.
+        end_ids: tokens of which each ends an answer.
+        must_stop: asked after every part of an answer.
+    """
+
+    group: tuple[int, ...]
+    by_group: bool
+    max_groups: int | None
+    end_ids: frozenset[int]
+    must_stop: Callable[[Answer], bool] | None = None
+
+
+def decode(
+    context: Context,
+    first_states: Tensor,
+    rules: Rules,
+    *,
+    rooms: Sequence[int],
+    embed: Callable[[Tensor], Tensor],
+    head: Callable[[Tensor], Tensor],
+    pick: Pick,
+) -> Iterator[tuple[Answer, list[int]]]:
+    """Write the answers to Q prompts that have been read.
+
+    Answers do not wait for one another: in one pass, one of them may read a word and another a whole group.
+
+    Args:
+        context: has read the prompts.
+        first_states: (Q, D), behind the last token of each prompt.
+        rooms: tokens that each answer may have.
+        embed: (A, n) ids to (A, n, D).
+        head: (A, D) states to (A, V) logits.
+        pick: the next token of each answer by its logits, which it may change.
+    Yields:
+        each answer and what was just added to it: a token as soon as it is chosen, a group once its states are known.
+        What could not be added is nothing, and ends the answer.
+    """
+    active, states = [Answer(row, room) for row, room in enumerate(rooms)], first_states
+    while active:
+        logits = head(states)
+        if rules.max_groups is not None:
+            full = [place for place, answer in enumerate(active) if answer.num_groups >= rules.max_groups]
+            logits[full, rules.group[0]] = -torch.inf
+        chosen = pick(logits, active)
+        parts = [
+            _add(answer, token, state, rules)
+            for answer, token, state in zip(active, chosen, states.split(1), strict=True)
+        ]
+        yield from ((answer, part) for answer, part in zip(active, parts, strict=True) if len(part) < 2)
+        # The states within a group are needed though nothing follows it.
+        read_on = [place for place, part in enumerate(parts) if len(part) > 1 or not active[place].is_done]
+        if not read_on:
+            return
+        active, parts = _keep(context, read_on, active), [parts[place] for place in read_on]
+        read = read_parts(context, parts, embed, device=states.device)
+        for answer, part, mine in zip(active, parts, read, strict=True):
+            if len(part) > 1:
+                answer.states.append(mine[-len(part) : -1])
+                yield answer, part
+        unfinished = [place for place, answer in enumerate(active) if not answer.is_done]
+        states = read[unfinished, -1]
+        active = _keep(context, unfinished, active)
+
+
+def _keep(context: Context, places: list[int], active: list[Answer]) -> list[Answer]:
+    """The answers in these places; the others are left out of every later pass."""
+    if places and len(places) < len(active):
+        context.select(places)
+    return [active[place] for place in places]
+
+
+def _add(answer: Answer, token: int, state: Tensor, rules: Rules) -> list[int]:
+    """Add a chosen token, or the group that it begins, and say what was added."""
+    begins_group = rules.by_group and token == rules.group[0] and token not in rules.end_ids
+    part = list(rules.group) if begins_group else [token]
+    if len(answer.ids) + len(part) > answer.room:
+        answer.is_done = answer.is_cut = True
+        return []
+    answer.ids += part
+    answer.states.append(state)
+    size = len(rules.group)
+    answer.num_groups += part[-1] == rules.group[-1] and tuple(answer.ids[-size:]) == rules.group
+    ends = part[-1] in rules.end_ids or (rules.must_stop is not None and rules.must_stop(answer))
+    answer.is_cut = not ends and len(answer.ids) == answer.room
+    answer.is_done = ends or answer.is_cut
+    return part
+
+
+def read_parts(
+    context: Context, parts: Sequence[list[int]], embed: Callable[[Tensor], Tensor], *, device: torch.device
+) -> Tensor:
+    """One pass over some tokens of each row.
+
+    Args:
+        embed: (A, n) ids to (A, n, D).
+    Returns:
+        (A, n, D) states, those of shorter parts at the end.
+    """
+    width = max(map(len, parts))
+    ids = torch.tensor([[0] * (width - len(part)) + part for part in parts], device=device)
+    is_token = None
+    if any(len(part) < width for part in parts):
+        is_token = torch.tensor([[False] * (width - len(part)) + [True] * len(part) for part in parts], device=device)
+    return context.read(embed(ids), is_token)
