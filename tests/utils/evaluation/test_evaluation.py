@@ -60,16 +60,16 @@ class Script:
     """Answers image by image and question by question, as written."""
 
     replies: list[list[list[str]]]
-    image: int = -1
     asked: list[tuple[int, str]] = field(default_factory=list)
 
-    def set_image(self, image: np.ndarray) -> None:
-        assert image.shape == (H, W, 3)
-        self.image = int(image[0, 0, 0])
+    def ask_batch(self, requests, *, batch_size: int, max_new_tokens: int) -> list[Reply]:
+        return [self.answer(photo, question) for photo, question in requests]
 
-    def ask(self, question: str, *, max_new_tokens: int) -> Reply:
-        self.asked.append((self.image, question))
-        names = self.replies[self.image][int(question.split(",")[0].split()[1])]
+    def answer(self, photo: np.ndarray, question: str) -> Reply:
+        assert photo.shape == (H, W, 3)
+        image = int(photo[0, 0, 0])
+        self.asked.append((image, question))
+        names = self.replies[image][int(question.split(",")[0].split()[1])]
         masks = [torch.from_numpy(MASKS[name]) for name in names]
         targets = [Target(name, (0, 1), mask, 0.5, mask.float()) for name, mask in zip(names, masks, strict=True)]
         text = ", ".join(f"{name} [SEG0] [SEG1]" for name in names)
@@ -195,10 +195,10 @@ def test_an_error_names_its_sample_and_stops(tmp_path):
     """Evaluation never skips: a score over fewer samples than the set has is another number."""
 
     class Fails(Script):
-        def set_image(self, image):
-            super().set_image(image)
-            if self.image == 1:
+        def answer(self, photo, question):
+            if photo[0, 0, 0] == 1:
                 raise InputError("too large")
+            return super().answer(photo, question)
 
     with pytest.raises(InputError, match=r"^photo-1: too large"):
         evaluate_generative(Fails(REPLIES), TinySource(tmp_path, TRUE), progress=False)
