@@ -198,6 +198,7 @@ class TrainConfig:
     attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/hardware.md)")
     steps: Count = flag(3, "updates of each way; the median counts")
     compare: bool = flag(False, "also without shared prefix, and with activations that are computed again")
+    compile: bool = flag(False, "also with the language model's blocks compiled")
     output_md: str = flag("", "Markdown file for the table")
 
 

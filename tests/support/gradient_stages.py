@@ -15,7 +15,7 @@ from model.losses import LossTerms
 from model.structures import Batch
 from utils import dist
 from utils.cli.config import RunConfig
-from utils.training.engine import init_distributed
+from utils.training.engine import can_compute, init_distributed
 from utils.training.gradients import GradientGuard
 from utils.training.optimizer import make_muon
 
@@ -156,7 +156,10 @@ def check_scale_search() -> None:
 
 if __name__ == "__main__":
     DEVICE = init_distributed()
-    for stage, precision, offload in product(range(4), PRECISIONS, (False, True)):
+    computed = [precision for precision in PRECISIONS if can_compute(precision)]
+    if dist.is_main():
+        print(f"precisions: {' '.join(computed)}", flush=True)
+    for stage, precision, offload in product(range(4), computed, (False, True)):
         if stage or not offload:
             check(stage, precision, offload=offload)
             if dist.is_main():
@@ -165,6 +168,7 @@ if __name__ == "__main__":
         check(stage, "fp32", muon=True)
         if dist.is_main():
             print(f"passed: ZeRO {stage} fp32 Muon", flush=True)
-    check_scale_search()
+    if "fp16" in computed:
+        check_scale_search()
     with suppress(RuntimeError):
         dist.leave()

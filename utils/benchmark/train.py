@@ -11,10 +11,10 @@ import os
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,6 +28,7 @@ from model.values import Attention
 from utils import dist
 from utils.data.collate import Collator
 from utils.data.encode import Encoder
+from utils.training.compilation import compile_blocks
 from utils.training.costs import peak_flops, update_flops
 from utils.training.start import set_checkpointing
 
@@ -57,10 +58,12 @@ class Way:
 
     shared_prefix: bool
     checkpointing: bool
+    compiled: bool = False
 
     def __str__(self) -> str:
         rows = "shared prefix" if self.shared_prefix else "rows apart"
-        return f"{rows}, {'recomputed' if self.checkpointing else 'kept'} activations"
+        activations = f"{rows}, {'recomputed' if self.checkpointing else 'kept'} activations"
+        return activations + (", compiled blocks" if self.compiled else "")
 
 
 WAYS = tuple(Way(shared, recomputed) for shared in (True, False) for recomputed in (False, True))
@@ -109,6 +112,7 @@ class Bench:
         self.images, self.attention = images, attention
         network, tokenizer = random_network(size, folder, dtype=self.dtype, device=device, attention=attention)
         self.config = network.config
+        self._compiled_calls: list[Any] = []  # of the blocks, once they are wanted
         self.wrapped, trained = with_lora(network)
         self._network, self._encoder = network, Encoder(tokenizer, network.codebook, self.config)
         self._pad_token_id = cast(int, tokenizer.pad_token_id)
@@ -132,13 +136,14 @@ class Bench:
         """
         self._network.set_attn_implementation("sdpa")
         with FlopCounterMode(display=False) as counter:
-            self.update(way, Measured())
+            self.update(replace(way, compiled=False), Measured())
         self._network.set_attn_implementation(self.attention)
         return counter.get_total_flops()
 
     def update(self, way: Way, found: Measured) -> None:
         """One update in this way; its numbers go to ``found``."""
         set_checkpointing(self._network.model, enabled=way.checkpointing)
+        self._use_compiled(way.compiled)
         self._optimizer.forget_gradients()  # of an update that memory did not suffice for
         self.clock.parts = {}
         held = reset_peak(self.device)
@@ -169,16 +174,26 @@ class Bench:
         for part in PARTS:
             found.parts[part].append(self.clock.parts.get(part, 0.0))
 
+    def _use_compiled(self, wanted: bool) -> None:
+        """Switch between the blocks of the language model and what ``--compile`` makes of them."""
+        blocks = self._network.model.layers
+        if wanted and not self._compiled_calls:
+            compile_blocks(self._network)
+            self._compiled_calls = [block._compiled_call_impl for block in blocks]
+        for block, call in zip(blocks, self._compiled_calls, strict=False):
+            block._compiled_call_impl = call if wanted else None
+
 
 def benchmark(
     *, size: str, images: int, conversations: int, masks: int, photo: str, precision: str, steps: int, compare: bool,
-    attn_implementation: Attention, output_md: str,
+    compile: bool, attn_implementation: Attention, output_md: str,
 ) -> None:  # fmt: skip
     """Measure, and print a table; of several processes that a launcher started, the first one prints.
 
     Args:
         photo: WIDTHxHEIGHT.
         compare: also without the shared prefix, and with activations that are recomputed.
+        compile: also with compiled blocks, where the prefix is shared.
         output_md: a file for the table.
     Raises:
         InputError: if the file cannot be written, or attention cannot be computed so here.
@@ -192,7 +207,10 @@ def benchmark(
             size, images=images, conversations=conversations, masks=masks, photo=(height, width),
             precision=precision, device=device, folder=Path(folder), attention=attn_implementation,
         )  # fmt: skip
-        found = measure(bench, WAYS if compare else WAYS[:1], steps=steps)
+        ways = WAYS if compare else WAYS[:1]
+        if compile:
+            ways += tuple(replace(way, compiled=True) for way in ways if way.shared_prefix)
+        found = measure(bench, ways, steps=steps)
     if not dist.is_main():
         return
     work = (
@@ -223,8 +241,8 @@ def measure(bench: Bench, ways: Sequence[Way], *, steps: int) -> dict[Way, Measu
     for way in ways:
         try:
             found[way].flops = bench.count_flops(way)
-            if bench.attention != "sdpa":
-                bench.update(way, Measured())  # its kernel is compiled
+            if bench.attention != "sdpa" or way.compiled:
+                bench.update(way, Measured())  # to compile
         except torch.OutOfMemoryError:
             if dist.world_size() > 1:
                 raise  # the others would wait for this one

@@ -77,6 +77,30 @@ def init_distributed() -> torch.device:
     return device
 
 
+def can_compute(precision: str) -> bool:
+    """Whether DeepSpeed trains in ``precision`` on this device; of CPUs, few have fp16."""
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    if precision == "fp32":
+        return True
+    return bool(accelerator.is_fp16_supported() if precision == "fp16" else accelerator.is_bf16_supported())
+
+
+def check_precision(run: RunConfig, device: torch.device) -> None:
+    """Refuse a training that DeepSpeed would refuse once all weights are read.
+
+    Raises:
+        InputError: if this device does not compute in ``--precision``.
+    """
+    if not can_compute(run.precision):
+        kind = "CPU" if device.type == "cpu" else "GPU"
+        raise InputError(
+            f"--precision {run.precision}: DeepSpeed does not train in it on this {kind}; give --precision auto, or bf16 "
+            "or fp32"
+        )
+
+
 def build_engine(run: RunConfig, training: TrainingModel, settings: dict[str, Any]) -> Engine:
     """Wrap the network, the optimizer and the learning-rate schedule in a DeepSpeed engine.
 

@@ -29,7 +29,7 @@ from .boards import check_board
 from .checkpoints import Checkpoints, check_free_space, num_to_come, open_step
 from .compilation import check_compile, compile_blocks
 from .deepspeed_config import deepspeed_settings, shards_parameters
-from .engine import Engine, build_engine, init_distributed
+from .engine import Engine, build_engine, check_precision, init_distributed
 from .feature_cache import FeatureCache, check_cache, open_cache
 from .gradients import GradientGuard
 from .guards import Guards
@@ -120,6 +120,7 @@ class Trainer:
             bits = 4 if run.load_in_4bit else 16
             precision = settle_precision(run.precision, device, bits=bits, agree=dist.gather_objects)
             run = dataclasses.replace(run, precision=precision)  # the run is recorded with it
+            check_precision(run, device)
             with memory_told("start", run, device, whereabouts=lambda: _whereabouts(directory)):
                 trainer = cls._build(run, device, directory, lock, step, sources, rates, val_sources)
             on_error.pop_all()
