@@ -96,8 +96,8 @@ def check_precision(run: RunConfig, device: torch.device) -> None:
     if not can_compute(run.precision):
         kind = "CPU" if device.type == "cpu" else "GPU"
         raise InputError(
-            f"--precision {run.precision}: DeepSpeed does not train in it on this {kind}; give --precision auto, or bf16 "
-            "or fp32"
+            f"--precision {run.precision}: DeepSpeed does not train in it on this {kind}; "
+            "give --precision auto, or bf16 or fp32"
         )
 
 
