@@ -102,7 +102,9 @@ class PhotoMasks:
         for question in set(self.question):
             mine = [mask for mask, of in enumerate(self.question) if of == question]
             if len(mine) > 1:
-                claimed[mine] = positive[mine].sum(0) >= 2
+                several = torch.stack([positive[mask] for mask in mine]).sum(0) >= 2
+                for mask in mine:  # a list of them would be copied to the GPU first, which waits for it
+                    claimed[mask] = several
         return claimed
 
 

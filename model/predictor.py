@@ -267,9 +267,9 @@ class PixelLMPredictor:
         else:
             prompt = self.processor.prompt_ids(self._checked(question))
             context, words, length = seen.prefix.copy_of([0]), self._words(prompt), len(prompt)
-        self._dialogue = None  # a stream that is left half way has changed what was read
         begun, answer = context.length + len(words), None
         for answer in self._decode(context, [words], [length], options):
+            self._dialogue = None  # a stream that is left half way has changed what was read
             yield answer
         assert answer is not None
         ids = answer.ids if self._is_ended(answer) else [*answer.ids, self._end_id]
@@ -347,9 +347,9 @@ class PixelLMPredictor:
 
     def _group_states(self, answer: Answer) -> Tensor:
         """(N, S, K, D), what predicted the tokens of each complete group."""
-        codebook = self.model.codebook
-        states = torch.cat(answer.states)
-        starts = codebook.find_groups(torch.tensor([answer.ids]))[1].to(states.device)
+        codebook, width = self.model.codebook, self.model.config.text_config.hidden_size
+        states = torch.cat(answer.states or [torch.empty(0, width, dtype=self.model.dtype, device=self.model.device)])
+        starts = codebook.find_groups(torch.tensor([answer.ids], dtype=torch.long))[1].to(states.device)
         position = starts[:, None] + torch.arange(codebook.size, device=states.device)
         return rearrange(states[position], "n (s k) d -> n s k d", k=codebook.tokens)
 

@@ -109,7 +109,7 @@ def make_reply(
             image.
         is_cut: the model did not end it itself.
     """
-    row = torch.tensor([ids])
+    row = torch.tensor([ids], dtype=torch.long)
     spans = [(start, start + codebook.size) for start in codebook.find_groups(row)[1].tolist()]
     about_image = logits is not None
     if logits is None:
@@ -122,7 +122,7 @@ def make_reply(
         about_image=about_image,
         num_targets=len(targets),
         num_stray=codebook.count_stray(row),
-        cut_after=len(ids) if is_cut else 0,
+        cut_after=len(ids) if is_cut else None,
     )
     return Reply(answer_text(tokenizer, ids), ids, targets, codebook.group_text, reason)
 
@@ -143,12 +143,12 @@ def _foreground_score(logits: Tensor) -> float:
     return float((logits.sigmoid() * inside).sum() / inside.sum().clamp(min=1))
 
 
-def _reason(*, about_image: bool, num_targets: int, num_stray: int, cut_after: int) -> str | None:
-    """What a user should know; ``cut_after`` is 0 for an answer that the model ended."""
+def _reason(*, about_image: bool, num_targets: int, num_stray: int, cut_after: int | None) -> str | None:
+    """What a user should know; ``cut_after`` is None for an answer that the model ended."""
     reasons = []
     if num_stray:
         reasons.append(f"{num_stray} segmentation tokens stood outside a complete group and were dropped")
-    if cut_after:
+    if cut_after is not None:
         reasons.append(f"the answer was cut after {cut_after} tokens")
     if not about_image:
         reasons.append("the question was about no image, so there are no masks")

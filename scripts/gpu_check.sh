@@ -123,12 +123,13 @@ code=0
 if [ $device = cpu ]; then
   part "tests" 300 "$python" -m pytest -q -p no:xdist -p no:cacheprovider -rfEs --tb=short tests/gpu --gpu_tests_on_cpu || code=1
   updates "updates" 300 --size tiny --images 1 --conversations 2 --masks 1 --photo 40x30 --steps 1
-  row "updates with flex_attention; a large photo; answers" "left out with --cpu" "-"
+  row "updates with flex_attention or compiled blocks; a large photo; answers" "left out with --cpu" "-"
 else
-  part "tests" 150 "$python" -m pytest -q -p no:xdist -p no:cacheprovider -rfEs --tb=short tests/gpu || code=1
-  updates "updates" 130 --size "$size" --precision bf16 --steps 5 --compare
-  updates "updates with flex_attention" 90 --size "$size" --precision bf16 --steps 5 --attn_implementation flex_attention
-  updates "updates on a photo of 3000x2000 with 6 conversations and 66 masks" 100 --size "$size" --precision bf16 \
+  part "tests" 120 "$python" -m pytest -q -p no:xdist -p no:cacheprovider -rfEs --tb=short tests/gpu || code=1
+  updates "updates" 110 --size "$size" --precision bf16 --steps 5 --compare
+  updates "updates with flex_attention" 80 --size "$size" --precision bf16 --steps 5 --attn_implementation flex_attention
+  updates "updates with compiled blocks" 100 --size "$size" --precision bf16 --steps 5 --compile
+  updates "updates on a photo of 3000x2000 with 6 conversations and 66 masks" 90 --size "$size" --precision bf16 \
     --images 1 --conversations 6 --masks 11 --photo 3000x2000 --compare
   if grep -q '"chat":' scripts/benchmark.py; then
     part "answers" 60 "$python" scripts/benchmark.py chat --size "$size" --precision bf16 || true

@@ -118,6 +118,28 @@ def test_a_batch_of_any_mix_answers_as_each_question_alone(talker, batch_size):
         same(reply, talker.segment(photo, question, max_new_tokens=16))
 
 
+def test_a_group_that_has_no_room_is_not_begun(tiny_tokenizer_dir):
+    network, tokenizer = make_network(tiny_tokenizer_dir, scales=1, tokens=2)
+    teach(network, tokenizer, tokenizer(f"{GROUP} mask </s>", add_special_tokens=False).input_ids)
+    predictor = PixelLMPredictor(network, tokenizer)
+    reply = predictor.segment(PHOTOS[0], "What?", max_new_tokens=1)
+    assert (reply.output_ids, reply.targets) == ([], [])
+    assert reply.reason == "the answer was cut after 0 tokens; the model answered without a segmentation token"
+    assert len(predictor.ask("What?", max_new_tokens=2).targets) == 1
+
+
+def test_a_question_that_is_refused_leaves_the_dialogue_as_it_was(talker):
+    talker.set_image(PHOTOS[0])
+    replies = []
+    for refused in (False, True):
+        talker.ask("What?", max_new_tokens=6)
+        if refused:
+            with pytest.raises(InputError, match="shorten it"):
+                talker.ask("thing " * 5000, follows=True)
+        replies.append(talker.ask("Why?", follows=True, max_new_tokens=6))
+    assert replies[0].output_ids == replies[1].output_ids
+
+
 def test_answers_of_unlike_lengths_end_by_themselves(parrot):
     replies = parrot.ask_batch([(PHOTOS[0], "What?"), (PHOTOS[1], "Where?")], max_new_tokens=64)
     assert [reply.reason for reply in replies] == [None, None]
