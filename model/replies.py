@@ -5,6 +5,7 @@ Shapes: N masks, H, W size of the photo.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,25 @@ from .image import Photo, photo_pixels
 from .text.tokenizer import answer_text
 from .text.tokens import SegCodebook, name_groups
 
+_MARKS = " ,.;:()\"'"
+# What stands around a name in an answer and is no part of it. The lookahead keeps "in" of "inner".
+_LEADING = re.compile(
+    r"^(?:sure|yes|certainly|of course|okay|and|or|also|then|while|as well as|it|this|that|these|those|they|there|here|"
+    r"you can see|i can see|the masks? (?:of|for)|is|are|was|were|the|a|an)(?=[\s,.:;]|$)",
+    re.IGNORECASE,
+)
+_TRAILING = re.compile(
+    r"(?:^|(?<=[\s,.:;]))(?:is|are|was|were|at|by|as|in|shown|marked|segmented|located|found|here|there)$",
+    re.IGNORECASE,
+)
+
 
 @dataclass
 class Target:
     """One object of a reply.
 
     Attributes:
-        phrase: the words of the answer just before the token group.
+        phrase: what the words just before the token group call it, as in "red star"; see ``bare_phrase``.
         token_span: half-open range of the group in ``Reply.output_ids``.
         mask: (H, W) bool at the size of the photo.
         score: mean foreground probability over the mask, 0 when it is empty (the release's score).
@@ -128,13 +141,25 @@ def make_reply(
 
 
 def _phrases(tokenizer: LlamaTokenizer, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> list[str]:
-    """The words before each group, back to the group before."""
+    """What each group is called by the words before it, back to the group before."""
     phrases, previous = [], 0
     for start, end in spans:
-        words = answer_text(tokenizer, ids[previous:start])
-        phrases.append(words.strip(" ,.;:").removeprefix("and ").strip())
+        phrases.append(bare_phrase(answer_text(tokenizer, ids[previous:start])))
         previous = end
     return phrases
+
+
+def bare_phrase(words: str) -> str:
+    """The name in the words before a token group, as in "Sure, the red star is": "red star".
+
+    Of several sentences the last counts. It is empty where the words name nothing, as in "It is".
+    """
+    name = re.split(r"[.!?;]\s+", words.strip(" .!?;"))[-1].strip(_MARKS)
+    before = None
+    while before != name:
+        before = name
+        name = _LEADING.sub("", _TRAILING.sub("", name)).strip(_MARKS)
+    return name
 
 
 def _foreground_score(logits: Tensor) -> float:

@@ -70,7 +70,7 @@ def test_a_group_becomes_a_mask_of_the_size_of_the_photo(tiny_tokenizer_dir):
     assert reply.numbered() == "the thing is [0] ."
     assert reply.reason is None
     (target,) = reply.targets
-    assert target.phrase == "the thing is"
+    assert target.phrase == "thing"
     start, end = target.token_span
     assert tuple(reply.output_ids[start:end]) == predictor.model.codebook.ids
     assert target.mask.shape == target.logits.shape == PHOTO.shape[:2]
