@@ -54,7 +54,7 @@ def test_the_python_blocks_run(place, monkeypatch):
         monkeypatch.setenv("HF_TOKEN", "hf_none")
         done = python("-c", "\n".join([*blocks("python"), _CHECKS]), cwd=place)
     assert done.code == 0, done.text
-    assert "the thing is [0] [('the thing is', 0." in done.stdout
+    assert "the thing is [0] [('thing', 0." in done.stdout
     assert {"config.json", "model.safetensors", "README.md"} <= set(hub.repositories["me/my-model"])
 
 
