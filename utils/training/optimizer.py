@@ -34,8 +34,9 @@ def make_muon(run: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
         # DeepSpeed makes matrices orthogonal in 16 bits (which of the two kinds depends on the processor), so that
         # the last digit of a gradient, which the order of sums decides, becomes the fourth digit of the update.
         original_muon.ns_compute_dtype = lambda *_, **__: torch.float32
-    if not torch.cuda.is_available():
-        # Compiling Muon for every shape of a matrix takes longer on a CPU than it can save.
+    if not (torch.cuda.is_available() or run.compile):
+        # Compiling Muon for every shape of a matrix takes longer on a CPU than it can save. This holds for all that the
+        # process would compile.
         torch.compiler.set_stance("force_eager")
     matrices = {
         module.weight

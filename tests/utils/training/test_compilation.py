@@ -12,6 +12,7 @@ from tests.support.tiny_network import make_batch, make_network
 from utils.cli.config import RunConfig
 from utils.training.activations import Recomputed
 from utils.training.compilation import check_compile, compile_blocks
+from utils.training.optimizer import make_muon
 
 
 @pytest.mark.parametrize("blocks", [0, 2])
@@ -35,6 +36,24 @@ def test_compiled_blocks_give_the_same_loss_under_the_same_names(tiny_tokenizer_
     assert list(network.state_dict()) == names
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     assert torch.allclose(network.model.embed_tokens.weight.grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_muon_on_a_cpu_leaves_compiling_to_the_flag(tiny_tokenizer_dir, wanted):
+    network, _ = make_network(tiny_tokenizer_dir)
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    try:
+        make_muon(RunConfig(optimizer="muon", compile=wanted, precision="bf16"), network)
+        torch.compile(torch.nn.Linear(2, 2), backend=count)(torch.ones(1, 2))
+    finally:
+        torch.compiler.set_stance("default")
+        torch.compiler.reset()
+    assert bool(graphs) == (wanted or torch.cuda.is_available())
 
 
 def test_zero_3_is_refused(tmp_path):
