@@ -81,7 +81,7 @@ def can_compute(precision: str) -> bool:
     """Whether DeepSpeed trains in ``precision`` on this device; of CPUs, few have fp16."""
     from deepspeed.accelerator import get_accelerator
 
-    accelerator = get_accelerator()
+    accelerator: Any = get_accelerator()
     if precision == "fp32":
         return True
     return bool(accelerator.is_fp16_supported() if precision == "fp16" else accelerator.is_bf16_supported())
