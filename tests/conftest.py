@@ -72,7 +72,8 @@ def kept_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What earlier versions of this code wrote, for tests that only read (fixtures/make.py)."""
     folder = tmp_path_factory.mktemp("fixtures")
     with tarfile.open(Path(__file__).parent / "fixtures/runs.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # of Python 3.11.4 and later
+        archive.extractall(folder)
     return folder
 
 
