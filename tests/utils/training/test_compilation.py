@@ -15,6 +15,14 @@ from utils.training.compilation import check_compile, compile_blocks
 from utils.training.optimizer import make_muon
 
 
+@pytest.fixture(autouse=True)
+def stance():
+    """Whatever other tests have told torch about compiling does not count here."""
+    torch.compiler.set_stance("default")
+    yield
+    torch.compiler.set_stance("default")
+
+
 @pytest.mark.parametrize("blocks", [0, 2])
 def test_compiled_blocks_give_the_same_loss_under_the_same_names(tiny_tokenizer_dir, blocks):
     """By torch's own tracer, whose graphs run as they are here: a compiler is not needed."""
@@ -47,12 +55,10 @@ def test_muon_on_a_cpu_leaves_compiling_to_the_flag(tiny_tokenizer_dir, wanted):
         graphs.append(graph)
         return graph
 
-    torch.compiler.set_stance("default")  # whatever other tests have left
     try:
         make_muon(RunConfig(optimizer="muon", compile=wanted, precision="bf16"), network)
         torch.compile(torch.nn.Linear(2, 2), backend=count)(torch.ones(1, 2))
     finally:
-        torch.compiler.set_stance("default")
         torch.compiler.reset()
     assert bool(graphs) == (wanted or torch.cuda.is_available())
 
