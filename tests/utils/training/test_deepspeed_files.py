@@ -60,7 +60,7 @@ def test_a_planted_payload_is_refused_by_name_and_does_not_run(folder, name, old
     monkeypatch.chdir(tmp_path)
     file = folder / STEP / name
     content = torch.load(file, weights_only=False)
-    torch.save({**content, "payload": Payload()}, file, _use_new_zipfile_serialization=not old)
+    torch.save({"payload": Payload(), **content}, file, _use_new_zipfile_serialization=not old)
     with pytest.raises(InputError, match=r"was refused: it would run posix\.system|is cut off") as refused:
         read_training_weights(folder)
     assert name in str(refused.value)
