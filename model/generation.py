@@ -22,6 +22,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.utils.generic import ModelOutput
 from typing_extensions import TypedDict
 
+from .codebook import gather_seg_states
 from .context import Context
 from .decoding import Answer, Rules, decode
 from .errors import InputError
@@ -260,9 +261,8 @@ class AnswersWithMasks(GenerationMixin):
             rows, starts = self.codebook.find_groups(new_ids)  # (N,)
             sees_image = (prompts == IMAGE_TOKEN_ID).any(1)[rows]
             rows, starts = rows[sees_image], starts[sees_image]
-            position = starts[:, None] + torch.arange(self.codebook.size, device=starts.device)
-            # states[i] predicted ids[i]
-            grouped = rearrange(states[rows[:, None], position], "n (s k) d -> n s k d", k=self.codebook.tokens)
+            after = rows * states.shape[1] + starts + 1  # states[i] predicted ids[i]
+            grouped = gather_seg_states(states, after, codebook=self.codebook)
             images = image_index.repeat_interleave(len(sequences) // len(input_ids))[rows]
             low_res = self.decode_masks(features, SegQueries(self.fuse(grouped), rows, images))
             masks = [low_res[rows == row] for row in range(len(sequences))]

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from einops import rearrange
 from torch import Tensor
 from transformers import LlamaTokenizer
 
 from .asking import AnswerOptions
+from .codebook import gather_seg_states
 from .configuration import PRECISIONS
 from .context import Context
 from .decoding import Answer, Rules, decode, read_parts
@@ -350,8 +350,7 @@ class PixelLMPredictor:
         codebook, width = self.model.codebook, self.model.config.text_config.hidden_size
         states = torch.cat(answer.states or [torch.empty(0, width, dtype=self.model.dtype, device=self.model.device)])
         starts = codebook.find_groups(torch.tensor([answer.ids], dtype=torch.long))[1].to(states.device)
-        position = starts[:, None] + torch.arange(codebook.size, device=states.device)
-        return rearrange(states[position], "n (s k) d -> n s k d", k=codebook.tokens)
+        return gather_seg_states(states[None], starts + 1, codebook=codebook)  # states[i] predicted ids[i]
 
     def _masks(self, grouped: Sequence[Tensor], images: Sequence[int], features: VisionFeatures) -> list[Tensor]:
         """(N, S, K, D) of each answer to (N, h, w) logits of its padded input; all are decoded together."""

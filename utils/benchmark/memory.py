@@ -23,7 +23,7 @@ from model.PixelLM import PixelLMForCausalLM
 from model.structures import SegQueries
 from utils.cli.config import RunConfig
 from utils.training.deepspeed_config import deepspeed_settings
-from utils.training.lora import set_trained, wrap_lora
+from utils.training.lora import wrap_as_told
 from utils.training.memory import MemoryNeed
 
 from .machine import describe_machine
@@ -141,10 +141,8 @@ def _bits_of(run: RunConfig) -> int:
 def sized(name: str, run: RunConfig) -> nn.Module:
     """A network of a published size with LoRA, and ``requires_grad`` set on what is trained; on the meta device."""
     network = published_network(name, _in_16_bits(run))
-    names = [part.strip() for part in run.lora_target_modules.split(",")]
     with torch.device("meta"):
-        wrapped = wrap_lora(network, rank=run.lora_r, alpha=run.lora_alpha, dropout=run.lora_dropout, names=names)
-    set_trained(wrapped, train_mask_decoder=run.train_mask_decoder, released_set=run.trained_set == "released")
+        wrapped, _ = wrap_as_told(network, run)
     return wrapped.to(network.dtype)  # as DeepSpeed does
 
 
