@@ -23,29 +23,45 @@ class RoomyLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
         """Add (Q, heads, n, d) of both; returns all, as views of what is kept."""
+        count, num_new = key_states.shape[0], key_states.shape[-2]
         if not self.is_initialized:
-            self.take(key_states[:, :, :0], value_states[:, :, :0], num_new=key_states.shape[-2])
+            self._make_room(key_states[:, :, :0], value_states[:, :, :0], num_new)
         before = self.get_seq_length()
-        after = before + key_states.shape[-2]
+        after = before + num_new
         if after > self._room[0].shape[-2]:
-            self.take(self.keys, self.values, num_new=after - before)
+            old = self.keys, self.values
+            self._make_room(*old, num_new)
+            for mine, copied in zip((self.keys, self.values), old, strict=True):
+                mine.copy_(copied)
         for room, new in zip(self._room, (key_states, value_states), strict=True):
-            room[:, :, before:after] = new
-        self.keys, self.values = (room[:, :, :after] for room in self._room)
+            room[:count, :, before:after] = new
+        self.keys, self.values = (room[:count, :, :after] for room in self._room)
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
         return 0 if not self.is_initialized else self.keys.shape[-2]
 
-    def take(self, keys: Tensor, values: Tensor, *, num_new: int = 0) -> None:
-        """Hold these, with room behind: what is copied for all later tokens together stays a few times their size."""
+    def copy_rows(self, other: RoomyLayer, rows: Tensor) -> None:
+        """Begin with these rows of another layer."""
+        self._make_room(other.keys[:1].expand(len(rows), -1, -1, -1), other.values[:1].expand(len(rows), -1, -1, -1))
+        for mine, its in zip((self.keys, self.values), (other.keys, other.values), strict=True):
+            torch.index_select(its, 0, rows.to(its.device), out=mine)
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Forget all but these rows; what stays in its place is not copied."""
+        places = [(place, row) for place, row in enumerate(rows) if place != row]
+        if places:
+            to, of = torch.tensor(places, device=self.keys.device).unbind(1)
+            self.keys[to], self.values[to] = self.keys[of], self.values[of]
+        self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
+
+    def _make_room(self, keys: Tensor, values: Tensor, num_new: int = 0) -> None:
+        """For as many tokens, of which nothing is copied, and for others behind: those are copied seldom."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         length = keys.shape[-2]
         shape = (*keys.shape[:2], length + num_new + max(_LEAST_ROOM, length // 2), keys.shape[-1])
         self._room = keys.new_empty(shape), values.new_empty(shape)
-        for room, old in zip(self._room, (keys, values), strict=True):
-            room[:, :, :length] = old
         self.keys, self.values = (room[:, :, :length] for room in self._room)
 
 
@@ -109,10 +125,13 @@ class Context:
         self._next = torch.full_like(self._next, position)
 
     def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone."""
-        chosen = self.copy_of(rows)
-        self._layers, self._cache = chosen._layers, chosen._cache
-        self._seen, self._next = chosen._seen, chosen._next
+        """Go on with these rows alone; one that stays in its place costs nothing."""
+        assert self._next is not None, "nothing was read"
+        for layer in self._layers:
+            layer.keep_rows(rows)
+        indices = torch.tensor(rows, device=self._next.device)
+        self._next = self._next[indices]
+        self._seen = None if self._seen is None else self._seen[indices]
 
     def copy_of(self, rows: Sequence[int]) -> Context:
         """These rows, of which one may stand for several; they go on by themselves."""
@@ -120,7 +139,7 @@ class Context:
         indices = torch.tensor(rows, device=self._next.device)
         chosen = Context(self._language_model, num_layers=len(self._layers))
         for mine, its in zip(self._layers, chosen._layers, strict=True):
-            its.take(mine.keys[indices], mine.values[indices])
+            its.copy_rows(mine, indices)
         chosen._next = self._next[indices]
         chosen._seen = None if self._seen is None else self._seen[indices]
         return chosen

@@ -99,22 +99,31 @@ def decode(
         read_on = [place for place, part in enumerate(parts) if len(part) > 1 or not active[place].is_done]
         if not read_on:
             return
-        active, parts = _keep(context, read_on, active), [parts[place] for place in read_on]
+        read_on = _keep(context, read_on, of=len(active))
+        active, parts = [active[place] for place in read_on], [parts[place] for place in read_on]
         read = read_parts(context, parts, embed, device=states.device)
         for answer, part, mine in zip(active, parts, read, strict=True):
             if len(part) > 1:
                 answer.states.append(mine[-len(part) : -1])
                 yield answer, part
         unfinished = [place for place, answer in enumerate(active) if not answer.is_done]
-        states = read[unfinished, -1]
-        active = _keep(context, unfinished, active)
+        unfinished = _keep(context, unfinished, of=len(active))
+        states, active = read[unfinished, -1], [active[place] for place in unfinished]
 
 
-def _keep(context: Context, places: list[int], active: list[Answer]) -> list[Answer]:
-    """The answers in these places; the others are left out of every later pass."""
-    if places and len(places) < len(active):
-        context.select(places)
-    return [active[place] for place in places]
+def _keep(context: Context, places: list[int], *, of: int) -> list[int]:
+    """Leave out all other answers from later passes.
+
+    Returns:
+        the places in the order in which they go on: the last ones fill gaps, so that few are copied.
+    """
+    if not places or len(places) == of:
+        return places
+    count, kept = len(places), set(places)
+    from_behind = (place for place in places if place >= count)
+    order = [place if place in kept else next(from_behind) for place in range(count)]
+    context.select(order)
+    return order
 
 
 def _add(answer: Answer, token: int, state: Tensor, rules: Rules) -> list[int]:

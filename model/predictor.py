@@ -228,7 +228,7 @@ class PixelLMPredictor:
             images = [photos.index(keys[place]) for place in places]
             prompts = [self.processor.prompt_ids(self._checked(requests[place][1])) for place in places]
             answers: dict[int, Answer] = {}
-            context = seen.prefix.copy_of(images)
+            context = seen.prefix if images == list(range(len(photos))) else seen.prefix.copy_of(images)
             for answer in self._decode(context, [self._words(ids) for ids in prompts], list(map(len, prompts)), asked):
                 answers[answer.row] = answer
             written = [answers[row] for row in range(len(places))]
