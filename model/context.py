@@ -78,8 +78,8 @@ class Context:
 
     def __init__(self, language_model: Callable[..., Any], *, num_layers: int) -> None:
         self._language_model = language_model
-        self._layers = [RoomyLayer() for _ in range(num_layers)]
-        self._cache = Cache(layers=cast(Any, self._layers))
+        self.layers = [RoomyLayer() for _ in range(num_layers)]
+        self._cache = Cache(layers=cast(Any, self.layers))
         self._seen: Tensor | None = None  # (Q, L) bool; None while there is no gap
         self._next: Tensor | None = None  # (Q,), the position of each row's next token
 
@@ -87,6 +87,12 @@ class Context:
     def length(self) -> int:
         """L, gaps included."""
         return self._cache.get_seq_length()
+
+    @property
+    def next_position(self) -> int:
+        """Of the first row's next token."""
+        assert self._next is not None, "nothing was read"
+        return int(self._next[0])
 
     def read(self, embeds: Tensor, is_token: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Go on by a part of each row.
@@ -127,7 +133,7 @@ class Context:
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone; one that stays in its place costs nothing."""
         assert self._next is not None, "nothing was read"
-        for layer in self._layers:
+        for layer in self.layers:
             layer.keep_rows(rows)
         indices = torch.tensor(rows, device=self._next.device)
         self._next = self._next[indices]
@@ -137,8 +143,8 @@ class Context:
         """These rows, of which one may stand for several; they go on by themselves."""
         assert self._next is not None, "nothing was read"
         indices = torch.tensor(rows, device=self._next.device)
-        chosen = Context(self._language_model, num_layers=len(self._layers))
-        for mine, its in zip(self._layers, chosen._layers, strict=True):
+        chosen = Context(self._language_model, num_layers=len(self.layers))
+        for mine, its in zip(self.layers, chosen.layers, strict=True):
             its.copy_rows(mine, indices)
         chosen._next = self._next[indices]
         chosen._seen = None if self._seen is None else self._seen[indices]

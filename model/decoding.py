@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .compiled import FixedContext
 from .context import Context
 
+Reading = Context | FixedContext  # grows with the answers, or stays where a compiled pass expects it
 Pick = Callable[[Tensor, "Sequence[Answer]"], list[int]]
 
 
@@ -59,7 +61,7 @@ class Rules:
 
 
 def decode(
-    context: Context,
+    context: Reading,
     first_states: Tensor,
     rules: Rules,
     *,
@@ -111,7 +113,7 @@ def decode(
         states, active = read[unfinished, -1], [active[place] for place in unfinished]
 
 
-def _keep(context: Context, places: list[int], *, of: int) -> list[int]:
+def _keep(context: Reading, places: list[int], *, of: int) -> list[int]:
     """Leave out all other answers from later passes.
 
     Returns:
@@ -144,7 +146,7 @@ def _add(answer: Answer, token: int, state: Tensor, rules: Rules) -> list[int]:
 
 
 def read_parts(
-    context: Context, parts: Sequence[list[int]], embed: Callable[[Tensor], Tensor], *, device: torch.device
+    context: Reading, parts: Sequence[list[int]], embed: Callable[[Tensor], Tensor], *, device: torch.device
 ) -> Tensor:
     """One pass over some tokens of each row.
 

@@ -17,9 +17,10 @@ from transformers import LlamaTokenizer
 
 from .asking import AnswerOptions
 from .codebook import gather_seg_states
+from .compiled import CompiledPasses
 from .configuration import PRECISIONS
 from .context import Context
-from .decoding import Answer, Rules, decode, read_parts
+from .decoding import Answer, Reading, Rules, decode, read_parts
 from .errors import InputError
 from .generation import without_gaps
 from .image import Photo, photo_pixels
@@ -62,7 +63,7 @@ class Dialogue:
         length: tokens in all, with those of the image that show nothing.
     """
 
-    context: Context
+    context: Reading
     unread: list[int]
     length: int
 
@@ -73,15 +74,27 @@ class PixelLMPredictor:
     Args:
         model: in evaluation mode, on its device.
         tokenizer: with the codebook in it.
+        compile: the passes of ``ask`` and ``stream`` are compiled, on a GPU to CUDA graphs. The first answer takes up
+            to some minutes longer, and an answer that is begun ends the one before.
+    Raises:
+        InputError: if they cannot be compiled.
     """
 
-    def __init__(self, model: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> None:
+    def __init__(self, model: PixelLMForCausalLM, tokenizer: LlamaTokenizer, *, compile: bool = False) -> None:
         self.model = model
         self.processor = PixelLMProcessor.of(model.config, tokenizer)
         prompt = self.processor.prompt_ids("")
         self._prefix_ids = prompt[: len(prompt) - prompt[::-1].index(IMAGE_TOKEN_ID)]
         self._seen: Seen | None = None
         self._dialogue: Dialogue | None = None
+        self.compiled = None
+        if compile:
+            self.compiled = CompiledPasses(
+                model.model,
+                group_size=model.codebook.size,
+                attention=model.config._attn_implementation,
+                device=model.device,
+            )
 
     @classmethod
     def from_pretrained(
@@ -91,6 +104,7 @@ class PixelLMPredictor:
         precision: str = "fp32",
         bits: int = 16,
         device: str | torch.device | None = None,
+        compile: bool = False,
         **options: Any,
     ) -> PixelLMPredictor:
         """Read a merged folder, ours or a published one.
@@ -99,6 +113,7 @@ class PixelLMPredictor:
             precision: fp32, bf16 or fp16, or auto, which takes what the device computes in.
             bits: 8 or 4 quantize the language model.
             device: default is the first GPU, else the CPU.
+            compile: as of the class.
             options: as of ``PixelLMForCausalLM.from_pretrained``.
         Raises:
             InputError: if the folder cannot be read, or its files do not belong together.
@@ -112,7 +127,7 @@ class PixelLMPredictor:
             quantization_config=quantization(bits, dtype=dtype),
             **options,
         )
-        return cls(model, model.require_processor().tokenizer)
+        return cls(model, model.require_processor().tokenizer, compile=compile)
 
     def set_image(self, photo: Photo) -> None:
         """Read a photo; every later ``ask`` is about it, and no dialogue goes on.
@@ -266,7 +281,8 @@ class PixelLMPredictor:
             context, length = before.context, before.length + len(words)
         else:
             prompt = self.processor.prompt_ids(self._checked(question))
-            context, words, length = seen.prefix.copy_of([0]), self._words(prompt), len(prompt)
+            context = self.compiled.begin(seen.prefix) if self.compiled else seen.prefix.copy_of([0])
+            words, length = self._words(prompt), len(prompt)
         begun, answer = context.length + len(words), None
         for answer in self._decode(context, [words], [length], options):
             self._dialogue = None  # a stream that is left half way has changed what was read
@@ -276,7 +292,7 @@ class PixelLMPredictor:
         self._dialogue = Dialogue(context, ids[context.length - begun :], length + context.length - begun)
 
     def _decode(
-        self, context: Context, words: Sequence[list[int]], lengths: Sequence[int], options: AnswerOptions
+        self, context: Reading, words: Sequence[list[int]], lengths: Sequence[int], options: AnswerOptions
     ) -> Iterator[Answer]:
         """Read the words of each question, and write the answers; yields each whenever it has grown.
 
@@ -355,6 +371,8 @@ class PixelLMPredictor:
     def _masks(self, grouped: Sequence[Tensor], images: Sequence[int], features: VisionFeatures) -> list[Tensor]:
         """(N, S, K, D) of each answer to (N, h, w) logits of its padded input; all are decoded together."""
         counts = [len(groups) for groups in grouped]
+        if not sum(counts):  # the decoder would draw one mask, and drop it
+            return [features.pyramid.new_zeros(0, 1, 1)] * len(counts)
         states, device = torch.cat(list(grouped)), features.pyramid.device
         image_of = torch.tensor([image for image, count in zip(images, counts, strict=True) for _ in range(count)])
         decoded = [

@@ -30,6 +30,13 @@ def test_sixteen_bits_say_the_same(parrot, device, precision):
     assert ask(parrot, device, precision=precision).text == ask(parrot, device).text
 
 
+def test_compiled_passes_say_the_same(parrot, device):
+    expected, found = (ask(parrot, device, compile=compile) for compile in (False, True))
+    assert found.text == expected.text
+    mine, theirs = (reply.targets[0].logits for reply in (found, expected))
+    torch.testing.assert_close(mine, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=0)
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_quantized_model_says_the_same(parrot, device, bits):
     pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
