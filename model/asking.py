@@ -5,7 +5,7 @@ Shapes: A answers, T tokens, V words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -34,6 +34,8 @@ class AnswerOptions:
         repetition_penalty: above 1, makes tokens of the answer less likely; token groups are left alone.
         stop: an answer ends behind any of these texts.
         codebook_fast_path: see ``PixelLMForCausalLM.generate``.
+        mask_threshold: probability above which a pixel belongs to a mask.
+        keep_logits: fill ``Target.logits``, four bytes for each pixel of the photo and each target.
     """
 
     max_new_tokens: int = 512
@@ -43,6 +45,8 @@ class AnswerOptions:
     repetition_penalty: float = 1.0
     stop: Sequence[str] = ()
     codebook_fast_path: bool = True
+    mask_threshold: float = 0.5
+    keep_logits: bool = False
 
     def __post_init__(self) -> None:
         for name, value, is_met, expected in (
@@ -51,11 +55,26 @@ class AnswerOptions:
             ("temperature", self.temperature, 0 <= self.temperature < float("inf"), "0 or more"),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "more than 0, and 1 at most"),
             ("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty < float("inf"), "more than 0"),
+            ("mask_threshold", self.mask_threshold, 0 < self.mask_threshold < 1, "more than 0 and less than 1"),
         ):
             if not is_met:
                 raise InputError(f"{name} is {value}; expected {expected}")
         if isinstance(self.stop, str):
             raise InputError(f"stop is {self.stop!r}; expected a list of texts")
+
+    @classmethod
+    def of_masks(cls, options: Mapping[str, Any]) -> AnswerOptions:
+        """Those of masks whose words are given: of ``mask_threshold`` and ``keep_logits``.
+
+        Raises:
+            InputError: if there is another, or a value cannot be met.
+        """
+        idle = sorted(options.keys() - {"mask_threshold", "keep_logits"})
+        if idle:
+            raise InputError(
+                f"{', '.join(idle)} cannot matter where no words are generated; expected mask_threshold or keep_logits"
+            )
+        return cls(**options)
 
     def picker(self, group: Sequence[int]) -> Picker:
         """What chooses tokens by these options.

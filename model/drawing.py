@@ -39,10 +39,12 @@ PALETTE: tuple[Color, ...] = (
     (128, 128, 128),
 )
 PAPER, INK = (255, 255, 255), (35, 35, 40)
+FILL = 0.3  # share of the color in a tinted pixel: what it tints keeps its own color
+READABLE_SIDE = 800  # pixels of the longer side that outlines and numbers need
 
 
 def overlay(
-    image: np.ndarray, masks: np.ndarray, *, colors: Sequence[Color] = PALETTE, alpha: float = 0.5
+    image: np.ndarray, masks: np.ndarray, *, colors: Sequence[Color] = PALETTE, alpha: float = FILL
 ) -> np.ndarray:
     """Tint every mask, draw its outline, and number it from 0, as chat's text and files do.
 
@@ -93,6 +95,33 @@ def _draw_number(picture: np.ndarray, mask: np.ndarray, *, number: int, color: C
     cv2.circle(picture, (x, y), radius, ink, 1, cv2.LINE_AA)
     origin = (x - width // 2, y + height // 2)
     cv2.putText(picture, text, origin, font, scale, ink, thickness, cv2.LINE_AA)
+
+
+def annotate(
+    image: np.ndarray, masks: np.ndarray, *, colors: Sequence[Color] = PALETTE, alpha: float = FILL
+) -> np.ndarray:
+    """``overlay`` for the eye: a small photo is enlarged first, so that outlines and numbers have room.
+
+    Args:
+        image, masks, colors, alpha: as of ``overlay``.
+    Returns:
+        (h, w, 3) uint8 RGB, the photo itself if there are no masks.
+    """
+    if len(masks) and max(image.shape[:2]) < READABLE_SIDE:
+        image, masks = fit(image, masks, side=READABLE_SIDE)
+    return overlay(image, masks, colors=colors, alpha=alpha)
+
+
+def fit(image: np.ndarray, masks: np.ndarray, *, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Resize an image and its (M, H, W) bool masks so that the longer side is ``side`` pixels."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    resized_masks = np.zeros((len(masks), size[1], size[0]), dtype=bool)
+    for index, mask in enumerate(masks):
+        resized_masks[index] = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5
+    return resized, resized_masks
 
 
 def check_picture(path: str | Path, *, flag: str = "", inputs: Iterable[str | Path] = ()) -> None:

@@ -152,7 +152,7 @@ class PixelLMPredictor:
         """
         asked, seen = AnswerOptions(**options), self._require_seen()
         *_, answer = self._write(question, follows, asked, seen)
-        return self._replies([answer], [0], seen)[0]
+        return self._replies([answer], [0], seen, asked)[0]
 
     @torch.inference_mode()
     def stream(self, question: str, *, follows: bool = False, **options: Any) -> Iterator[str | Target | Reply]:
@@ -172,9 +172,9 @@ class PixelLMPredictor:
                 shown = text
             if answer.num_groups > len(masks):
                 masks += self._masks([self._group_states(answer)[-1:]], [0], seen.features)
-                yield self._reply(answer, torch.cat(masks), seen.sizes[0]).targets[-1]
+                yield self._reply(answer, torch.cat(masks), seen.sizes[0], asked).targets[-1]
         assert answer is not None
-        yield self._replies([answer], [0], seen)[0]
+        yield self._replies([answer], [0], seen, asked)[0]
 
     @torch.inference_mode()
     def segment(self, photo: Photo, question: str | Sequence[str], **options: Any) -> Reply:
@@ -184,36 +184,40 @@ class PixelLMPredictor:
             photo: a file name, a PIL image or an (H, W, 3) uint8 RGB array.
             question: or names, such as ``["the cat", "a red cup"]``. Then nothing is generated: the answer that names
                 them is read in one pass, and there is one target for each name.
-            options: as of ``ask``; with a question alone.
+            options: as of ``ask``; with names, ``mask_threshold`` and ``keep_logits`` alone.
         Raises:
             InputError: if the photo cannot be read, there is no name, or as ``ask``.
         """
-        self.set_image(photo)
         if isinstance(question, str):
+            self.set_image(photo)
             return self.ask(question, **options)
+        asked = AnswerOptions.of_masks(options)
+        self.set_image(photo)
         words, ids = self.processor.naming_ids(list(question))
-        reply = self._read_answer(words[len(self._prefix_ids) :], ids, self._require_seen())
+        reply = self._read_answer(words[len(self._prefix_ids) :], ids, self._require_seen(), asked)
         for target, name in zip(reply.targets, question, strict=True):
             target.phrase = name
         return reply
 
     @torch.inference_mode()
-    def masks_for(self, photo: Photo, question: str, output_ids: Sequence[int]) -> Reply:
+    def masks_for(self, photo: Photo, question: str, output_ids: Sequence[int], **options: Any) -> Reply:
         """The masks of an answer that was written before, by this model in whatever engine: one pass, no generation.
 
         Args:
             photo, question: what it answers.
             output_ids: its tokens, with the end mark if the model ended it.
+            options: ``mask_threshold`` and ``keep_logits`` of ``AnswerOptions``.
         Raises:
-            InputError: if the photo cannot be read, or an id is none of the vocabulary.
+            InputError: if the photo cannot be read, an id is none of the vocabulary, or an option cannot be met.
         """
+        asked = AnswerOptions.of_masks(options)
         self.set_image(photo)
         size = len(self.processor.tokenizer)
         unknown = next((token for token in output_ids if not 0 <= token < size), None)
         if unknown is not None:
             raise InputError(f"output_ids has {unknown}; expected ids of the model's vocabulary, 0 to {size - 1}")
         words = self._words(self.processor.prompt_ids(self._checked(question)))
-        return self._read_answer(words, list(output_ids), self._require_seen())
+        return self._read_answer(words, list(output_ids), self._require_seen(), asked)
 
     @torch.inference_mode()
     def ask_batch(self, requests: Sequence[tuple[Photo, str]], *, batch_size: int = 8, **options: Any) -> list[Reply]:
@@ -247,7 +251,7 @@ class PixelLMPredictor:
             for answer in self._decode(context, [self._words(ids) for ids in prompts], list(map(len, prompts)), asked):
                 answers[answer.row] = answer
             written = [answers[row] for row in range(len(places))]
-            replies |= dict(zip(places, self._replies(written, images, seen), strict=True))
+            replies |= dict(zip(places, self._replies(written, images, seen, asked), strict=True))
         return [replies[place] for place in range(len(requests))]
 
     def _require_seen(self) -> Seen:
@@ -328,7 +332,7 @@ class PixelLMPredictor:
         ):  # fmt: skip
             yield answer
 
-    def _read_answer(self, words: list[int], ids: list[int], seen: Seen) -> Reply:
+    def _read_answer(self, words: list[int], ids: list[int], seen: Seen, asked: AnswerOptions) -> Reply:
         """The reply to a question whose answer is known, in one pass."""
         longest = self.model.config.text_config.max_position_embeddings
         length = len(self._prefix_ids) + len(words) + len(ids)
@@ -340,7 +344,7 @@ class PixelLMPredictor:
         states = read_parts(context, [words + ids], embed, device=self.model.device)[0]
         answer = Answer(row=0, room=len(ids), ids=ids, states=[states[len(words) - 1 : -1]])
         answer.is_cut = not self._is_ended(answer)
-        return self._replies([answer], [0], seen)[0]
+        return self._replies([answer], [0], seen, asked)[0]
 
     def _checked(self, question: str) -> str:
         longest = self.model.config.text_config.max_position_embeddings
@@ -383,16 +387,18 @@ class PixelLMPredictor:
         ]
         return list(torch.cat(decoded).split(counts))
 
-    def _replies(self, answers: Sequence[Answer], images: Sequence[int], seen: Seen) -> list[Reply]:
+    def _replies(
+        self, answers: Sequence[Answer], images: Sequence[int], seen: Seen, asked: AnswerOptions
+    ) -> list[Reply]:
         masks = self._masks([self._group_states(answer) for answer in answers], images, seen.features)
         return [
-            self._reply(answer, logits, seen.sizes[image])
+            self._reply(answer, logits, seen.sizes[image], asked)
             for answer, logits, image in zip(answers, masks, images, strict=True)
         ]
 
-    def _reply(self, answer: Answer, logits: Tensor, photo_hw: tuple[int, int]) -> Reply:
+    def _reply(self, answer: Answer, logits: Tensor, photo_hw: tuple[int, int], asked: AnswerOptions) -> Reply:
         processor = self.processor
         return make_reply(
             answer.ids, processor.on_photo(logits, photo_hw), processor.codebook, processor.tokenizer,
-            is_cut=answer.is_cut,
+            is_cut=answer.is_cut, asked=asked,
         )  # fmt: skip

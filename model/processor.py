@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import BatchFeature, LlamaTokenizer, ProcessorMixin
 from typing_extensions import TypedDict
 
+from .asking import AnswerOptions
 from .configuration import PixelLMConfig
 from .errors import InputError
 from .files import is_file, read_object, write_json, write_text
@@ -298,14 +299,23 @@ class PixelLMProcessor(ProcessorMixin):
         return place.put_back(shown, outside=float("-inf"))
 
     def replies(
-        self, generated: PixelLMGenerateOutput, sizes: Sequence[tuple[int, int]] | Tensor, *, prompt_length: int
+        self,
+        generated: PixelLMGenerateOutput,
+        sizes: Sequence[tuple[int, int]] | Tensor,
+        *,
+        prompt_length: int,
+        **options: Any,
     ) -> list[Reply]:
         """What ``generate`` returned, as text and targets.
 
         Args:
             sizes: (H, W) of each conversation's photo; not read where there is none.
             prompt_length: L, of the ``input_ids`` that were given.
+            options: ``mask_threshold`` and ``keep_logits`` of ``AnswerOptions``.
+        Raises:
+            InputError: if there is another option, or a value cannot be met.
         """
+        asked = AnswerOptions.of_masks(options)
         prompts, answers = generated.sequences.tensor_split([prompt_length], dim=1)
         sees_image = (prompts == IMAGE_TOKEN_ID).any(1).tolist()
         replies = []
@@ -315,7 +325,8 @@ class PixelLMProcessor(ProcessorMixin):
                 logits = self.on_photo(generated.mask_logits[row], (int(height), int(width)))
             # What follows an end mark is padding.
             length = next((place + 1 for place, token in enumerate(ids) if token in generated.end_ids), None)
-            replies.append(make_reply(ids[:length], logits, self.codebook, self.tokenizer, is_cut=length is None))
+            is_cut = length is None
+            replies.append(make_reply(ids[:length], logits, self.codebook, self.tokenizer, is_cut=is_cut, asked=asked))
         return replies
 
     def apply_chat_template(self, conversation: Any, *args: Any, **options: Any) -> Any:

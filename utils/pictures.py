@@ -9,7 +9,6 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -33,18 +32,6 @@ def released_overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     # Cut, not rounded, as the release does when it assigns floats to a uint8 array.
     picture[mask] = (0.5 * image[mask] + 0.5 * _RED).astype(np.uint8)
     return picture
-
-
-def fit(image: np.ndarray, masks: np.ndarray, *, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Resize an image and its (M, H, W) bool masks so that the longer side is ``side`` pixels."""
-    height, width = image.shape[:2]
-    scale = side / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    resized_masks = np.zeros((len(masks), size[1], size[0]), dtype=bool)
-    for index, mask in enumerate(masks):
-        resized_masks[index] = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5
-    return resized, resized_masks
 
 
 def contact_sheet(panels: Sequence[np.ndarray], *, columns: int, captions: Sequence[str] | None = None) -> np.ndarray:

@@ -14,7 +14,7 @@ PHOTO = np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 def ask(folder, device: torch.device, **options):
     predictor = PixelLMPredictor.from_pretrained(folder, device=device, **options)
     predictor.set_image(PHOTO)
-    return predictor.ask("What is it?", max_new_tokens=20)
+    return predictor.ask("What is it?", max_new_tokens=20, keep_logits=True)
 
 
 def test_words_and_masks_are_those_of_a_cpu(parrot, device):

@@ -111,11 +111,11 @@ def test_groups_in_one_pass_are_groups_token_by_token(talker):
 def test_a_batch_of_any_mix_answers_as_each_question_alone(talker, batch_size):
     requests = [(photo, question) for question in QUESTIONS for photo in PHOTOS]
     RNG.shuffle(requests)
-    replies = talker.ask_batch(requests, batch_size=batch_size, max_new_tokens=16)
+    replies = talker.ask_batch(requests, batch_size=batch_size, max_new_tokens=16, keep_logits=True)
     assert len({tuple(reply.output_ids) for reply in replies}) >= 8
     assert sum(len(reply.targets) for reply in replies) >= 8
     for (photo, question), reply in zip(requests, replies, strict=True):
-        same(reply, talker.segment(photo, question, max_new_tokens=16))
+        same(reply, talker.segment(photo, question, max_new_tokens=16, keep_logits=True))
 
 
 def test_a_group_that_has_no_room_is_not_begun(tiny_tokenizer_dir):
@@ -149,8 +149,8 @@ def test_answers_of_unlike_lengths_end_by_themselves(parrot):
 def test_a_stream_is_the_reply_in_pieces(parrot, talker):
     for predictor in (parrot, talker):
         predictor.set_image(PHOTOS[0])
-        *pieces, reply = predictor.stream("What?", max_new_tokens=24)
-        same(reply, predictor.ask("What?", max_new_tokens=24))
+        *pieces, reply = predictor.stream("What?", max_new_tokens=24, keep_logits=True)
+        same(reply, predictor.ask("What?", max_new_tokens=24, keep_logits=True))
         texts = [piece for piece in pieces if isinstance(piece, str)]
         assert "".join(texts) == reply.numbered()
         assert len(texts) > 3
@@ -182,9 +182,9 @@ def test_a_dialogue_goes_on_from_what_was_said(talker):
 
 def test_an_answer_that_was_written_elsewhere_has_the_same_masks(talker):
     talker.set_image(PHOTOS[3])
-    expected = talker.ask("What?", max_new_tokens=24)
+    expected = talker.ask("What?", max_new_tokens=24, keep_logits=True)
     assert expected.targets
-    found = talker.masks_for(PHOTOS[3], "What?", expected.output_ids)
+    found = talker.masks_for(PHOTOS[3], "What?", expected.output_ids, keep_logits=True)
     for mine, theirs in zip(found.targets, expected.targets, strict=True):
         assert torch.allclose(mine.logits, theirs.logits, atol=1e-4)
     with pytest.raises(InputError, match="output_ids has 400; expected ids of the model's vocabulary, 0 to"):
@@ -193,11 +193,11 @@ def test_an_answer_that_was_written_elsewhere_has_the_same_masks(talker):
 
 def test_named_things_have_a_mask_each_in_one_pass(parrot, widths):
     names = ["the cat", "a red cup", "the cat"]
-    reply = parrot.segment(PHOTOS[0], names)
+    reply = parrot.segment(PHOTOS[0], names, keep_logits=True)
     assert len(widths) == 2, "the image, and question and answer"
     assert [target.phrase for target in reply.targets] == names
     assert reply.text == f"the cat {GROUP} , a red cup {GROUP} , the cat {GROUP} ."
-    again = parrot.segment(Image.fromarray(PHOTOS[0]), names)
+    again = parrot.segment(Image.fromarray(PHOTOS[0]), names, keep_logits=True)
     assert all(torch.equal(a.logits, b.logits) for a, b in zip(reply.targets, again.targets, strict=True))
     for wrong in ([], ["the cat", " "], ["{seg}"]):
         with pytest.raises(InputError, match="expected one or more, such as"):
@@ -241,9 +241,52 @@ def test_rules_of_an_answer(talker, parrot):
         ({"top_p": 0}, "top_p is 0; expected more than 0, and 1 at most"),
         ({"repetition_penalty": 0}, "repetition_penalty is 0; expected more than 0"),
         ({"stop": "thing"}, "stop is 'thing'; expected a list of texts"),
+        *(
+            ({"mask_threshold": wrong}, f"mask_threshold is {wrong}; expected more than 0 and less than 1")
+            for wrong in (0, 1, -0.5, float("nan"))
+        ),
     ],
 )
 def test_options_that_cannot_be_met(parrot, option, message):
     parrot.set_image(PHOTOS[0])
     with pytest.raises(InputError, match=message):
         parrot.ask("What?", **option)
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])
+def test_every_way_to_ask_cuts_masks_at_the_threshold(parrot, threshold):
+    options = {"mask_threshold": threshold, "keep_logits": True}
+    parrot.set_image(PHOTOS[0])
+    first = parrot.ask("What?", **options)
+    streamed = [piece for piece in parrot.stream("What?", **options) if isinstance(piece, Target)]
+    others = [
+        *parrot.ask_batch([(PHOTOS[0], "What?")], **options),
+        parrot.masks_for(PHOTOS[0], "What?", first.output_ids, **options),
+        parrot.segment(PHOTOS[0], ["the cat"], **options),
+    ]
+    inputs = parrot.processor(images=PHOTOS[0], text="What?")
+    output, length = parrot.model.generate(**inputs), inputs["input_ids"].shape[1]
+    others += parrot.processor.replies(output, [PHOTOS[0].shape[:2]], prompt_length=length, **options)
+    for target in [*first.targets, *streamed, *(reply.targets[0] for reply in others)]:
+        inside = target.logits.double().sigmoid()
+        assert torch.equal(target.mask, inside > threshold)
+        assert target.score == pytest.approx(float(inside[target.mask].mean()) if target.mask.any() else 0, abs=1e-5)
+
+
+def test_logits_are_kept_only_where_they_are_asked_for(parrot):
+    parrot.set_image(PHOTOS[0])
+    *pieces, reply = parrot.stream("What?")
+    assert [target.logits for target in (*reply.targets, *pieces) if isinstance(target, Target)] == [None, None]
+
+
+def test_where_no_words_are_generated_their_options_are_refused(parrot, widths):
+    message = "max_targets, temperature cannot matter where no words are generated; expected mask_threshold or keep_lo"
+    for call in (
+        lambda **options: parrot.segment(PHOTOS[0], ["the cat"], **options),
+        lambda **options: parrot.masks_for(PHOTOS[0], "What?", [1], **options),
+    ):
+        with pytest.raises(InputError, match=message):
+            call(temperature=1.0, max_targets=1, keep_logits=True)
+        with pytest.raises(InputError, match="mask_threshold is 2; expected"):
+            call(mask_threshold=2)
+    assert not widths, "nothing was computed"

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model.drawing import PALETTE, overlay, write_image
+from model.drawing import PALETTE, fit, overlay, write_image
 from model.errors import InputError
 from model.image import read_image
 
@@ -61,6 +61,16 @@ def test_overlay_takes_more_masks_than_colors_and_none():
     masks = np.stack([rectangle(90, 90, slice(2 * i, 2 * i + 2), slice(0, 90)) for i in range(40)])
     assert overlay(gray(90, 90), masks).shape == (90, 90, 3)
     assert np.array_equal(overlay(gray(9, 9), np.zeros((0, 9, 9), dtype=bool)), gray(9, 9))
+
+
+@pytest.mark.parametrize("hw", [(30, 60), (60, 30), (400, 300)])
+def test_fit_keeps_image_and_masks_together(hw):
+    image, mask = np.zeros((*hw, 3), dtype=np.uint8), np.zeros(hw, dtype=bool)
+    mask[: hw[0] // 2], image[: hw[0] // 2] = True, 255
+    small, masks = fit(image, mask[None], side=120)
+    assert max(small.shape[:2]) == 120
+    assert masks.shape == (1, *small.shape[:2])
+    assert np.mean((small[..., 0] > 127) == masks[0]) > 0.98
 
 
 def test_overlay_refuses_masks_of_another_size():

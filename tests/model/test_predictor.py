@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model.drawing import overlay
+from model.drawing import annotate
 from model.errors import InputError
 from model.image import read_image
 from model.predictor import PixelLMPredictor
@@ -65,7 +65,7 @@ def read(network, features, ids) -> tuple[TokenRows, torch.Tensor]:
 
 def test_a_group_becomes_a_mask_of_the_size_of_the_photo(tiny_tokenizer_dir):
     predictor = predictor_saying(tiny_tokenizer_dir, f"the thing is {GROUP}.</s>")
-    reply = predictor.ask("What?")
+    reply = predictor.ask("What?", keep_logits=True)
     assert reply.text == f"the thing is {GROUP} ."
     assert reply.numbered() == "the thing is [0] ."
     assert reply.reason is None
@@ -84,7 +84,7 @@ def test_the_mask_is_the_one_of_the_training_forward_pass(tiny_tokenizer_dir):
     """Generated and teacher-forced answers read the same states."""
     predictor = predictor_saying(tiny_tokenizer_dir, f"the thing is {GROUP}.</s>")
     network = predictor.model
-    reply = predictor.ask("What?", max_new_tokens=30)
+    reply = predictor.ask("What?", max_new_tokens=30, keep_logits=True)
     ids = torch.tensor([[*predictor.processor.prompt_ids("What?"), *reply.output_ids]])
     features = predictor._seen.features
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_the_mask_is_the_one_of_the_training_forward_pass(tiny_tokenizer_dir):
 
 def test_a_cropped_photo_has_no_mask_outside_the_crop(tiny_tokenizer_dir):
     predictor = predictor_saying(tiny_tokenizer_dir, f"the thing {GROUP}</s>", pad_train_clip_images=False)
-    (target,) = predictor.ask("What?").targets
+    (target,) = predictor.ask("What?", keep_logits=True).targets
     assert target.mask.shape == (40, 60)
     assert not target.mask[:, :9].any()
     assert not target.mask[:, 51:].any()
@@ -105,10 +105,11 @@ def test_a_cropped_photo_has_no_mask_outside_the_crop(tiny_tokenizer_dir):
 
 def test_one_photo_serves_many_questions(tiny_tokenizer_dir):
     predictor = predictor_saying(tiny_tokenizer_dir, f"the {GROUP}</s>")
-    first, again = predictor.ask("What?"), predictor.ask("What?")
+    first, again = (predictor.ask("What?", keep_logits=True) for _ in range(2))
     assert torch.equal(first.targets[0].logits, again.targets[0].logits)
     predictor.set_image(255 - PHOTO)
-    assert not torch.allclose(predictor.ask("What?").targets[0].logits, first.targets[0].logits)
+    other = predictor.ask("What?", keep_logits=True)
+    assert not torch.allclose(other.targets[0].logits, first.targets[0].logits)
 
 
 def test_whole_groups_are_kept_and_the_cut_one_is_reported(tiny_tokenizer_dir):
@@ -180,14 +181,14 @@ def test_asking_before_there_is_a_photo(tiny_tokenizer_dir):
 @pytest.mark.parametrize("kind", ["path", "PIL", "array"])
 def test_one_call_answers_about_any_photo(tiny_tokenizer_dir, tmp_path, kind):
     predictor = predictor_saying(tiny_tokenizer_dir, f"the thing is {GROUP}.</s>")
-    expected = predictor.ask("What?")
+    expected = predictor.ask("What?", keep_logits=True)
     Image.fromarray(PHOTO).save(tmp_path / "photo.png")
     photo = {"path": tmp_path / "photo.png", "PIL": Image.fromarray(PHOTO), "array": PHOTO}[kind]
-    reply = predictor.segment(photo, "What?")
+    reply = predictor.segment(photo, "What?", keep_logits=True)
     assert reply.output_ids == expected.output_ids
     assert torch.equal(reply.targets[0].logits, expected.targets[0].logits)
     drawn = reply.draw(photo)
-    assert np.array_equal(drawn, overlay(PHOTO, reply.targets[0].mask.numpy()[None]))
+    assert np.array_equal(drawn, annotate(PHOTO, reply.targets[0].mask.numpy()[None]))
     reply.save(tmp_path / "new/drawn.png", photo)
     assert np.array_equal(read_image(tmp_path / "new/drawn.png"), drawn)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from model.errors import InputError
-from utils.masks.rle import encode_rle
+from model.rle import encode_rle
 
 from .mutate import Mutator
 from .run import Case, Suite, Target, message_problem, plan, report, run_cases
@@ -110,7 +110,7 @@ def test_every_end_of_a_case_is_attributed_and_the_others_go_on(tmp_path: Path):
     }
     places = {outcome.target: outcome.place for outcome in outcomes}
     assert re.fullmatch(r"tests/mutations/test_engine.py:\d+ wait", places["wait"])
-    assert re.fullmatch(r"utils/masks/rle.py:\d+ encode_rle", places["ours"]), "the innermost of our own code"
+    assert re.fullmatch(r"model/rle.py:\d+ encode_rle", places["ours"]), "the innermost of our own code"
 
 
 def test_the_report_groups_faults_and_repeats_one(tmp_path: Path):

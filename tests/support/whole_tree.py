@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from utils.masks.rle import encode_rle
+from model.rle import encode_rle
 
 from .tiny_data import H, W, box, draw_photo, make_ref, write_dataset, write_json, write_refer
 

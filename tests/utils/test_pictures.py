@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.pictures import contact_sheet, fit, released_overlay
+from utils.pictures import contact_sheet, released_overlay
 
 
 def gray(height: int, width: int) -> np.ndarray:
@@ -14,16 +14,6 @@ def test_released_overlay_is_half_red():
     image = np.array([[[10, 201, 31], [0, 0, 0]]], dtype=np.uint8)
     picture = released_overlay(image, np.array([[True, False]]))
     assert picture.tolist() == [[[132, 100, 15], [0, 0, 0]]]  # 132.5, 100.5, 15.5 cut
-
-
-@pytest.mark.parametrize("hw", [(30, 60), (60, 30), (400, 300)])
-def test_fit_keeps_image_and_masks_together(hw):
-    image, mask = np.zeros((*hw, 3), dtype=np.uint8), np.zeros(hw, dtype=bool)
-    mask[: hw[0] // 2], image[: hw[0] // 2] = True, 255
-    small, masks = fit(image, mask[None], side=120)
-    assert max(small.shape[:2]) == 120
-    assert masks.shape == (1, *small.shape[:2])
-    assert np.mean((small[..., 0] > 127) == masks[0]) > 0.98
 
 
 def test_contact_sheet_keeps_every_panel_whole():

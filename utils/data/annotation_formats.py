@@ -21,9 +21,9 @@ from typing_extensions import TypedDict
 from model.errors import InputError
 from model.files import is_file, is_folder, read_json
 from model.photo_file import check_size
+from model.rle import encode_rle
 from model.text.conversation import IMAGE_MARK
 from model.values import Finite, Schema, Text, shorten
-from utils.masks.rle import encode_rle
 
 from .coco_format import Instances
 from .photos import photo_hw, read_label_map

@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from model.errors import InputError
 from model.replies import Reply
+from model.rle import encode_rle
 from utils import dist
 from utils.data.encode import read_photo
 from utils.data.records import RawSample, Turn
 from utils.data.sources import Source
-from utils.masks.rle import encode_rle
 
 from .matching import match_masks
 from .results import EvaluationResult, QuestionRecord

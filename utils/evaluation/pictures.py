@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.drawing import PALETTE, Color, overlay
+from model.drawing import PALETTE, Color, fit, overlay
 from utils.data.encode import read_photo
 from utils.data.sources import Source
 from utils.masks.rle import decode_rles
-from utils.pictures import fit
 
 from .generative import get_sample
 from .matching import EMPTY, MatchedPairs

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.drawing import check_picture, overlay, write_image
+from model.drawing import FILL, annotate, check_picture, write_image
+from model.errors import InputError
 from model.files import write_json
 from model.hub import files_read
 from model.image import read_image
 from model.outputs import NAME_BYTES, check_output_file, exclusive
 from model.predictor import PixelLMPredictor
 from model.replies import Reply
-from utils.masks.rle import encode_rle
 from utils.pictures import released_overlay
 
-_STEM_BYTES = NAME_BYTES - len("_masked_img_10000.jpg")
+_STEM_BYTES = NAME_BYTES - len("_10000_masked_img_10000.jpg")
 
 
 def check_outputs(model: str, image_path: str, *, output_dir: Path, output_json: str = "") -> None:
@@ -30,7 +32,7 @@ def check_outputs(model: str, image_path: str, *, output_dir: Path, output_json:
     Raises:
         InputError: as ``check_output_file``.
     """
-    for path in _picture_paths(output_dir, picture_stem(image_path), num_targets=1):
+    for path in _files(output_dir, picture_stem(image_path), num_targets=1):
         check_picture(path, flag="--vis_save_path", inputs=[image_path])
     if output_json:
         check_output_file(output_json, flag="--output_json", inputs=[image_path, *files_read(model)])
@@ -42,52 +44,115 @@ def answer(
     question: str,
     *,
     output_dir: Path,
-    max_new_tokens: int,
     output_json: str = "",
+    alpha: float = FILL,
+    **options: Any,
 ) -> tuple[Reply, list[Path]]:
-    """Ask, and write the pictures and, to ``output_json``, the masks; returns the reply and the written pictures.
+    """Ask, and write the answer; returns the reply and the written pictures.
 
-    The files of one answer are written together: another chat that writes into the same folder waits.
-
+    Args:
+        output_dir, output_json, alpha: as of ``write_answer``.
+        options: as of ``PixelLMPredictor.ask``.
     Raises:
         InputError: if the image cannot be read, the question is too long, or the files cannot be written.
     """
     image = read_image(image_path)
     predictor.set_image(image)
-    reply = predictor.ask(question, max_new_tokens=max_new_tokens)
-    masks = reply.masks(image.shape[:2])
-    with exclusive(output_dir):
-        written = write_pictures(image, masks, output_dir=output_dir, stem=picture_stem(image_path))
-        if output_json:
-            write_json(Path(output_json), to_json(reply, image_path=image_path, question=question))
+    reply = predictor.ask(question, **options)
+    written = write_answer(
+        image, reply, output_dir=output_dir, stem=picture_stem(image_path), alpha=alpha, output_json=output_json,
+        image_path=image_path, question=question,
+    )  # fmt: skip
     return reply, written
 
 
-def write_pictures(image: np.ndarray, masks: np.ndarray, *, output_dir: Path, stem: str) -> list[Path]:
-    """Released names per target (``_mask_<j>``: 0 or 100, ``_masked_img_<j>``), and one picture of all targets.
+def write_answer(
+    image: np.ndarray,
+    reply: Reply,
+    *,
+    output_dir: Path,
+    stem: str,
+    number: int | None = None,
+    alpha: float = FILL,
+    output_json: str = "",
+    image_path: str = "",
+    question: str = "",
+) -> list[Path]:
+    """Write the pictures of an answer: three for each target, and ``STEM_targets.png`` of all targets.
+
+    A target has the files of the release, ``STEM_mask_J.jpg`` (0 or 100) and ``STEM_masked_img_J.jpg``, and its exact
+    mask, ``STEM_mask_J.png`` (0 or 255). What an answer of the same names has left beyond them is removed. The files
+    are written together: another chat that writes into the same folder waits.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        masks: (N, H, W) bool.
+        stem: what the names begin with, see ``picture_stem``.
+        number: of the answer about this photo, from 1; of a later one, the stem is ``STEM_NUMBER``.
+        alpha: share of the color in a tinted pixel of the picture of all targets, 0 to 1.
+        output_json: a file for what ``to_json`` gives; none by default.
+        image_path, question: for that file.
+    Returns:
+        the pictures.
     Raises:
         InputError: if one of them cannot be written; then none is.
     """
-    if not len(masks):
-        return []
-    paths = _picture_paths(output_dir, stem, num_targets=len(masks))
+    if number is not None and number > 1:
+        stem = f"{stem}_{number}"
+    masks = reply.masks(image.shape[:2])
+    paths = _files(output_dir, stem, num_targets=len(masks)) if len(masks) else []
     for path in paths:
         check_picture(path)
-    pictures = [drawn for mask in masks for drawn in (mask.astype(np.uint8) * 100, released_overlay(image, mask))]
-    pictures.append(overlay(image, masks))
-    for path, picture in zip(paths, pictures, strict=True):
-        write_image(path, picture)
+    pictures = [picture for mask in masks for picture in _pictures(image, mask)]
+    if len(masks):
+        pictures.append(annotate(image, masks, alpha=alpha))
+    with exclusive(output_dir):
+        for path, picture in zip(paths, pictures, strict=True):
+            write_image(path, picture)
+        for path in _left_behind(output_dir, stem, num_targets=len(masks)):
+            _remove(path)
+        if output_json:
+            write_json(Path(output_json), to_json(reply, image_path=image_path, question=question))
     return paths
 
 
-def _picture_paths(output_dir: Path, stem: str, *, num_targets: int) -> list[Path]:
-    """Two for each target, and the one of all."""
-    names = [f"{stem}_{kind}_{index}.jpg" for index in range(num_targets) for kind in ("mask", "masked_img")]
+def _pictures(image: np.ndarray, mask: np.ndarray) -> Iterator[np.ndarray]:
+    """Those of a target, in the order of ``_names``."""
+    yield mask.astype(np.uint8) * 100
+    yield released_overlay(image, mask)
+    yield mask.astype(np.uint8) * 255
+
+
+def _names(stem: str, target: int) -> list[str]:
+    return [f"{stem}_mask_{target}.jpg", f"{stem}_masked_img_{target}.jpg", f"{stem}_mask_{target}.png"]
+
+
+def _files(output_dir: Path, stem: str, *, num_targets: int) -> list[Path]:
+    """Three for each target, and the one of all."""
+    names = [name for target in range(num_targets) for name in _names(stem, target)]
     return [output_dir / name for name in (*names, f"{stem}_targets.png")]
+
+
+def _left_behind(output_dir: Path, stem: str, *, num_targets: int) -> list[Path]:
+    """What an answer with more targets has left. A number counts where its ``masked_img`` is: a name that only we give.
+
+    That file stands behind the others, so that what is left after a kill is found again.
+    """
+    pattern = re.compile(re.escape(stem) + r"_masked_img_(0|[1-9]\d*)\.jpg")
+    numbers = [int(match[1]) for path in output_dir.iterdir() if (match := pattern.fullmatch(path.name))]
+    found = []
+    for target in sorted(number for number in numbers if number >= num_targets):
+        mask, masked, exact = _names(stem, target)
+        found += [mask, exact, masked]
+    if found and num_targets == 0:
+        found.insert(0, f"{stem}_targets.png")
+    return [output_dir / name for name in found if (output_dir / name).is_file()]
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as err:
+        raise InputError(f"{path} is of an earlier answer and cannot be removed ({err.strerror}); remove it") from err
 
 
 def picture_stem(image_path: str) -> str:
@@ -100,15 +165,25 @@ def picture_stem(image_path: str) -> str:
     return f"{name[: _STEM_BYTES - 9].decode(errors='ignore')}-{digest}"
 
 
-def describe(reply: Reply, written: list[Path]) -> str:
-    """What chat prints."""
+def describe(reply: Reply, written: list[Path], *, brief: bool = False) -> str:
+    """What chat prints.
+
+    Args:
+        written: see ``write_answer``.
+        brief: name the files in one line; else in a line for each, as the release does.
+    """
     lines = [f"text_output: {reply.numbered()}"]
     for number, target in enumerate(reply.targets):
         area = float(target.mask.float().mean())
-        lines.append(f"  [{number}] {target.phrase or '(no words)'}: {area:.1%} of the image, score {target.score:.2f}")
+        size = f"{area:.1%} of the image, score {target.score:.2f}" if area else "empty mask"
+        lines.append(f"  [{number}] {target.phrase or '(no words)'}: {size}")
     if reply.reason:
         lines.append(f"note: {reply.reason}")
-    lines += [f"{path} has been saved." for path in written]
+    if written and brief:
+        *_, overview = written
+        lines.append(f"{len(written)} files in {overview.parent}: {overview.name.removesuffix('targets.png')}...")
+    elif written:
+        lines += [f"{path} has been saved." for path in written]
     return "\n".join(lines)
 
 
@@ -122,12 +197,9 @@ def to_json(reply: Reply, *, image_path: str, question: str) -> dict[str, Any]:
         "reason": reply.reason,
         "targets": [
             {
-                "phrase": target.phrase,
                 "token_span": list(target.token_span),
-                "score": target.score,
-                "area": int(target.mask.sum()),
-                "segmentation": encode_rle(target.mask.cpu().numpy()),
+                **{key: found[key] for key in ("phrase", "score", "area", "segmentation")},
             }
-            for target in reply.targets
+            for target, found in zip(reply.targets, reply.to_coco(), strict=True)
         ],
     }

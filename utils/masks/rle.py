@@ -1,4 +1,4 @@
-"""Masks in JSON: COCO's compressed run-length code."""
+"""Masks of a photo, back from the run lengths that ``model/rle.py`` writes."""
 
 from __future__ import annotations
 
@@ -6,22 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from .rasterize import decode_segmentation
-
-
-def encode_rle(mask: np.ndarray) -> dict[str, Any]:
-    """(H, W) bool -> ``{"size": [H, W], "counts": text}``, COCO's compressed run lengths."""
-    code: Any = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
 
 
 def decode_rles(codes: Sequence[dict[str, Any]], *, hw: tuple[int, int]) -> np.ndarray:
     """Decode the masks of one photo.
 
     Args:
-        codes: M of them, as ``encode_rle`` writes them; M may be 0.
+        codes: M of them, as ``model.rle.encode_rle`` writes them; M may be 0.
         hw: (H, W) of the photo.
     Returns:
         (M, H, W) bool.

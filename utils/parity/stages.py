@@ -363,7 +363,7 @@ def compare_chat(case: Case) -> Iterator[Measure]:
             )
         predictor = predictors[conv_type]
         predictor.set_image(read_image(case.photo(chat["image"])))
-        reply = predictor.ask(chat["question"])
+        reply = predictor.ask(chat["question"], keep_logits=True)
         ids = released_ids([*predictor.processor.prompt_ids(chat["question"]), *reply.output_ids])
         yield Measure(f"ids of answer {number}", same(ids, chat["output_ids"]), 0)
         shown = [token for token in ids if token != IMAGE_TOKEN_ID]
@@ -376,6 +376,7 @@ def compare_chat(case: Case) -> Iterator[Measure]:
             what = f"of mask {index} of answer {number}"
             mask, expected = target.mask.numpy(), arrays[f"masks_{number}"][index]
             yield Measure(f"1 - IoU {what}", 1 - _iou(mask, expected), OVERLAP)
+            assert target.logits is not None
             logits = target.logits.numpy()[::8, ::8]
             yield Measure(f"logits {what}", relative(logits, arrays[f"logits_{number}"][index]), FEATURES)
             score = float(arrays[f"scores_{number}"][index])

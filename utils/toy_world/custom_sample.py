@@ -15,8 +15,8 @@ import numpy as np
 from model.drawing import write_image
 from model.files import write_json, write_text
 from model.outputs import output_folder
+from model.rle import encode_rle
 from utils.masks.outlines import polygons
-from utils.masks.rle import encode_rle
 
 from .scene import Scene, ToyObject, draw_scene
 from .shapes import SHAPES

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from model.configuration import PRECISIONS
-from model.drawing import overlay
+from model.drawing import fit, overlay
 from model.predictor import PixelLMPredictor
 from utils import dist
 from utils.cli.config import RunConfig
@@ -25,7 +25,7 @@ from utils.evaluation.metrics import IoUMeter
 from utils.evaluation.pictures import picture_panels
 from utils.evaluation.results import EvaluationResult, QuestionRecord
 from utils.evaluation.teacher_forced import validate_teacher_forced
-from utils.pictures import contact_sheet, fit
+from utils.pictures import contact_sheet
 
 from .engine import Engine
 from .guards import Guards

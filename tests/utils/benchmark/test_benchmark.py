@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from model.rle import encode_rle
 from scripts import benchmark
 from tests.support.bad_input import refused
 from utils.benchmark.data import STAGES, time_samples
@@ -15,7 +16,6 @@ from utils.data.records import RawSample, Turn
 from utils.data.sources import Source
 from utils.evaluation.matching import MatchedPairs
 from utils.evaluation.results import QuestionRecord
-from utils.masks.rle import encode_rle
 from utils.training.preview import build_encoder
 
 DATA = ("--dataset=multi_reason_seg||refer_seg", "--sample_rates=1,1", "--refer_seg_data=refcoco")

@@ -9,12 +9,12 @@ from PIL import Image
 
 from model.errors import InputError
 from model.image import read_image
+from model.rle import encode_rle
 from tests.support.tiny_data import H, W, draw_photo
 from utils.data.mixture import Mixture
 from utils.data.photos import photo_hw, read_label_map
 from utils.data.registry import DataOptions, build_train_sources, build_val_source
 from utils.data.sources.custom import CustomSource
-from utils.masks.rle import encode_rle
 
 SQUARE = {"polygon": [5, 4, 25, 4, 25, 14, 5, 14]}
 TRUE = np.zeros((H, W), dtype=bool)

@@ -47,7 +47,7 @@ def test_the_released_conversation(parrot, photo, repository, tmp_path):
     assert finished.errors == ["error: image /nowhere.jpg does not exist; check the path"]
     assert "Traceback" not in finished.text
     names = {path.name for path in (tmp_path / "vis").iterdir()}
-    assert names == {"a photo_mask_0.jpg", "a photo_masked_img_0.jpg", "a photo_targets.png"}
+    assert names == {"a photo_mask_0.jpg", "a photo_masked_img_0.jpg", "a photo_mask_0.png", "a photo_targets.png"}
 
 
 def one_shot(folder: Path, photo: Path, tmp_path: Path, *flags: str) -> dict:
@@ -73,6 +73,8 @@ def test_masks_in_json_and_in_pictures_are_the_same(parrot, photo, tmp_path, cap
     picture = cv2.imread(str(tmp_path / "vis/a photo_mask_0.jpg"), cv2.IMREAD_GRAYSCALE)
     assert picture.shape == HW
     assert np.abs(picture.astype(int) - 100 * mask).mean() < 10, "0 and 100, up to what JPEG does"
+    exact = cv2.imread(str(tmp_path / "vis/a photo_mask_0.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(exact, 255 * mask.astype(np.uint8))
     out = capsys.readouterr().out
     assert "[0] thing: " in out
     assert "deep/answer.json has been saved." in out
@@ -110,7 +112,7 @@ def test_a_photo_whose_name_is_as_long_as_a_name_may_be(parrot, tmp_path):
         draw_photo(photo, HW)
         one_shot(parrot, photo, tmp_path)
     names = [path.name for path in (tmp_path / "vis").iterdir()]
-    assert len(names) == 6
+    assert len(names) == 8
     assert all(name.startswith("ö" * 100) for name in names)
 
 
