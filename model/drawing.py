@@ -10,7 +10,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
+from .badges import Badge, place_badges
 from .errors import InputError
 from .files import write_bytes
 from .outputs import check_output_file
@@ -39,7 +41,7 @@ PALETTE: tuple[Color, ...] = (
     (128, 128, 128),
 )
 PAPER, INK = (255, 255, 255), (35, 35, 40)
-FILL = 0.3  # share of the color in a tinted pixel: what it tints keeps its own color
+FILL = 0.2  # share of the color in a tinted pixel: what it tints keeps its own color
 READABLE_SIDE = 800  # pixels of the longer side that outlines and numbers need
 
 
@@ -48,9 +50,11 @@ def overlay(
 ) -> np.ndarray:
     """Tint every mask, draw its outline, and number it from 0, as chat's text and files do.
 
+    Lines and numbers follow the size of the image. Specks have a thin line alone. A strip names the empty masks.
+
     Args:
         image: (H, W, 3) uint8 RGB, not changed.
-        masks: (M, H, W) bool; empty masks get no number.
+        masks: (M, H, W) bool.
         colors: taken in turn, from the start again when there are more masks.
         alpha: share of the color in a tinted pixel, 0 to 1.
     Returns:
@@ -60,41 +64,91 @@ def overlay(
     """
     if masks.dtype != bool or masks.shape[1:] != image.shape[:2]:
         raise ValueError(f"masks must be bool (M, {image.shape[:2]}), got {masks.dtype} {masks.shape}")
-    picture = image.copy()
+    areas = masks.sum(axis=(1, 2))
     # Small objects are painted last: they would vanish below larger ones that overlap them.
-    order = np.argsort(-masks.sum(axis=(1, 2)), kind="stable")
-    thickness = max(1, round(max(image.shape[:2]) / 250))
+    order = [index for index in np.argsort(-areas, kind="stable").tolist() if areas[index]]
+    picture = _tint(image, masks, order, colors=colors, alpha=alpha)
     for index in order:
-        mask, color = masks[index], colors[index % len(colors)]
-        tinted = picture[mask] * (1 - alpha) + np.array(color) * alpha
-        picture[mask] = tinted.round().astype(np.uint8)
-        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        # A white rim below the color shows the outline on objects of the same color.
-        cv2.drawContours(picture, outlines, -1, PAPER, thickness + 2, cv2.LINE_AA)
-        cv2.drawContours(picture, outlines, -1, color, thickness, cv2.LINE_AA)
+        _outline(picture, masks[index], colors[index % len(colors)])
+    text_size = max(9, round(max(image.shape[:2]) / 40))
+    empty = np.flatnonzero(areas == 0).tolist()
+    strip = round(1.6 * text_size) if empty else 0
+    badges = place_badges(masks, order, radius=_radius(text_size), num_rows=image.shape[0] - strip)
+    picture = _draw_badges(picture, badges, colors, text_size=text_size)
+    return _name_empty(picture, empty, text_size=text_size, height=strip) if empty else picture
+
+
+def _tint(
+    image: np.ndarray, masks: np.ndarray, order: Sequence[int], *, colors: Sequence[Color], alpha: float
+) -> np.ndarray:
+    """Each pixel takes the color of its topmost mask alone: many tints, one over the other, would hide the photo."""
+    picture, top = image.copy(), np.full(image.shape[:2], -1)
     for index in order:
-        if masks[index].any():
-            _draw_number(picture, masks[index], number=index, color=colors[index % len(colors)])
+        top[masks[index]] = index % len(colors)
+    tinted = top >= 0
+    mixed = image[tinted] * (1 - alpha) + np.array(colors)[top[tinted]] * alpha
+    picture[tinted] = mixed.round().astype(np.uint8)
     return picture
 
 
-def _draw_number(picture: np.ndarray, mask: np.ndarray, *, number: int, color: Color) -> None:
-    """Write into ``picture`` at the point of the mask that is farthest from its edge."""
-    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
-    y, x = np.unravel_index(depth.argmax(), depth.shape)
-    text, font, scale = str(number), cv2.FONT_HERSHEY_SIMPLEX, max(0.35, max(mask.shape) / 1000)
-    thickness = max(1, round(2 * scale))
-    (width, height), _ = cv2.getTextSize(text, font, scale, thickness)
-    radius = round(0.75 * max(width, height)) + 2
-    # The whole badge stays inside the picture.
-    x = int(np.clip(x, radius, max(radius, mask.shape[1] - 1 - radius)))
-    y = int(np.clip(y, radius, max(radius, mask.shape[0] - 1 - radius)))
-    dark = np.dot(color, (0.299, 0.587, 0.114)) < 140
-    ink = PAPER if dark else INK
-    cv2.circle(picture, (x, y), radius, color, cv2.FILLED, cv2.LINE_AA)
-    cv2.circle(picture, (x, y), radius, ink, 1, cv2.LINE_AA)
-    origin = (x - width // 2, y + height // 2)
-    cv2.putText(picture, text, origin, font, scale, ink, thickness, cv2.LINE_AA)
+def _outline(picture: np.ndarray, mask: np.ndarray, color: Color) -> None:
+    """Draw the edge of a mask, with a rim that shows it on objects of the same color."""
+    thickness = max(1, round(max(mask.shape) / 280))
+    found, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    areas = [cv2.contourArea(contour) for contour in found]
+    # A thick line would cover, and outweigh, what is tiny against the line or against the rest of the mask.
+    least = max((6 * thickness) ** 2, 0.02 * max(areas))
+    thick = [contour for contour, area in zip(found, areas, strict=True) if area >= least]
+    is_hole = tree[0, :, 3] >= 0
+    specks = [contour for contour, area, hole in zip(found, areas, is_hole, strict=True) if area < least and not hole]
+    cv2.drawContours(picture, specks, -1, color, max(1, thickness // 3), cv2.LINE_AA)
+    cv2.drawContours(picture, thick, -1, _ink_on(color), thickness + 2 * max(1, thickness // 3), cv2.LINE_AA)
+    cv2.drawContours(picture, thick, -1, color, thickness, cv2.LINE_AA)
+
+
+def _ink_on(color: Color) -> Color:
+    """What can be read on it."""
+    return PAPER if np.dot(color, (0.299, 0.587, 0.114)) < 140 else INK
+
+
+def _radius(text_size: int) -> int:
+    """Of a badge that holds two digits."""
+    return round(0.85 * text_size)
+
+
+def _draw_badges(
+    picture: np.ndarray, badges: Sequence[Badge], colors: Sequence[Color], *, text_size: int
+) -> np.ndarray:
+    radius, line = _radius(text_size), max(1, text_size // 9)
+    for badge in badges:
+        color = colors[badge.number % len(colors)]
+        if badge.points_to is not None:
+            cv2.line(picture, badge.center, badge.points_to, _ink_on(color), 3 * line, cv2.LINE_AA)
+            cv2.line(picture, badge.center, badge.points_to, color, line, cv2.LINE_AA)
+        cv2.circle(picture, badge.center, radius, color, cv2.FILLED, cv2.LINE_AA)
+        cv2.circle(picture, badge.center, radius, _ink_on(color), line, cv2.LINE_AA)
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    for badge in badges:
+        text = str(badge.number)
+        font = ImageFont.load_default(text_size if len(text) < 3 else round(0.75 * text_size))
+        draw.text(badge.center, text, _ink_on(colors[badge.number % len(colors)]), font, anchor="mm")
+    return np.array(canvas)
+
+
+def _name_empty(picture: np.ndarray, empty: Sequence[int], *, text_size: int, height: int) -> np.ndarray:
+    """Say in a strip at the bottom which masks are empty."""
+    font = ImageFont.load_default(text_size)
+    what = "empty mask" if len(empty) == 1 else "empty masks"
+    text = f"{' '.join(f'[{number}]' for number in empty)} {what}"
+    if font.getlength(text) > picture.shape[1] - text_size:
+        text = f"{len(empty)} {what}"
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    top = picture.shape[0] - height
+    draw.rectangle((0, top, font.getlength(text) + text_size, picture.shape[0]), PAPER)
+    draw.text((text_size // 2, top + height // 2), text, INK, font, anchor="lm")
+    return np.array(canvas)
 
 
 def annotate(

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from model.drawing import PALETTE, fit, overlay, write_image
+from model.badges import place_badges
+from model.drawing import PALETTE, READABLE_SIDE, annotate, fit, overlay, write_image
 from model.errors import InputError
 from model.image import read_image
 
@@ -55,6 +56,100 @@ def test_overlay_numbers_differ():
     second = overlay(gray(200, 200), np.stack([np.zeros_like(mask), mask]), colors=red)
     assert not np.array_equal(first, second)
     assert np.array_equal(first[:80], second[:80])
+
+
+def test_a_color_is_still_itself_below_the_tint():
+    """Asked for the yellow circle, people look for something yellow."""
+    yellow = np.full((200, 200, 3), (230, 200, 30), dtype=np.uint8)
+    mask = rectangle(200, 200, slice(20, 180), slice(20, 180))
+    for color in PALETTE:
+        red, green, blue = overlay(yellow, mask[None], colors=[color])[40, 40].astype(int)
+        assert min(red, green) > blue + 50, color
+
+
+def test_masks_on_top_of_each_other_tint_once():
+    masks = np.tile(rectangle(400, 400, slice(50, 350), slice(50, 350)), (17, 1, 1))
+    assert np.array_equal(
+        overlay(gray(400, 400), masks)[65, 65], overlay(gray(400, 400), masks[16:], colors=PALETTE[16:])[65, 65]
+    )
+
+
+def test_an_outline_is_seen_on_an_object_of_its_color():
+    for color in PALETTE:
+        image = np.full((200, 200, 3), color, dtype=np.uint8)
+        picture = overlay(image, rectangle(200, 200, slice(50, 150), slice(50, 150))[None], colors=[color])
+        contrast = np.abs(picture[100].astype(int) - color).max(axis=-1)
+        assert contrast[45:56].max() > 80, color
+
+
+@pytest.mark.parametrize("side", [600, 1800])
+def test_lines_and_numbers_follow_the_size_of_the_picture(side):
+    mask = rectangle(side, side, slice(side // 4, 3 * side // 4), slice(side // 8, 7 * side // 8))
+    picture = overlay(gray(side, side), mask[None], colors=[(255, 0, 0)], alpha=0)
+    is_red = (picture[..., 0] > 200) & (picture[..., 1] < 100)
+    assert side / 500 <= is_red[side // 3, : side // 5].sum() <= side / 200
+    ((x, _),) = (badge.center for badge in place_badges(mask[None], [0], radius=side // 50, num_rows=side))
+    badge = is_red[side // 3 : 2 * side // 3, x - side // 10 : x + side // 10]
+    assert side / 40 <= badge.any(axis=0).sum() <= side / 15
+
+
+def test_specks_have_a_thin_line_and_no_rim():
+    mask = rectangle(800, 800, slice(400, 700), slice(400, 700))
+    mask[100:104, 100:104] = True
+    picture = overlay(gray(800, 800), mask[None], colors=[(255, 0, 0)])
+    changed = (picture != 128).any(axis=-1)
+    assert changed[100:104, 100:104].all()
+    changed[98:106, 98:106] = False
+    assert not changed[:300, :300].any()
+
+
+def test_many_numbers_on_one_place_are_all_legible():
+    masks = np.tile(rectangle(480, 640, slice(100, 400), slice(150, 500)), (17, 1, 1))
+    badges = place_badges(masks, range(17), radius=14, num_rows=480)
+    assert sorted(badge.number for badge in badges) == list(range(17))
+    centers = np.array([badge.center for badge in badges])
+    distance = np.hypot(*(centers[:, None] - centers[None]).transpose(2, 0, 1)) + 1000 * np.eye(17)
+    assert distance.min() >= 28, "none lies on another"
+    assert masks[0][centers[:, 1], centers[:, 0]].all(), "all stand on what they name"
+
+
+def test_a_number_stands_beside_what_it_would_hide():
+    masks = np.stack(
+        [rectangle(480, 640, slice(200, 208), slice(300, 308)), rectangle(480, 640, slice(0, 480), slice(0, 640))]
+    )
+    badges = {badge.number: badge for badge in place_badges(masks, [1, 0], radius=14, num_rows=480)}
+    x, y = badges[0].center
+    assert 14 < np.hypot(x - 304, y - 204) < 40
+    pointed_x, pointed_y = badges[0].points_to
+    assert masks[0][pointed_y - 2 : pointed_y + 3, pointed_x - 2 : pointed_x + 3].any()
+    assert badges[1].points_to is None
+
+
+@pytest.mark.parametrize("side", [1, 2, 9, 30, 90])
+@pytest.mark.parametrize("num_masks", [1, 40])
+def test_pictures_too_small_for_their_numbers_are_drawn(side, num_masks):
+    for masks in (np.ones((num_masks, side, side + 1), dtype=bool), np.zeros((num_masks, side, side + 1), dtype=bool)):
+        assert overlay(gray(side, side + 1), masks).shape == (side, side + 1, 3)
+
+
+def test_an_empty_mask_is_named_below():
+    image, masks = gray(300, 400), np.stack([rectangle(300, 400, slice(50, 150), slice(50, 150))] * 3)
+    full = overlay(image, masks)
+    masks[1] = False
+    picture = overlay(image, masks)
+    strip = picture[-16:, :60]
+    assert (strip == 255).all(axis=-1).mean() > 0.5
+    assert (strip < 100).all(axis=-1).any(), "there is a text"
+    assert np.array_equal(picture[200:-20], full[200:-20])
+
+
+def test_a_small_photo_is_enlarged_to_be_annotated():
+    masks = rectangle(120, 155, slice(30, 90), slice(40, 110))[None]
+    picture = annotate(gray(120, 155), masks)
+    assert max(picture.shape[:2]) == READABLE_SIDE
+    assert picture.shape[1] / picture.shape[0] == pytest.approx(155 / 120, rel=0.01)
+    assert annotate(gray(900, 300), np.ones((1, 900, 300), dtype=bool)).shape == (900, 300, 3)
+    assert np.array_equal(annotate(gray(9, 9), masks[:0, :9, :9]), gray(9, 9)), "without masks it is the photo"
 
 
 def test_overlay_takes_more_masks_than_colors_and_none():

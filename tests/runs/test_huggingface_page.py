@@ -23,7 +23,8 @@ assert type(network).__name__ == type(published).__name__ == "PixelLMForCausalLM
 assert masks.shape == logits.shape == (1, photo.height, photo.width)
 assert len(one_photo["pixel_values"]) == 1 and len(two_photos["pixel_values"]) == 2
 assert len(reply.targets) == 1 and reply.text == "the thing is [SEG0] [SEG1]"
-assert Image.open("answer.png").size == photo.size
+assert max(Image.open("answer.png").size) == 800 and Image.open("answer_mask_0.png").size == photo.size
+assert found[0]["area"] == masks.sum() and found[0]["image_id"] == 1
 assert Path("my-model/README.md").is_file() and Path("my-processor/processor_config.json").is_file()
 """
 

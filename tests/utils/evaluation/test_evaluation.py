@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.drawing import PALETTE, write_image
+from model.drawing import FILL, PALETTE, write_image
 from model.errors import InputError
 from model.replies import Reply, Target
 from utils.data.records import RawSample, Turn
@@ -222,5 +222,5 @@ def test_pictures_show_questions_answers_and_matching_colors(tmp_path):
     inside_b = (int(13 * scale), int(5 * scale))
     assert np.array_equal(true[inside_b], predicted[inside_b]), "B has one color on both sides"
     inside_c = (int(1 * scale), int(21 * scale))
-    tint = (np.array([90, 90, 90]) + PALETTE[2]) / 2
+    tint = 90 * (1 - FILL) + np.array(PALETTE[2]) * FILL
     assert np.abs(predicted[inside_c] - tint).max() <= 1, "the extra mask has a color that no true mask has"

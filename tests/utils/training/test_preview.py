@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model.drawing import PALETTE
+from model.drawing import FILL, PALETTE
 from model.image import read_image
 from scripts import preview_data
 from tests.support.bad_input import refused
@@ -50,7 +50,7 @@ def test_masks_lie_where_the_input_shows_their_object(sample, encoder):
     rows, columns = sample.valid_hw
     assert rows < panel.shape[0] == encoder.config.image_size
     for color, part in zip(PALETTE, (panel[:rows, : columns // 2], panel[:rows, columns // 2 : columns]), strict=False):
-        tint = np.round((np.array([200, 100, 50]) + color) / 2)
+        tint = np.array([200, 100, 50]) * (1 - FILL) + np.array(color) * FILL
         assert np.median(np.abs(part - tint).max(-1)) <= 1
     padding = np.round(np.array(encoder.config.image_mean) * 255)
     assert (panel[rows + 3 :] == padding).all(), "no mask in the padding, outlines aside"
