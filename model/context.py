@@ -105,12 +105,14 @@ class Context:
             (Q, n, D), the states behind the tokens; anything in the gaps.
         """
         count, width = embeds.shape[:2]
+        is_token = None if is_token is None else is_token.to(embeds.device)
         if is_token is None:
             ahead = torch.arange(width, device=embeds.device).expand(count, -1)
         else:
             ahead = (is_token.long().cumsum(1) - 1).clamp(min=0)
         if positions is None:
             positions = ahead if self._next is None else self._next[:, None] + ahead
+        positions = positions.to(embeds.device)
         self._see(is_token, count, width, embeds.device)
         output = self._language_model(
             inputs_embeds=embeds,

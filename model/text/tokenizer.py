@@ -208,7 +208,9 @@ def decode_released(tokenizer: LlamaTokenizer, ids: list[int]) -> str:
     pieces: list[str] = []
     pending: list[str] = []
     for token_id in ids:
-        token = cast(str, tokenizer.convert_ids_to_tokens(token_id))  # one id gives one string
+        token = cast("str | None", tokenizer.convert_ids_to_tokens(token_id))  # one id gives one string
+        if token is None:  # tables of weights are often larger than the vocabulary
+            continue
         if token_id in added:
             if pending:
                 pieces.append(_join_piece(tokenizer, pending))
