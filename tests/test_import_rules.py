@@ -294,6 +294,7 @@ def test_inference_imports_without_training_libraries(repository):
         "utils.dataset",
         "utils.evaluation.run",
         "utils.inference.terminal",
+        "utils.inference.folder",
     )
     done = subprocess.run(
         [sys.executable, "-c", _IMPORT_WITHOUT, ",".join(modules), *BLOCKED],

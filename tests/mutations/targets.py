@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -25,7 +26,7 @@ from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
 from model.processor import PixelLMProcessor
 from model.text.tokenizer import add_codebook, load_tokenizer, save_tokenizer
-from scripts import convert_to_custom, evaluate, make_custom_sample
+from scripts import convert_to_custom, evaluate, make_custom_sample, predict
 from tests.support.launch import TRAIN_FLAGS
 from tests.support.parrot import write_parrot
 from tests.support.published import write_published
@@ -45,7 +46,12 @@ from utils.data.small_tokenizer import write_tokenizer
 from utils.data.sources import Source
 from utils.data.sources.custom import CustomSource
 from utils.evaluation.flags import EvaluateConfig
+from utils.inference import folder as inference_folder
 from utils.inference.answer import answer, describe, to_json
+from utils.inference.formats import write_coco, write_labelme
+from utils.inference.predictions import gather
+from utils.inference.questions import read_questions
+from utils.inference.sheet import write_sheet
 from utils.inference.terminal import converse
 from utils.training.deepspeed_config import deepspeed_settings
 from utils.training.merge import read_training_weights
@@ -56,7 +62,7 @@ from .mutate import ODD, TEXTS
 from .run import Case, Suite, Target, message_problem
 
 # Folders of the input.
-TREE, SAMPLE, PHOTOS, WORLD = "tree", "sample", "photos", "world"
+TREE, SAMPLE, PHOTOS, WORLD, ASKED = "tree", "sample", "photos", "world", "asked"
 MODEL, PUBLISHED, RUN = "model", "world/published", "runs/pixellm"
 SENTENCE = "the thing is [SEG0] [SEG1] </s>"
 
@@ -92,6 +98,7 @@ def write_inputs(root: Path) -> None:
     write_published(root / PUBLISHED, world, scales=2, tokens=3)
     write_sharded(root / "sharded", network)
     write_run(root / RUN, world)
+    write_asked(root / ASKED, root)
     (root / "configs").mkdir()
     for name in ("pixellm_7b", "tiny_cpu", "ds_zero2", "preprocessor_448"):
         source = Path(__file__).resolve().parents[2] / f"configs/{name}.json"
@@ -125,6 +132,20 @@ def write_sharded(folder: Path, network: PixelLMForCausalLM) -> None:
     network.save_pretrained(folder)
     (folder / "model.safetensors").unlink()
     save_torch_state_dict(network.state_dict(), folder, max_shard_size=300_000)
+
+
+def write_asked(folder: Path, root: Path) -> None:
+    """Questions about photos as JSON lines, and their answers."""
+    folder.mkdir()
+    photo = str(Path("..") / PHOTOS / "photo.jpg")
+    asked = [{"image": photo, "prompt": "What?", "id": "a"}, {"image": photo, "prompt": ["a cat"], "id": 2}]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked), encoding="utf-8")
+    assert ask_many(folder / "questions.jsonl", model=root / MODEL, output=folder / "answers")
+
+
+def ask_many(questions: Path, *, model: Path, output: Path) -> bool:
+    flags = ("--precision=fp32", "--max_new_tokens=4", "--format=labelme")
+    return command(predict.main, f"--version={model}", f"--input={questions}", f"--output={output}", *flags)
 
 
 def run_flags(root: Path) -> list[str]:
@@ -392,6 +413,22 @@ def talk(case: Case) -> None:
         converse(case.tools.predictor, settings)
 
 
+def answer_many(case: Case) -> None:
+    with mock.patch.object(inference_folder, "_load", return_value=case.tools.predictor):
+        if not ask_many(case.root / ASKED / "questions.jsonl", model=case.root / MODEL, output=case.scratch / "out"):
+            raise InputError("questions refused")
+
+
+def go_on_with_answers(case: Case) -> None:
+    """What a run that goes on reads, and all that it makes of it."""
+    output = case.root / ASKED / "answers"
+    questions = read_questions(str(case.root / ASKED / "questions.jsonl"), [])
+    predictions = gather(output, questions)
+    write_coco(case.scratch / "coco.json", predictions, questions)
+    write_labelme(case.scratch / "labelme", predictions, questions)
+    write_sheet(case.scratch / "index.html", predictions, questions, model="model")
+
+
 def evaluate_model(case: Case) -> None:
     accepted = command(
         evaluate.main, f"--version={case.root / MODEL}", f"--dataset_dir={case.root / TREE}", "--precision=fp32",
@@ -482,6 +519,8 @@ TARGETS = {
     "question": Target(ask_anything, weight=2),
     "conversation": Target(talk, weight=0.5),
     "evaluate": Target(evaluate_model, (f"{TREE}/muse/muse_val.json",), weight=0.5),
+    "questions": Target(answer_many, (f"{ASKED}/questions.jsonl",)),
+    "predictions": Target(go_on_with_answers, (f"{ASKED}/answers/predictions.jsonl",)),
     "photo_name": Target(ask_about_anything, weight=0.5),
 }  # fmt: skip
 

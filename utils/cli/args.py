@@ -66,7 +66,8 @@ def flag(
         implies: values of other flags that a switch stands for when it is on.
         fixed: what depends on the flag, so that a resumed run must keep it: what its checkpoint holds, or the samples
             that it sees.
-        positional: it takes what stands on the command line without a flag; a tuple of texts.
+        positional: it takes what stands on the command line without a flag; a tuple of texts. Other flags whose default
+            is a tuple take one text or more, and add up when they are given again.
     """
     metadata = {
         "help": help, "aliases": aliases, "unused": unused, "implies": implies or {}, "fixed": fixed,
@@ -211,6 +212,8 @@ def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
         off = [f"--no_{name.lstrip('-')}" for name in names]
         off += [f"--{name.removeprefix('--no_')}" for name in names if name.startswith("--no_")]
         group.add_argument(*off, dest=field.name, action="store_false", help=argparse.SUPPRESS)
+    elif isinstance(field.default, tuple):
+        group.add_argument(*names, dest=field.name, nargs="+", action="extend", help=help_text)
     else:
         choices = get_args(hint) if get_origin(hint) is Literal else None
         group.add_argument(*names, dest=field.name, type=type(field.default), choices=choices, help=help_text)
@@ -257,7 +260,7 @@ def _read_config_file(config_type: type, path: Path) -> dict[str, Any]:
         if name not in known:
             raise InputError(f"--config {path}: unknown key {name!r}; expected flag names such as 'batch_size'")
         try:
-            config_type(**{name: value})
+            config_type(**{name: tuple(value) if isinstance(value, list) else value})
         except BadValue as err:
             raise InputError(f"--config {path}: {err}") from err
         except InputError:

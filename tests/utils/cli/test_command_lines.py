@@ -22,6 +22,7 @@ from utils.cli.args import Parsed, build_parser, parse
 from utils.cli.command import run_command, run_commands
 from utils.cli.config import ChatConfig, MergeConfig, RunConfig
 from utils.evaluation.flags import EvaluateConfig
+from utils.inference.flags import PredictConfig
 
 SCRIPTS = {"train_ds.py": RunConfig, "chat.py": ChatConfig, "merge_lora_weights_and_save_hf_model.py": MergeConfig}
 COLUMN = {RunConfig: 0, ChatConfig: 1, MergeConfig: 2}
@@ -360,3 +361,13 @@ def test_a_path_that_is_too_long_is_one_line(capsys, tmp_path, flag):
     flags = {"log_base_dir": str(tmp_path), flag: "x" * 5000}
     refused(train_ds.main, [f"--{name}={value}" for name, value in flags.items()], capsys, "xxx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_flag_of_several_texts_adds_up_and_may_stand_in_a_file(tmp_path):
+    needed = ["--version=m", "--input=photos"]
+    given = parse(PredictConfig, [*needed, "--prompt", "a", "b", "--prompt=c"], "").config
+    assert given.prompt == ("a", "b", "c")
+    (tmp_path / "c.json").write_text(json.dumps({"prompt": ["a", "b"]}), encoding="utf-8")
+    in_file = [*needed, f"--config={tmp_path / 'c.json'}"]
+    assert parse(PredictConfig, in_file, "").config.prompt == ("a", "b")
+    assert parse(PredictConfig, [*in_file, "--prompt", "d"], "").config.prompt == ("d",)
