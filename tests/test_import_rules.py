@@ -293,6 +293,7 @@ def test_inference_imports_without_training_libraries(repository):
         "model.PixelLM",
         "utils.dataset",
         "utils.evaluation.run",
+        "utils.inference.released",
         "utils.inference.terminal",
         "utils.inference.folder",
     )

@@ -48,11 +48,12 @@ from utils.data.sources.custom import CustomSource
 from utils.evaluation.flags import EvaluateConfig
 from utils.inference import folder as inference_folder
 from utils.inference.answer import answer, describe, to_json
+from utils.inference.dialogue import Dialogue
 from utils.inference.formats import write_coco, write_labelme
 from utils.inference.predictions import gather
 from utils.inference.questions import read_questions
+from utils.inference.released import converse
 from utils.inference.sheet import write_sheet
-from utils.inference.terminal import converse
 from utils.training.deepspeed_config import deepspeed_settings
 from utils.training.merge import read_training_weights
 from utils.training.run_description import RunDescription
@@ -429,6 +430,21 @@ def go_on_with_answers(case: Case) -> None:
     write_sheet(case.scratch / "index.html", predictions, questions, model="model")
 
 
+def type_a_line(case: Case) -> None:
+    """A path, a command or a question of odd words, as at a terminal. ``/save`` would write wherever they say."""
+    dialogue = Dialogue(case.tools.predictor, ChatConfig(vis_save_path=str(case.scratch), max_new_tokens=2))
+    photo = str(case.root / PHOTOS / "photo.jpg")
+    line = case.mutator.pick(["", "/", "/image ", "/set ", "/set alpha ", "Where is "]) + case.mutator.text(photo)
+    case.mutator.note(f"line {line!r}")
+    dialogue.look_at(photo)
+    if dialogue.is_photo(line):
+        dialogue.look_at(line)
+    elif line.startswith("/"):
+        dialogue.command(line)
+    else:
+        list(dialogue.ask(line))
+
+
 def evaluate_model(case: Case) -> None:
     accepted = command(
         evaluate.main, f"--version={case.root / MODEL}", f"--dataset_dir={case.root / TREE}", "--precision=fp32",
@@ -518,6 +534,7 @@ TARGETS = {
     "flags": Target(give_flags, weight=3),
     "question": Target(ask_anything, weight=2),
     "conversation": Target(talk, weight=0.5),
+    "typed_line": Target(type_a_line, weight=0.5),
     "evaluate": Target(evaluate_model, (f"{TREE}/muse/muse_val.json",), weight=0.5),
     "questions": Target(answer_many, (f"{ASKED}/questions.jsonl",)),
     "predictions": Target(go_on_with_answers, (f"{ASKED}/answers/predictions.jsonl",)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -71,6 +71,13 @@ def _share_or_none(value: float) -> float:
 ShareOrNone = Annotated[float, AfterValidator(_share_or_none)]
 LoraRank = Annotated[int, Field(ge=1, le=2**16)]
 LocalRank = Annotated[int, Field(ge=-1, lt=2**31)]
+CountOrAny = Annotated[int, Field(ge=-1, lt=2**31)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+InnerShare = Annotated[float, Field(gt=0, lt=1)]
+# How an answer is given and drawn, which chat lets its user change between answers.
+ANSWER_FLAGS = (
+    "alpha", "mask_threshold", "max_new_tokens", "max_targets", "temperature", "top_p", "repetition_penalty",
+)  # fmt: skip
 
 
 @settings
@@ -378,17 +385,30 @@ class ChatConfig(InferenceFlags):
     image_feature_scale_num: Scales = flag(1, "scales", unused=_FROM_FOLDER)
     conv_type: Template = flag("llava_v1", "template of a published model; a folder of ours records its own")
     # Ours.
-    image: str = flag("", "answer about this image and stop")
+    image: str = flag("", "the image; with --prompt, answer about it and stop")
     prompt: str = flag("", "the question, with --image")
-    output_json: str = flag("", "write answer and masks to this file, with --image")
+    output_json: str = flag("", "write answer and masks to this file, with --image and --prompt")
+    preview: bool = flag(True, "show a small picture of image and masks at a terminal with colors")
+    alpha: Share = flag(0.2, "share of the color in a tinted pixel, in the picture of all targets")
+    mask_threshold: InnerShare = flag(0.5, "probability above which a pixel belongs to a mask")
     max_new_tokens: Count = flag(512, "longest answer, in tokens")
+    max_targets: CountOrAny = flag(-1, "masks of an answer at most; -1 for any number")
+    temperature: NonNegative = flag(0.0, "0 takes the likeliest token; above it, tokens are drawn")
+    top_p: PositiveShare = flag(1.0, "draw from the likeliest tokens with this share together; with --temperature")
+    repetition_penalty: Positive = flag(1.0, "above 1, makes tokens less likely that the answer has")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if bool(self.image) != bool(self.prompt):
+        if self.prompt and not self.image:
             raise InputError("--image and --prompt belong together; give both, or neither for a conversation")
-        if self.output_json and not self.image:
+        if self.output_json and not (self.image and self.prompt):
             raise InputError("--output_json needs --image and --prompt")
+
+    @property
+    def answer_options(self) -> dict[str, Any]:
+        """As of ``AnswerOptions`` (model/asking.py)."""
+        options = {name: getattr(self, name) for name in ANSWER_FLAGS if name != "alpha"}
+        return options | {"max_targets": None if self.max_targets < 0 else self.max_targets}
 
 
 @settings

@@ -1,1 +1,1 @@
-"""One question about one image, for people: what is shown and what is written."""
+"""Questions about images, for people: how they are typed, what is shown and what is written."""

@@ -216,7 +216,6 @@ def test_ids_beyond_the_vocabulary_say_nothing(tiny_tokenizer_dir):
     assert decode_released(tokenizer, [ids[0], len(tokenizer), *ids[1:], len(tokenizer) + 40]) == "the thing"
 
 
-
 def test_the_image_stands_for_as_many_places_as_it_has_tokens(tokenizer):
     rendered = get_conversation("llava_v1").render(TURNS[:1], image=IMAGE)
     one, _ = encode_conversation(tokenizer, rendered, num_image_tokens=1)
