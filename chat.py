@@ -55,6 +55,7 @@ def load(parsed: Parsed[ChatConfig]) -> Callable[[], None]:
         precision=config.precision,
         bits=config.bits,
         attn_implementation=config.attn_implementation,
+        **config.placement,
         vision_tower=config.vision_tower if "vision_tower" in parsed.given else None,
         conv_type=config.conv_type,
     )

@@ -120,8 +120,8 @@ class PixelLMForCausalLM(AnswersWithMasks, PixelLMPreTrainedModel, GenerationMix
         if features is None:
             return self.model.embed_tokens(rows.input_ids)
         embeds = self.model.embed_tokens(rows.input_ids.masked_fill(rows.input_ids == IMAGE_TOKEN_ID, 0))
-        shown = features.llm.to(embeds).flatten(0, 1)[rows.patches]
-        return embeds.flatten(0, 1).index_copy(0, rows.image_at, shown).view_as(embeds)
+        shown = features.llm.to(embeds).flatten(0, 1)[rows.patches.to(embeds.device)]
+        return embeds.flatten(0, 1).index_copy(0, rows.image_at.to(embeds.device), shown).view_as(embeds)
 
     def forward(
         self,

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
 from transformers import (
+    GenerationConfig,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -59,8 +60,32 @@ class AnswerOptions:
         ):
             if not is_met:
                 raise InputError(f"{name} is {value}; expected {expected}")
-        if isinstance(self.stop, str):
-            raise InputError(f"stop is {self.stop!r}; expected a list of texts")
+        if isinstance(self.stop, str) or not all(self.stop):
+            raise InputError(f"stop is {self.stop!r}; expected a list of texts, none of them empty")
+
+    @classmethod
+    def of(cls, settings: GenerationConfig, **told: Any) -> Self:
+        """What the user told; and of the rest, what is stored with the model, where that says anything.
+
+        Args:
+            settings: the model's; transformers' ``stop_strings`` are ``stop``, and without ``do_sample`` the
+                temperature is 0.
+            told: by the names above.
+        Raises:
+            InputError: if a value cannot be met.
+        """
+        temperature = 1.0 if settings.temperature is None else settings.temperature
+        stop = settings.stop_strings
+        stored = {
+            "max_new_tokens": settings.max_new_tokens,
+            "max_targets": getattr(settings, "max_targets", None),
+            "temperature": temperature if settings.do_sample else None,
+            "top_p": settings.top_p,
+            "repetition_penalty": settings.repetition_penalty,
+            "stop": [stop] if isinstance(stop, str) else stop,
+            "codebook_fast_path": getattr(settings, "codebook_fast_path", None),
+        }
+        return cls(**{name: value for name, value in stored.items() if value is not None} | told)
 
     @classmethod
     def of_masks(cls, options: Mapping[str, Any]) -> AnswerOptions:

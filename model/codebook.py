@@ -25,7 +25,7 @@ def gather_seg_states(hidden: Tensor, group_at: Tensor, *, codebook: SegCodebook
     """
     # Released rule: a mask embedding is the state that PREDICTS its token, so one position before it.
     position = group_at[:, None] - 1 + torch.arange(codebook.size, device=group_at.device)  # (N, S*K)
-    return rearrange(hidden.flatten(0, 1)[position], "n (s k) d -> n s k d", k=codebook.tokens)
+    return rearrange(hidden.flatten(0, 1)[position.to(hidden.device)], "n (s k) d -> n s k d", k=codebook.tokens)
 
 
 class TokenFusion(nn.Module):

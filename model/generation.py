@@ -30,7 +30,7 @@ from .files import read_object
 from .rows import rows_of_conversations
 from .structures import PixelLMGenerateOutput, SegQueries, TokenRows, VisionFeatures
 from .text.tokens import IMAGE_TOKEN_ID, SegCodebook
-from .values import Count, NonNegativeInt, Schema
+from .values import Count, NonEmptyText, NonNegativeInt, Positive, Schema, ShareAboveZero
 
 MAX_NEW_TOKENS = 512  # where neither the caller nor generation_config.json says it
 # They run the network once for each token, so that each has its state.
@@ -44,7 +44,10 @@ _REMEDY = "Copy it again from its source, or remove it: then answers are greedy"
 
 
 class GenerationKeys(TypedDict, total=False):
-    """What generation_config.json says in any case; transformers checks the rest."""
+    """What generation_config.json may say; transformers checks the rest.
+
+    Two are ours, ``max_targets`` and ``codebook_fast_path``; transformers keeps what it does not know.
+    """
 
     bos_token_id: NonNegativeInt | None
     eos_token_id: NonNegativeInt | list[NonNegativeInt] | None
@@ -52,6 +55,13 @@ class GenerationKeys(TypedDict, total=False):
     max_new_tokens: Count | None
     num_beams: Count | None
     num_return_sequences: Count | None
+    max_targets: NonNegativeInt | None
+    codebook_fast_path: bool | None
+    do_sample: bool | None
+    temperature: Positive | None
+    top_p: ShareAboveZero | None
+    repetition_penalty: Positive | None
+    stop_strings: list[NonEmptyText] | None
 
 
 _KEYS = Schema(GenerationKeys)
@@ -87,6 +97,7 @@ class AnswersWithMasks(GenerationMixin):
     model: Any
     lm_head: Callable[[Tensor], Tensor]
     generation_config: GenerationConfig
+    processor: Any
 
     @torch.no_grad()
     def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -98,11 +109,14 @@ class AnswersWithMasks(GenerationMixin):
         image_index: Tensor | None = None,
         attention_mask: Tensor | None = None,
         vision_features: VisionFeatures | None = None,
-        codebook_fast_path: bool = True,
+        codebook_fast_path: bool | None = None,
         max_targets: int | None = None,
         **options: Any,
     ) -> PixelLMGenerateOutput:
-        """Answer conversations, greedily unless the options say otherwise, and decode a mask for every token group.
+        """Answer conversations, and decode a mask for every token group.
+
+        What the caller leaves out is taken from ``generation_config``, which is stored with the model; what that leaves
+        out, too, is greedy search without a cap on targets.
 
         Args:
             input_ids: (Q, L), image placeholders expanded, padded on the left; what ``PixelLMProcessor`` gives.
@@ -110,7 +124,7 @@ class AnswersWithMasks(GenerationMixin):
             attention_mask: (Q, L), zero on padding.
             vision_features: of ``encode_images``, in place of the images, to ask again without encoding again.
             codebook_fast_path: the first token of a group brings the others along, and all are read in one pass.
-                Without it each is chosen by itself, and a group may break off.
+                Otherwise each is chosen by itself, and a group may break off. On unless the settings say otherwise.
             max_targets: complete groups of an answer, at most; then it goes on in words.
             options: as of transformers' ``generate``, such as ``max_new_tokens`` or ``streamer``.
                 ``return_dict_in_generate=False`` gives the sequences alone, as transformers' pipelines ask for.
@@ -129,7 +143,11 @@ class AnswersWithMasks(GenerationMixin):
         rows = rows_of_conversations(
             input_ids, attention_mask, image_index, codebook=self.codebook, patch_mask=patch_mask
         )
-        writing = Writing(codebook_fast_path, max_targets)
+        settings = options.get("generation_config"), self.generation_config
+        by_group = _first_given(codebook_fast_path, "codebook_fast_path", settings)
+        writing = Writing(by_group is not False, _first_given(max_targets, "max_targets", settings))
+        if self.processor is not None:
+            options.setdefault("tokenizer", self.processor.tokenizer)  # stop strings are looked for in text
         text_alone = options.get("return_dict_in_generate") is False
         output = super().generate(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids=input_ids.masked_fill(input_ids == IMAGE_TOKEN_ID, 0),  # penalties look ids up in a table
@@ -313,6 +331,26 @@ def read_generation_config(file: Path) -> GenerationConfig:
         raise InputError(f"{file} is not valid ({err}). {_REMEDY}") from err
 
 
+def check_settings(settings: GenerationConfig) -> None:
+    """Hold settings that are to be stored to what will be read again.
+
+    Raises:
+        InputError: with the setting that is wrong, or has no effect.
+    """
+    remedy = "Set it to another value, or to None, before the model is saved"
+    _KEYS.check(settings.to_dict(), where="generation_config", remedy=remedy)
+    try:
+        settings.validate(strict=True)
+    except ValueError as err:
+        raise InputError(f"generation_config: {' '.join(str(err).split())}") from err
+
+
+def _first_given(told: Any, name: str, settings: Sequence[GenerationConfig | None]) -> Any:
+    """What the caller says, or the first of the settings that says something."""
+    values = (told, *(getattr(one, name, None) for one in settings))
+    return next((value for value in values if value is not None), None)
+
+
 def _end_ids(options: dict[str, Any], of_model: GenerationConfig) -> tuple[int, ...]:
     """Which tokens end an answer, as transformers takes it from the options of ``generate``."""
     settings = options.get("generation_config") or of_model
@@ -326,5 +364,5 @@ def _states_of_sequences(new_states: list[Tensor], new_ids: Tensor, beam_indices
     states = torch.stack(new_states[:count])  # (T, rows, D)
     if beam_indices is None:
         return rearrange(states, "t q d -> q t d")
-    beams = beam_indices[:, :count].clamp(min=0)  # the beam that each token came from; -1 behind the end
+    beams = beam_indices[:, :count].to(states.device).clamp(min=0)  # that each token came from; -1 behind the end
     return states[torch.arange(count, device=beams.device), beams]

@@ -25,6 +25,7 @@ from .errors import InputError
 from .generation import without_gaps
 from .image import Photo, photo_pixels
 from .PixelLM import PixelLMForCausalLM
+from .placement import DeviceMap, default_device, keep_tower_aside, main_device
 from .precision import settle_precision
 from .processor import PixelLMProcessor
 from .replies import Reply, Target, make_reply
@@ -105,6 +106,8 @@ class PixelLMPredictor:
         bits: int = 16,
         device: str | torch.device | None = None,
         compile: bool = False,
+        device_map: DeviceMap | None = None,
+        offload_vision: bool = False,
         **options: Any,
     ) -> PixelLMPredictor:
         """Read a merged folder, ours or a published one.
@@ -114,19 +117,28 @@ class PixelLMPredictor:
             bits: 8 or 4 quantize the language model.
             device: default is the first GPU, else the CPU.
             compile: as of the class.
-            options: as of ``PixelLMForCausalLM.from_pretrained``.
+            device_map: in place of one device, several: ``auto`` or a dictionary, as in transformers
+                (docs/hardware.md).
+            offload_vision: keep the vision tower on the CPU, and on the GPU only while an image is read.
+            options: as of ``PixelLMForCausalLM.from_pretrained``, such as ``max_memory``.
         Raises:
-            InputError: if the folder cannot be read, or its files do not belong together.
+            InputError: if the folder cannot be read, its files do not belong together, or it cannot be placed so.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = PRECISIONS[settle_precision(precision, device, bits=bits)]
+        if device is not None and device_map is not None:
+            raise InputError("device and device_map exclude each other; give one of them")
+        if compile and device_map is not None:
+            raise InputError("compile and device_map exclude each other: a graph lies on one GPU; give one of them")
+        placed = device_map or {"": device or default_device()}
+        dtype = PRECISIONS[settle_precision(precision, main_device(placed), bits=bits)]
         model = PixelLMForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
-            device_map={"": device},
+            device_map=placed,
             quantization_config=quantization(bits, dtype=dtype),
             **options,
         )
+        if offload_vision:
+            keep_tower_aside(model.model.vision_tower, placed)
         return cls(model, model.require_processor().tokenizer, compile=compile)
 
     def set_image(self, photo: Photo) -> None:
@@ -145,12 +157,12 @@ class PixelLMPredictor:
 
         Args:
             follows: it goes on with the dialogue of the last question.
-            options: of ``AnswerOptions``, such as ``max_new_tokens``.
+            options: of ``AnswerOptions``, such as ``max_new_tokens``; the rest is as stored with the model.
         Raises:
             InputError: if the question is too long for the model or is not UTF-8, or an option cannot be met.
             ValueError: before ``set_image``.
         """
-        asked, seen = AnswerOptions(**options), self._require_seen()
+        asked, seen = self._options(options), self._require_seen()
         *_, answer = self._write(question, follows, asked, seen)
         return self._replies([answer], [0], seen, asked)[0]
 
@@ -162,7 +174,7 @@ class PixelLMPredictor:
             pieces of the text, in which ``[0]`` stands for the first target, as in ``Reply.numbered``; behind its
             number each target, as soon as its tokens are written; at last the whole reply.
         """
-        asked, seen = AnswerOptions(**options), self._require_seen()
+        asked, seen = self._options(options), self._require_seen()
         shown, masks, answer = "", [], None
         for answer in self._write(question, follows, asked, seen):
             text = answer_text(self.processor.tokenizer, answer.ids)
@@ -235,7 +247,7 @@ class PixelLMPredictor:
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected 1 or more")
-        asked = AnswerOptions(**options)
+        asked = self._options(options)
         keys = [photo if isinstance(photo, str | Path) else id(photo) for photo, _ in requests]
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         order = sorted(range(len(requests)), key=lambda place: first[keys[place]])  # those about a photo together
@@ -253,6 +265,9 @@ class PixelLMPredictor:
             written = [answers[row] for row in range(len(places))]
             replies |= dict(zip(places, self._replies(written, images, seen, asked), strict=True))
         return [replies[place] for place in range(len(requests))]
+
+    def _options(self, told: dict[str, Any]) -> AnswerOptions:
+        return AnswerOptions.of(self.model.generation_config, **told)
 
     def _require_seen(self) -> Seen:
         if self._seen is None:

@@ -7,6 +7,7 @@ accounted for, nothing is silently random, and no file runs code.
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +22,11 @@ from .attention import check_attention
 from .configuration import PixelLMConfig
 from .errors import InputError
 from .files import is_file
-from .generation import read_generation_config
+from .generation import check_settings, read_generation_config
 from .hub import link_model, resolve_folder, take_hub_options, upload_folder
 from .outputs import output_files
 from .processor import PixelLMProcessor
+from .values import shorten
 from .weights.bases import TOWER_PREFIX
 from .weights.card import keep_own_card, write_card
 from .weights.checkpoint import LoadReport, check_fit, read_model, read_weights_of_folder
@@ -51,6 +53,12 @@ _INSTEAD = {
 
 class OwnRules(PreTrainedModel):
     """What holds for the whole network and for the language model in it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: the device of the first weight that is on one, as offloaded ones are until they are used."""
+        placed = (weight.device for weight in self.parameters() if not weight.is_meta)
+        return next(placed, torch.device("cpu" if hasattr(self, "hf_device_map") else "meta"))
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **options: Any) -> str:
         check_attention(attn_implementation)
@@ -164,7 +172,7 @@ class PixelLMPreTrainedModel(OwnRules):
         report = check_fit(plan.state_dict(), state, source=source, may_initialize=may_initialize)
         used = {name: tensor for name, tensor in state.items() if name not in report.ignored}
         quantized = language_model_only(options.pop("quantization_config", None), plan)
-        with _own_words():
+        with _own_words(), _placement_errors(options.get("device_map")):
             network = cast(
                 Self,
                 super().from_pretrained(None, config=config, state_dict=used, quantization_config=quantized, **options),
@@ -193,8 +201,8 @@ class PixelLMPreTrainedModel(OwnRules):
             push_to_hub: upload the folder, too; then ``repo_id`` and the like as in transformers.
             options: as in transformers, such as ``max_shard_size``.
         Raises:
-            InputError: if the language model is quantized, so that its weights are rounded for good, or if the folder
-                cannot be written.
+            InputError: if the language model is quantized, so that its weights are rounded for good, if a setting of
+                ``generation_config`` is wrong or has no effect, or if the folder cannot be written.
         """
         if not options.get("is_main_process", True):
             return
@@ -203,6 +211,7 @@ class PixelLMPreTrainedModel(OwnRules):
                 "this model's language model is quantized; save the model that it was read from, and quantize it again "
                 "when it is read"
             )
+        check_settings(cast(Any, self).generation_config)
         upload = {key: options.pop(key) for key in ("repo_id", *_OF_AN_UPLOAD) if key in options}
         state = options.pop("state_dict", None) or self.state_dict()
         kept = {
@@ -253,6 +262,23 @@ def _refuse_options(options: dict[str, Any]) -> None:
     for name, instead in _INSTEAD.items():
         if options.pop(name, None):
             raise InputError(f"{name}: no such option; give {instead}")
+
+
+@contextmanager
+def _placement_errors(device_map: Any) -> Iterator[None]:
+    """What transformers and accelerate say about a map that cannot be met, in one line."""
+    try:
+        yield
+    except ValueError as err:
+        if device_map is None:
+            raise
+        if "offload_folder" in str(err):
+            raise InputError(
+                f"with device_map {shorten(device_map)} a part of the model fits neither the GPUs nor the memory that "
+                "it may use; give offload_folder, a folder on the disk for it"
+            ) from err
+        problem = textwrap.shorten(str(err), 250)  # it names every weight
+        raise InputError(f"device_map {shorten(device_map)} cannot be met: {problem}") from err
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def rows_of_conversations(
             raise ValueError(f"image placeholders per conversation {counts.tolist()} != {expected} image features")
         first = image_index[counts > 0, None] * expected
         patches = (first + torch.arange(expected, device=first.device)).flatten()
-        visible = visible.masked_scatter(is_image, patch_mask.flatten()[patches])
+        visible = visible.masked_scatter(is_image, patch_mask.flatten().to(patches.device)[patches])
     elif bool(is_image.any()):
         raise ValueError("input_ids has image placeholders, but no images were given")
     return TokenRows(

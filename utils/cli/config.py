@@ -345,8 +345,13 @@ class InferenceFlags:
     attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/hardware.md)")
     load_in_8bit: bool = flag(False, "8-bit weights in the language model; needs bitsandbytes")
     load_in_4bit: bool = flag(False, "4-bit weights in the language model; needs bitsandbytes")
+    device_map: str = flag("", "auto: over all GPUs and the memory; or one device, such as cuda:1 (docs/hardware.md)")
+    offload_folder: str = flag("", "with --device_map, folder for what fits neither GPUs nor memory")
+    offload_vision: bool = flag(False, "keep the vision tower on the CPU while no image is read (docs/hardware.md)")
 
     def __post_init__(self) -> None:
+        if self.offload_folder and not self.device_map:
+            raise InputError("--offload_folder needs --device_map, such as auto")
         if self.load_in_8bit and self.load_in_4bit:
             raise InputError("--load_in_8bit and --load_in_4bit exclude each other; give one of them")
         if self.bits < 16 and self.precision == "fp32":
@@ -359,6 +364,12 @@ class InferenceFlags:
     def bits(self) -> int:
         """Of a weight of the language model."""
         return 8 if self.load_in_8bit else 4 if self.load_in_4bit else 16
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """Where the model lies, as ``PixelLMPredictor.from_pretrained`` takes it."""
+        told = {"device_map": self.device_map, "offload_folder": self.offload_folder}
+        return {name: value for name, value in told.items() if value} | {"offload_vision": self.offload_vision}
 
 
 @settings

@@ -34,7 +34,12 @@ class Predictor(Protocol):
     """What is evaluated: model.predictor.PixelLMPredictor, or anything that answers like it."""
 
     def ask_batch(
-        self, requests: Sequence[tuple[np.ndarray, str]], *, batch_size: int, max_new_tokens: int
+        self,
+        requests: Sequence[tuple[np.ndarray, str]],
+        *,
+        batch_size: int,
+        max_new_tokens: int,
+        temperature: float,
     ) -> list[Reply]:
         """Answer questions, without image mark, about (H, W, 3) uint8 RGB photos."""
         ...
@@ -86,7 +91,8 @@ def evaluate_image(predictor: Predictor, source: Source, *, index: int, max_new_
         photo = read_photo(sample)
         turns = [turn for (turn,) in sample.conversations]  # a question stands alone; else the source has a bug
         requests = [(photo, turn.question) for turn in turns]
-        replies = predictor.ask_batch(requests, batch_size=_BATCH_SIZE, max_new_tokens=max_new_tokens)
+        # Scores are to be the same in every run, even if the model is set to draw its words.
+        replies = predictor.ask_batch(requests, batch_size=_BATCH_SIZE, max_new_tokens=max_new_tokens, temperature=0.0)
     except InputError as err:
         raise InputError(f"{name}: {err}") from err
     return [

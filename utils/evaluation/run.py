@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from model.drawing import write_image
+from model.errors import InputError
 from model.files import write_json
 from model.outputs import check_output_file
 from model.precision import settle_precision
@@ -37,6 +38,8 @@ def evaluate(config: EvaluateConfig) -> None:
     # Every set is opened before the first one costs hours.
     sources = [build_val_source(config.dataset_dir, name) for name in split_names(config.val_dataset)]
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    if config.device_map and dist.world_size() > 1:
+        raise InputError("--device_map is for one process, which has all GPUs; start without torchrun, or leave it out")
     # Bad input up to here is met by every process, bad input after it by some.
     if dist.world_size() > 1:
         dist.join("gloo", timeout=timedelta(days=1))
@@ -47,7 +50,8 @@ def evaluate(config: EvaluateConfig) -> None:
         precision=config.precision,
         bits=config.bits,
         attn_implementation=config.attn_implementation,
-        device=device,
+        device=None if config.device_map else device,
+        **config.placement,
         vision_tower=config.vision_tower or None,
         conv_type=config.conv_type,
     )
