@@ -422,9 +422,11 @@ class LayerNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w), each pixel normalized over its channels."""
+        dtype = x.dtype
+        x = x.float() if dtype == torch.float16 else x  # in which the square of 256 is infinite
         mean = x.mean(1, keepdim=True)
         variance = (x - mean).pow(2).mean(1, keepdim=True)
-        x = (x - mean) / torch.sqrt(variance + self.eps)
+        x = ((x - mean) / torch.sqrt(variance + self.eps)).to(dtype)
         return self.weight[:, None, None] * x + self.bias[:, None, None]
 
 
