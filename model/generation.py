@@ -309,7 +309,7 @@ def without_gaps(embeds: Tensor, visible: Tensor | None, positions: Tensor) -> t
     """
     if visible is None:
         return embeds, None, positions
-    visible = visible.bool()
+    visible, positions = visible.to(embeds.device, torch.bool), positions.to(embeds.device)
     width = int(visible.sum(1).max())
     kept = visible.long().argsort(dim=1, stable=True)[:, -width:]
     is_token = visible.gather(1, kept)

@@ -14,7 +14,8 @@ goes into. ``loading`` says how long it takes to read a model, and what memory o
 it. ``quantization`` says what an 8-bit and a 4-bit language model save and change. ``splits`` says how far losses move
 when the same batches are trained on by other numbers of processes and at other ZeRO stages, ``four_bits`` how far on a
 4-bit language model, and what that saves. ``checkpoints`` computes how large a checkpoint of the published sizes is,
-and ``memory`` what training them takes on a GPU, with each preset of configs/hardware/ or with flags that are given.
+and ``memory`` what training them takes on a GPU, with each preset of configs/hardware/ or with flags that are given,
+and with ``--answers`` what answering takes.
 ``train`` says what an update of training costs, part by part, on random weights. ``data --help`` and the like list the
 flags. Other load on the machine is in all times: compare those of one run.
 """
@@ -171,15 +172,22 @@ class MemoryConfig(RunConfig):
     """Bytes that training takes on each GPU, computed: of the presets, or of flags that are given."""
 
     size: Literal["7b", "13b"] = flag("7b", "of the model, with flags of training")
+    answers: bool = flag(False, "what answering takes, in place of training")
     output_md: str = flag("", "Markdown file for the table")
 
 
 def benchmark_memory(parsed: Parsed[MemoryConfig]) -> None:
     """Add up shapes; nothing is loaded."""
+    from utils.benchmark.answer_memory import benchmark as benchmark_answers
     from utils.benchmark.memory import benchmark
 
     config = parsed.config
-    of_run = parsed.given - {"size", "output_md"}
+    of_run = parsed.given - {"size", "answers", "output_md"}
+    if config.answers:
+        if of_run or "size" in parsed.given:
+            raise InputError("--answers is about the published sizes; leave out --size and flags of training")
+        benchmark_answers(output_md=config.output_md)
+        return
     benchmark(config if of_run else None, size=config.size, output_md=config.output_md)
 
 

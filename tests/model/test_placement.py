@@ -14,6 +14,7 @@ from model.PixelLM import PixelLMForCausalLM
 from model.placement import keep_on_cpu, keep_tower_aside, main_device
 from model.predictor import PixelLMPredictor
 from model.replies import Reply
+from tests.support.imagined_devices import ImaginedDevices, scatter
 from tests.support.parrot import write_parrot
 from tests.support.tiny_network import make_network
 
@@ -69,6 +70,51 @@ def test_a_divided_model_answers_as_a_whole_one(folder, tmp_path, placed, device
     inputs = whole.processor(images=PHOTOS, text=["What?", "Where is it?"])
     found, expected = (one.model.generate(**inputs.to(one.model.device)) for one in (divided, whole))
     assert torch.equal(found.sequences, expected.sequences)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_operation_mixes_tensors_of_two_devices(tiny_tokenizer_dir, seed):
+    """Of a random model, whose answers are of unlike lengths, over three GPUs that are imagined."""
+    network, tokenizer = make_network(tiny_tokenizer_dir, scales=2, tokens=2)
+    with torch.no_grad():
+        for layer in network.model.layers:  # a few tokens of the prompt decide
+            for name, factor in (("q_proj", 50), ("k_proj", 5), ("o_proj", 40)):
+                getattr(layer.self_attn, name).weight *= factor
+        network.lm_head.weight[len(tokenizer) :] = 0
+        network.lm_head.weight[network.codebook.ids[0]] *= 3
+    predictor = PixelLMPredictor(network, tokenizer)
+    expected = [reply.output_ids for reply in predictor.ask_batch(ASKED, max_new_tokens=12)]
+    devices = ImaginedDevices()
+    scatter(network, list(PARTS), devices, number=3, seed=seed)
+    with devices:
+        found = predictor.ask_batch(ASKED, max_new_tokens=12)
+        predictor.ask_batch(ASKED, max_new_tokens=12, stop=["[SEG0]"])  # some end before others
+        predictor.set_image(PHOTOS[0])
+        predictor.ask("What?", max_new_tokens=12, repetition_penalty=1.2)
+        predictor.ask("And now?", follows=True, max_new_tokens=12, max_targets=0)
+        predictor.segment(PHOTOS[1], ["the thing", "the mask"])
+        inputs = predictor.processor(images=PHOTOS, text=["What?", "Where is the thing?"])
+        network.generate(**{name: tensor.to("cuda:1") for name, tensor in inputs.items()}, max_new_tokens=6)
+        inputs = {name: tensor.to(network.device) for name, tensor in inputs.items()}
+        network.generate(**inputs, max_new_tokens=4, num_beams=2)
+        with torch.no_grad():
+            network(**inputs)
+    assert devices.mixed == []
+    assert [reply.output_ids for reply in found] == expected
+    assert any(reply.targets for reply in found)
+
+
+def test_mixed_devices_are_noticed():
+    first, second = torch.zeros(2), torch.ones(2)
+    devices = ImaginedDevices()
+    devices.put(second, torch.device("cuda:1"))
+    with devices:
+        assert (second + 1).device == torch.zeros(3, device=second.device).device == torch.device("cuda:1")
+        assert (first.to(second) + second).device == torch.device("cuda:1")
+        assert second[torch.tensor([0])].tolist() == [1]
+        assert devices.mixed == []
+        _ = first + second
+    assert len(devices.mixed) == 1
 
 
 @pytest.mark.parametrize(
