@@ -8,6 +8,7 @@
     python scripts/benchmark.py checkpoints
     python scripts/benchmark.py memory
     python scripts/benchmark.py train --size mid --compare
+    python scripts/benchmark.py chat --compare
 
 ``data`` says how many samples per second one process makes, of every source and of their mixture, and what the time
 goes into. ``loading`` says how long it takes to read a model, and what memory one process and several at once need for
@@ -15,8 +16,8 @@ it. ``quantization`` says what an 8-bit and a 4-bit language model save and chan
 when the same batches are trained on by other numbers of processes and at other ZeRO stages, ``four_bits`` how far on a
 4-bit language model, and what that saves. ``checkpoints`` computes how large a checkpoint of the published sizes is,
 and ``memory`` what training them takes on a GPU, with each preset of configs/hardware/ or with flags that are given,
-and with ``--answers`` what answering takes.
-``train`` says what an update of training costs, part by part, on random weights. ``data --help`` and the like list the
+and with ``--answers`` what answering takes. ``train`` says what an update of training costs, part by part, and ``chat``
+what answers cost, beside the least that they could; both take random weights. ``data --help`` and the like list the
 flags. Other load on the machine is in all times: compare those of one run.
 """
 
@@ -217,6 +218,35 @@ def benchmark_train(parsed: Parsed[TrainConfig]) -> None:
     benchmark(**vars(parsed.config))
 
 
+@settings
+class ChatBenchConfig:
+    """Answers on random weights: by number of targets, and in batches; ``--compare`` adds the slow ways."""
+
+    size: Literal["tiny", "mid", "chat", "7b", "13b"] = flag("chat", "of language model and tower")
+    precision: Precision = flag("fp32", "of weights and computation")
+    photo: Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")] = flag(
+        "448x448", "width x height of the photos, in pixels"
+    )
+    words: Annotated[int, Field(ge=1, le=500)] = flag(40, "of an answer, targets apart")
+    targets: Annotated[str, Field(pattern=r"^\d{1,2}(,\d{1,2})*$")] = flag(
+        "0,1,3,10", "of the answers that are measured"
+    )
+    batches: Annotated[str, Field(pattern=r"^[1-9]\d{0,2}(,[1-9]\d{0,2})*$")] = flag(
+        "1,8,32", "questions that are asked together"
+    )
+    repeats: Count = flag(3, "of each way; the median counts")
+    compare: bool = flag(False, "also the slow ways of getting an answer")
+    attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/hardware.md)")
+    output_md: str = flag("", "Markdown file for the tables")
+
+
+def benchmark_chat(parsed: Parsed[ChatBenchConfig]) -> None:
+    """Time answers of a network with random weights."""
+    from utils.benchmark.chat import benchmark
+
+    benchmark(**vars(parsed.config))
+
+
 COMMANDS = {
     "data": (DataConfig, benchmark_data),
     "loading": (LoadingConfig, benchmark_loading),
@@ -226,6 +256,7 @@ COMMANDS = {
     "checkpoints": (CheckpointsConfig, benchmark_checkpoints),
     "memory": (MemoryConfig, benchmark_memory),
     "train": (TrainConfig, benchmark_train),
+    "chat": (ChatBenchConfig, benchmark_chat),
 }
 
 

@@ -70,7 +70,8 @@ def test_a_part_that_fails_is_a_line_with_its_reason(repository, tmp_path, machi
     assert found["updates on a photo of 3000x2000 with 6 conversations and 66 masks"].startswith("killed")
     text = file.read_text(encoding="utf-8")
     assert text.startswith("# Checked and measured: NVIDIA H100 80GB HBM3\n")
-    assert text.count("| a | table |") == 2, "of plain updates and of compiled blocks"
+    assert found["answers"] == "done"
+    assert text.count("| a | table |") == 3, "of plain updates, of compiled blocks and of answers"
 
 
 def test_a_test_that_fails_is_the_exit_code(repository, tmp_path, machine):

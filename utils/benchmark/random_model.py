@@ -33,6 +33,10 @@ SIZES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
         {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8},
         {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 4},
     ),
+    "chat": (
+        {"hidden_size": 1024, "intermediate_size": 2752, "num_hidden_layers": 12, "num_attention_heads": 16},
+        {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 4},
+    ),
     "7b": (LLAMA["PixelLM-7B"], VISION),
     "13b": (LLAMA["PixelLM-13B"], VISION),
 }
