@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaTokenizer
 
+from . import cpu_products
 from .asking import AnswerOptions
 from .codebook import gather_seg_states
 from .compiled import CompiledPasses
@@ -83,6 +84,8 @@ class PixelLMPredictor:
 
     def __init__(self, model: PixelLMForCausalLM, tokenizer: LlamaTokenizer, *, compile: bool = False) -> None:
         self.model = model
+        if not model.training:
+            cpu_products.use_in(model)
         self.processor = PixelLMProcessor.of(model.config, tokenizer)
         prompt = self.processor.prompt_ids("")
         self._prefix_ids = prompt[: len(prompt) - prompt[::-1].index(IMAGE_TOKEN_ID)]

@@ -20,6 +20,7 @@ class EvaluateConfig(InferenceFlags):
     val_dataset: str = flag("MultiReasonSeg|val", "validation sets, joined with ||")
     limit: NonNegativeInt = flag(0, "images per set, from its start; 0 takes all")
     max_new_tokens: Count = flag(512, "longest answer, in tokens")
+    batch_size: Count = flag(16, "questions that are answered together, per process; fewer take less memory")
     output_dir: str = flag("./eval_output", "where results.json and pictures.png are written")
     pictures: NonNegativeInt = flag(8, "questions per set in pictures.png; 0 writes none")
 

@@ -9,7 +9,9 @@ token groups is given to the model. They must not be compared with numbers of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +29,7 @@ from .matching import match_masks
 from .results import EvaluationResult, QuestionRecord
 
 MAX_NEW_TOKENS = 512  # of an answer, where nobody says otherwise
-_BATCH_SIZE = 16  # questions about a photo that are answered together
+BATCH_SIZE = 16  # questions that are answered together, where nobody says otherwise
 
 
 class Predictor(Protocol):
@@ -52,6 +54,7 @@ def evaluate_generative(
     limit: int | None = None,
     progress: bool = True,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_size: int = BATCH_SIZE,
     shard: tuple[int, int] = (0, 1),
 ) -> EvaluationResult:
     """Ask every question of a validation set and score the masks of the replies.
@@ -59,6 +62,7 @@ def evaluate_generative(
     Args:
         limit: images to use, from the start; default all.
         progress: show a bar on stderr.
+        batch_size: questions that are answered together.
         shard: (rank, number of processes); ``gather`` puts the parts together.
     Raises:
         InputError: from any sample, which it names: evaluation never skips one.
@@ -67,10 +71,9 @@ def evaluate_generative(
         raise InputError(f"--limit is {limit}; give at least 1, or leave it out to evaluate everything")
     rank, num_shards = shard
     indices = range(rank, min(len(source), limit or len(source)), num_shards)
-    records: list[QuestionRecord] = []
-    for index in tqdm(indices, desc=source.name, disable=not progress):
-        records.extend(evaluate_image(predictor, source, index=index, max_new_tokens=max_new_tokens))
-    return EvaluationResult(source.name, tuple(records), max_new_tokens)
+    of_images = evaluate_images(predictor, source, indices, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    shown = tqdm(of_images, total=len(indices), desc=source.name, disable=not progress)
+    return EvaluationResult(source.name, tuple(itertools.chain.from_iterable(shown)), max_new_tokens)
 
 
 def gather(part: EvaluationResult) -> EvaluationResult:
@@ -78,27 +81,67 @@ def gather(part: EvaluationResult) -> EvaluationResult:
     return EvaluationResult.join(dist.gather_objects(part))
 
 
-def evaluate_image(predictor: Predictor, source: Source, *, index: int, max_new_tokens: int) -> list[QuestionRecord]:
-    """Ask every question about one image.
+def evaluate_images(
+    predictor: Predictor, source: Source, indices: Iterable[int], *, max_new_tokens: int, batch_size: int = BATCH_SIZE
+) -> Iterator[list[QuestionRecord]]:
+    """Ask every question about some images; yields the records of one image after another.
+
+    Questions of several images are answered together: few are about the same one.
 
     Raises:
-        InputError: if the sample cannot be used; the message names it.
+        InputError: if a sample cannot be used; the message names it.
     """
+    waiting: list[_Opened] = []
+    for index in indices:
+        opened = _open(source, index)
+        if waiting and sum(len(one.turns) for one in [*waiting, opened]) > batch_size:
+            yield from _answer(predictor, waiting, max_new_tokens=max_new_tokens, batch_size=batch_size)
+            waiting = []
+        waiting.append(opened)
+    yield from _answer(predictor, waiting, max_new_tokens=max_new_tokens, batch_size=batch_size)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A sample to be asked about."""
+
+    index: int
+    sample: RawSample
+    photo: np.ndarray
+    turns: list[Turn]
+
+
+def _open(source: Source, index: int) -> _Opened:
     name = f"sample {index} of {source.name}"
     try:
         sample = get_sample(source, index)
         name = sample.sample_id
-        photo = read_photo(sample)
         turns = [turn for (turn,) in sample.conversations]  # a question stands alone; else the source has a bug
-        requests = [(photo, turn.question) for turn in turns]
-        # Scores are to be the same in every run, even if the model is set to draw its words.
-        replies = predictor.ask_batch(requests, batch_size=_BATCH_SIZE, max_new_tokens=max_new_tokens, temperature=0.0)
+        return _Opened(index, sample, read_photo(sample), turns)
     except InputError as err:
         raise InputError(f"{name}: {err}") from err
-    return [
-        _record(sample, turn, reply, index=index, conversation=conversation)
-        for conversation, (turn, reply) in enumerate(zip(turns, replies, strict=True))
-    ]
+
+
+def _answer(
+    predictor: Predictor, opened: Sequence[_Opened], *, max_new_tokens: int, batch_size: int
+) -> Iterator[list[QuestionRecord]]:
+    requests = [(one.photo, turn.question) for one in opened for turn in one.turns]
+    try:
+        # Scores are to be the same in every run, even if the model is set to draw its words.
+        replies = iter(
+            predictor.ask_batch(requests, batch_size=batch_size, max_new_tokens=max_new_tokens, temperature=0.0)
+        )
+    except InputError as err:
+        if len(opened) == 1:
+            raise InputError(f"{opened[0].sample.sample_id}: {err}") from err
+        for one in opened:  # which of them is it?
+            yield from _answer(predictor, [one], max_new_tokens=max_new_tokens, batch_size=batch_size)
+        return
+    for one in opened:
+        yield [
+            _record(one.sample, turn, next(replies), index=one.index, conversation=conversation)
+            for conversation, turn in enumerate(one.turns)
+        ]
 
 
 def get_sample(source: Source, index: int) -> RawSample:

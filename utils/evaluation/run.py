@@ -64,6 +64,7 @@ def evaluate(config: EvaluateConfig) -> None:
                 limit=config.limit or None,
                 progress=dist.is_main(),
                 max_new_tokens=config.max_new_tokens,
+                batch_size=config.batch_size,
                 shard=(dist.rank(), dist.world_size()),
             )
         result = gather(part)

@@ -20,7 +20,7 @@ from utils.data.collate import Collator
 from utils.data.encode import Encoder, read_photo
 from utils.data.records import RawSample, Turn
 from utils.data.sources import Source
-from utils.evaluation.generative import MAX_NEW_TOKENS, evaluate_image, gather, get_sample
+from utils.evaluation.generative import MAX_NEW_TOKENS, evaluate_images, gather, get_sample
 from utils.evaluation.metrics import IoUMeter
 from utils.evaluation.pictures import picture_panels
 from utils.evaluation.results import EvaluationResult, QuestionRecord
@@ -126,7 +126,8 @@ class Validation:
             index = first + dist.rank()
             with dist.stop_together():
                 if index < num_images:
-                    records += evaluate_image(predictor, source, index=index, max_new_tokens=MAX_NEW_TOKENS)
+                    for found in evaluate_images(predictor, source, [index], max_new_tokens=MAX_NEW_TOKENS):
+                        records += found
         self.engine.train()
         result = gather(EvaluationResult(source.name, tuple(records), MAX_NEW_TOKENS))
         scores = result.scores["all"]
