@@ -44,6 +44,7 @@ def load(parsed: Parsed[ChatConfig]) -> Callable[[], None]:
     if typed:
         print(f"Loading {config.version} ...", flush=True)
 
+    from model.asking import AnswerOptions
     from model.predictor import PixelLMPredictor
     from utils.inference.answer import check_outputs
     from utils.inference.released import answer_once, converse
@@ -52,13 +53,13 @@ def load(parsed: Parsed[ChatConfig]) -> Callable[[], None]:
     check_outputs(config.version, photo or "photo.jpg", output_dir=folder, output_json=config.output_json)
     predictor = PixelLMPredictor.from_pretrained(
         config.version,
-        precision=config.precision,
-        bits=config.bits,
+        precision=config.precision, bits=config.bits,
         attn_implementation=config.attn_implementation,
         **config.placement,
-        vision_tower=config.vision_tower if "vision_tower" in parsed.given else None,
-        conv_type=config.conv_type,
-    )
+        compile=config.compile,
+        vision_tower=config.vision_tower if "vision_tower" in parsed.given else None, conv_type=config.conv_type,
+    )  # fmt: skip
+    config = config.settled(AnswerOptions.of(predictor.model.generation_config), parsed.given)
     if typed:
         from utils.inference.terminal import chat_at_terminal
 

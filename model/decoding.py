@@ -89,8 +89,9 @@ def decode(
     while active:
         logits = head(states)
         if rules.max_groups is not None:
-            full = [place for place, answer in enumerate(active) if answer.num_groups >= rules.max_groups]
-            logits[full, rules.group[0]] = -torch.inf
+            for mine, answer in zip(logits, active, strict=True):
+                if answer.num_groups >= rules.max_groups:
+                    mine[list(rules.group)] = -torch.inf
         chosen = pick(logits, active)
         parts = [
             _add(answer, token, state, rules)

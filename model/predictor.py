@@ -178,18 +178,18 @@ class PixelLMPredictor:
             number each target, as soon as its tokens are written; at last the whole reply.
         """
         asked, seen = self._options(options), self._require_seen()
-        shown, masks, answer = "", [], None
+        shown, targets, answer = "", list[Target](), None
         for answer in self._write(question, follows, asked, seen):
             text = answer_text(self.processor.tokenizer, answer.ids)
             text = name_groups(text, self.model.codebook.group_text, (f"[{number}]" for number in itertools.count()))
             if text.startswith(shown) and not text.endswith("\ufffd"):  # a letter of several tokens is not whole yet
                 yield text[len(shown) :]
                 shown = text
-            if answer.num_groups > len(masks):
-                masks += self._masks([self._group_states(answer)[-1:]], [0], seen.features)
-                yield self._reply(answer, torch.cat(masks), seen.sizes[0], asked).targets[-1]
+            if answer.num_groups > len(targets):
+                targets = self._grown_reply(answer, targets, seen, asked).targets
+                yield targets[-1]
         assert answer is not None
-        yield self._replies([answer], [0], seen, asked)[0]
+        yield self._grown_reply(answer, targets, seen, asked)
 
     @torch.inference_mode()
     def segment(self, photo: Photo, question: str | Sequence[str], **options: Any) -> Reply:
@@ -414,9 +414,21 @@ class PixelLMPredictor:
             for answer, logits, image in zip(answers, masks, images, strict=True)
         ]
 
-    def _reply(self, answer: Answer, logits: Tensor, photo_hw: tuple[int, int], asked: AnswerOptions) -> Reply:
+    def _grown_reply(self, answer: Answer, known: list[Target], seen: Seen, asked: AnswerOptions) -> Reply:
+        """What there is of one answer; only masks that are not known are decoded."""
+        (logits,) = self._masks([self._group_states(answer)[len(known) :]], [0], seen.features)
+        return self._reply(answer, logits, seen.sizes[0], asked, known=known)
+
+    def _reply(
+        self,
+        answer: Answer,
+        logits: Tensor,
+        photo_hw: tuple[int, int],
+        asked: AnswerOptions,
+        known: Sequence[Target] = (),
+    ) -> Reply:
         processor = self.processor
         return make_reply(
             answer.ids, processor.on_photo(logits, photo_hw), processor.codebook, processor.tokenizer,
-            is_cut=answer.is_cut, asked=asked,
+            is_cut=answer.is_cut, asked=asked, known=known,
         )  # fmt: skip

@@ -173,15 +173,17 @@ def make_reply(
     *,
     is_cut: bool,
     asked: AnswerOptions,
+    known: Sequence[Target] = (),
 ) -> Reply:
     """Put words and masks together.
 
     Args:
         ids: the answer, with its end mark if the model ended it itself.
-        logits: (N, H, W), one mask per complete token group, in reading order; None if the conversation was about no
-            image.
+        logits: (N, H, W), one mask per complete token group, in reading order, without those of ``known``; None if the
+            conversation was about no image.
         is_cut: the model did not end it itself.
         asked: its ``mask_threshold`` and ``keep_logits`` are read.
+        known: the first targets, which were made before.
     """
     row = torch.tensor([ids], dtype=torch.long)
     spans = [(start, start + codebook.size) for start in codebook.find_groups(row)[1].tolist()]
@@ -189,9 +191,14 @@ def make_reply(
     if logits is None:
         logits, spans = torch.empty(0, 0, 0), []
     masks = logits > math.log(asked.mask_threshold / (1 - asked.mask_threshold))  # of 0.5: 0, as in the release
+    phrases = _phrases(tokenizer, ids, spans)
+    fresh = zip(phrases[len(known) :], spans[len(known) :], masks, logits, strict=True)
     targets = [
-        Target(phrase, span, mask, _foreground_score(of_target, mask), of_target if asked.keep_logits else None)
-        for phrase, span, mask, of_target in zip(_phrases(tokenizer, ids, spans), spans, masks, logits, strict=True)
+        *known,
+        *(
+            Target(phrase, span, mask, _foreground_score(of_target, mask), of_target if asked.keep_logits else None)
+            for phrase, span, mask, of_target in fresh
+        ),
     ]
     reason = _reason(
         about_image=about_image,

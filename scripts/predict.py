@@ -23,7 +23,7 @@ def predict(parsed: Parsed[PredictConfig]) -> int:
     from utils.inference.folder import predict as predict_folder
 
     try:
-        predict_folder(parsed.config)
+        predict_folder(parsed.config, parsed.given)
     except KeyboardInterrupt:
         print(f"\nstopped; the same command goes on from what {parsed.config.output} holds", file=sys.stderr)
         return _STOPPED_BY_USER

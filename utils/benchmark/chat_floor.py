@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import LlamaModel
 
 from model.codebook import gather_seg_states
+from model.cpu_products import linear
 from model.generation import without_gaps
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
@@ -67,15 +68,15 @@ class FlatLayers:
             attention, mlp = layer.self_attn, layer.mlp
             normed = _norm(x, layer.input_layernorm)
             queries, keys, values = (
-                F.linear(normed, projection.weight).unflatten(-1, (self._heads, -1))
+                linear(normed, projection.weight).unflatten(-1, (self._heads, -1))
                 for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
             )
             queries, keys = (_rotate(part, cos, sin) for part in (queries, keys))
             seen = self._attend(queries, keys, values, cache, counts)
-            x = x + F.linear(seen, attention.o_proj.weight)
+            x = x + linear(seen, attention.o_proj.weight)
             normed = _norm(x, layer.post_attention_layernorm)
-            gated = F.silu(F.linear(normed, mlp.gate_proj.weight)) * F.linear(normed, mlp.up_proj.weight)
-            x = x + F.linear(gated, mlp.down_proj.weight)
+            gated = F.silu(linear(normed, mlp.gate_proj.weight)) * linear(normed, mlp.up_proj.weight)
+            x = x + linear(gated, mlp.down_proj.weight)
         for row, count in counts.items():
             self._lengths[row] += count
         return _norm(x, self._model.norm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -30,6 +30,7 @@ from model.values import (
     Workers,
 )
 
+from .answering import AnswerFlags, InferenceFlags, PrecisionOrAuto, Template
 from .args import flag, settings
 
 # --release_recipe: what the release does where it differs from the paper (docs/paper_to_code.md).
@@ -42,8 +43,6 @@ RELEASE_RECIPE_FLAGS = {
 _NO_SAM = "PixelLM uses no SAM image"
 _FROM_FOLDER = "the model folder records it"
 
-PrecisionOrAuto = Literal["fp32", "bf16", "fp16", "auto"]
-Template = Literal["llava_v1", "llava_llama_2"]
 Optimizer = Literal["adamw", "muon"]
 LossNormalization = Literal["global", "local"]
 ReportTo = Literal["tensorboard", "wandb", "none"]
@@ -71,13 +70,6 @@ def _share_or_none(value: float) -> float:
 ShareOrNone = Annotated[float, AfterValidator(_share_or_none)]
 LoraRank = Annotated[int, Field(ge=1, le=2**16)]
 LocalRank = Annotated[int, Field(ge=-1, lt=2**31)]
-CountOrAny = Annotated[int, Field(ge=-1, lt=2**31)]
-PositiveShare = Annotated[float, Field(gt=0, le=1)]
-InnerShare = Annotated[float, Field(gt=0, lt=1)]
-# How an answer is given and drawn, which chat lets its user change between answers.
-ANSWER_FLAGS = (
-    "alpha", "mask_threshold", "max_new_tokens", "max_targets", "temperature", "top_p", "repetition_penalty",
-)  # fmt: skip
 
 
 @settings
@@ -338,42 +330,7 @@ TRAINING_ONLY = (ValidationFlags, OptimizerFlags, LossFlags, TrainableFlags)
 
 
 @settings
-class InferenceFlags:
-    """How the language model is computed."""
-
-    precision: PrecisionOrAuto = flag("bf16", "inference precision; auto takes what the device computes in")
-    attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/hardware.md)")
-    load_in_8bit: bool = flag(False, "8-bit weights in the language model; needs bitsandbytes")
-    load_in_4bit: bool = flag(False, "4-bit weights in the language model; needs bitsandbytes")
-    device_map: str = flag("", "auto: over all GPUs and the memory; or one device, such as cuda:1 (docs/hardware.md)")
-    offload_folder: str = flag("", "with --device_map, folder for what fits neither GPUs nor memory")
-    offload_vision: bool = flag(False, "keep the vision tower on the CPU while no image is read (docs/hardware.md)")
-
-    def __post_init__(self) -> None:
-        if self.offload_folder and not self.device_map:
-            raise InputError("--offload_folder needs --device_map, such as auto")
-        if self.load_in_8bit and self.load_in_4bit:
-            raise InputError("--load_in_8bit and --load_in_4bit exclude each other; give one of them")
-        if self.bits < 16 and self.precision == "fp32":
-            raise InputError(
-                f"--load_in_{self.bits}bit keeps everything but the language model in 16 bits; "
-                "give --precision bf16 or fp16"
-            )
-
-    @property
-    def bits(self) -> int:
-        """Of a weight of the language model."""
-        return 8 if self.load_in_8bit else 4 if self.load_in_4bit else 16
-
-    @property
-    def placement(self) -> dict[str, Any]:
-        """Where the model lies, as ``PixelLMPredictor.from_pretrained`` takes it."""
-        told = {"device_map": self.device_map, "offload_folder": self.offload_folder}
-        return {name: value for name, value in told.items() if value} | {"offload_vision": self.offload_vision}
-
-
-@settings
-class ChatConfig(InferenceFlags):
+class ChatConfig(AnswerFlags, InferenceFlags):
     """Flags of chat.py. What describes the model is read from its folder, whatever the flags say."""
 
     version: str = flag("maverickrzw/PixelLM-13B/hf_model", "merged model: folder or hub id (docs/weights.md)")
@@ -399,14 +356,8 @@ class ChatConfig(InferenceFlags):
     image: str = flag("", "the image; with --prompt, answer about it and stop")
     prompt: str = flag("", "the question, with --image")
     output_json: str = flag("", "write answer and masks to this file, with --image and --prompt")
+    compile: bool = flag(False, "compile the language model's passes, on a GPU to CUDA graphs (docs/huggingface.md)")
     preview: bool = flag(True, "show a small picture of image and masks at a terminal with colors")
-    alpha: Share = flag(0.2, "share of the color in a tinted pixel, in the picture of all targets")
-    mask_threshold: InnerShare = flag(0.5, "probability above which a pixel belongs to a mask")
-    max_new_tokens: Count = flag(512, "longest answer, in tokens")
-    max_targets: CountOrAny = flag(-1, "masks of an answer at most; -1 for any number")
-    temperature: NonNegative = flag(0.0, "0 takes the likeliest token; above it, tokens are drawn")
-    top_p: PositiveShare = flag(1.0, "draw from the likeliest tokens with this share together; with --temperature")
-    repetition_penalty: Positive = flag(1.0, "above 1, makes tokens less likely that the answer has")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -414,12 +365,6 @@ class ChatConfig(InferenceFlags):
             raise InputError("--image and --prompt belong together; give both, or neither for a conversation")
         if self.output_json and not (self.image and self.prompt):
             raise InputError("--output_json needs --image and --prompt")
-
-    @property
-    def answer_options(self) -> dict[str, Any]:
-        """As of ``AnswerOptions`` (model/asking.py)."""
-        options = {name: getattr(self, name) for name in ANSWER_FLAGS if name != "alpha"}
-        return options | {"max_targets": None if self.max_targets < 0 else self.max_targets}
 
 
 @settings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from model.errors import InputError
 from model.values import Count, NonNegativeInt
+from utils.cli.answering import InferenceFlags, Template
 from utils.cli.args import flag, settings
-from utils.cli.config import InferenceFlags, Template
 from utils.data.names import split_names
 
 

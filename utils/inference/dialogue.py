@@ -17,7 +17,8 @@ from model.image import read_image
 from model.outputs import check_output_file, exclusive
 from model.predictor import PixelLMPredictor
 from model.replies import Reply, Target
-from utils.cli.config import ANSWER_FLAGS, ChatConfig
+from utils.cli.answering import ANSWER_FLAGS
+from utils.cli.config import ChatConfig
 
 from .answer import picture_stem, to_json, write_answer
 from .photos import PICTURE_SUFFIXES, photo_path

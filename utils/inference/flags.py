@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from model.errors import InputError
-from model.values import Count, NonNegative, NonNegativeInt, Positive, Seed, Share, Text
+from model.values import Count, Seed, Text
+from utils.cli.answering import AnswerFlags, InferenceFlags, Template
 from utils.cli.args import flag, settings
-from utils.cli.config import InferenceFlags, Template
 
 Format = Literal["coco", "png", "labelme"]
-ShareAboveZero = Annotated[float, Field(gt=0, le=1)]
-Threshold = Annotated[float, Field(gt=0, lt=1)]
-
-
-@settings
-class AnswerFlags:
-    """How answers are written."""
-
-    max_new_tokens: Count = flag(512, "longest answer, in tokens")
-    max_targets: NonNegativeInt = flag(0, "masks of an answer, at most; 0 takes any number")
-    temperature: NonNegative = flag(0.0, "0 takes the likeliest token; above it, tokens are drawn")
-    top_p: ShareAboveZero = flag(1.0, "draw from the likeliest tokens that have this share; with --temperature")
-    repetition_penalty: Positive = flag(1.0, "above 1, what an answer has said becomes less likely in it")
-    seed: Seed = flag(0, "of the tokens that are drawn; with --temperature")
-    mask_threshold: Threshold = flag(0.5, "probability above which a pixel belongs to a mask")
-
-    def __post_init__(self) -> None:
-        if not self.temperature and self.top_p < 1:
-            raise InputError(f"--top_p {self.top_p} needs --temperature; without it no token is drawn")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """By the names of ``AnswerOptions``."""
-        return {
-            "max_new_tokens": self.max_new_tokens,
-            "max_targets": self.max_targets or None,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "repetition_penalty": self.repetition_penalty,
-            "mask_threshold": self.mask_threshold,
-        }
 
 
 @settings
@@ -58,12 +25,11 @@ class PredictConfig(AnswerFlags, InferenceFlags):
     output: str = flag("./predictions", "folder that is written; the same command goes on in it")
     format: Format = flag("coco", "masks in one annotations.json, as PNG files, or as polygons for labelme")
     batch_size: Count = flag(8, "questions that are answered together, per process")
-    alpha: Share = flag(0.3, "share of the color in a tinted pixel of the overlays")
+    seed: Seed = flag(0, "of the tokens that are drawn, with a temperature")
     overwrite: bool = flag(False, "set an earlier output aside as OUTPUT.old-1 (or -2, ...), and start anew")
 
     def __post_init__(self) -> None:
-        AnswerFlags.__post_init__(self)
-        InferenceFlags.__post_init__(self)
+        super().__post_init__()
         for name, what in (
             ("version", "the folder of a merged model"),
             ("input", "a folder of images, an image, a glob or a file of JSON lines"),

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from model.asking import AnswerOptions
 from model.drawing import fit
 from model.errors import InputError
 from model.hub import files_read
@@ -24,8 +25,9 @@ from model.precision import settle_precision
 from model.predictor import PixelLMPredictor
 from model.replies import Reply
 from utils import dist
+from utils.cli.answering import ANSWER_FLAGS
 
-from .flags import AnswerFlags, PredictConfig
+from .flags import PredictConfig
 from .formats import write_coco, write_labelme
 from .predictions import FOUND, FoundTarget, Prediction, append, digest, gather, numbers_done, output_of
 from .questions import Question, read_questions
@@ -36,12 +38,16 @@ logger = logging.getLogger(__name__)
 _THUMBNAIL_SIDE = 480  # pixels
 
 
-def predict(config: PredictConfig) -> None:
+def predict(config: PredictConfig, given: frozenset[str] = frozenset()) -> None:
     """Answer what is not answered yet, and write the output folder.
 
+    Args:
+        given: names of the flags that the user gave; how answers are written is else as stored with the model.
     Raises:
         InputError: for a bad input, output or model.
     """
+    if config.device_map and dist.world_size() > 1:
+        raise InputError("--device_map is for one process, which has all GPUs; start without torchrun, or leave it out")
     questions = read_questions(config.input, config.prompts)
     output = Path(config.output)
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
@@ -67,6 +73,8 @@ def predict(config: PredictConfig) -> None:
         with dist.stop_together():
             is_left = any(question.number not in done for question in own)
             predictor = _load(config, precision=precision, device=device) if is_left else None
+        if predictor:
+            config = config.settled(AnswerOptions.of(predictor.model.generation_config), given)
         begun = time.monotonic()
         with dist.stop_together():
             if predictor:
@@ -82,11 +90,10 @@ def predict(config: PredictConfig) -> None:
 
 def _settings(config: PredictConfig, questions: Sequence[Question], *, precision: str) -> dict[str, Any]:
     """All that answers and files depend on."""
-    names = ("version", "vision_tower", "conv_type", "load_in_8bit", "load_in_4bit", "format", "alpha")
-    options = AnswerFlags.__dataclass_fields__
+    names = ("version", "vision_tower", "conv_type", "load_in_8bit", "load_in_4bit", "format", "seed")
     stats = [(file.name, file.stat()) for file in files_read(config.version)]
     return {
-        **{name: getattr(config, name) for name in (*names, *options)},
+        **{name: getattr(config, name) for name in (*names, *ANSWER_FLAGS)},
         "input": os.path.abspath(os.path.expanduser(config.input)),
         "precision": precision,
         "model_files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
@@ -106,7 +113,8 @@ def _load(config: PredictConfig, *, precision: str, device: str) -> PixelLMPredi
         precision=precision,
         bits=config.bits,
         attn_implementation=config.attn_implementation,
-        device=device,
+        device=None if config.device_map else device,
+        **config.placement,
         vision_tower=config.vision_tower or None,
         conv_type=config.conv_type,
     )
@@ -165,7 +173,7 @@ def _replies(
     """One for each question, or why it cannot be answered."""
     requests = [(photo, one.prompt) for one, photo in asked if isinstance(one.prompt, str)]
     try:
-        answers = iter(predictor.ask_batch(requests, batch_size=len(requests), **config.options) if requests else [])
+        answers = iter(predictor.ask_batch(requests, batch_size=config.batch_size, **config.answer_options))
         return [
             next(answers) if isinstance(one.prompt, str) else _alone(predictor, one, photo, config)
             for one, photo in asked
@@ -178,7 +186,7 @@ def _alone(
     predictor: PixelLMPredictor, question: Question, photo: np.ndarray, config: PredictConfig
 ) -> Reply | InputError:
     is_question = isinstance(question.prompt, str)
-    options = config.options if is_question else {"mask_threshold": config.mask_threshold}
+    options = config.answer_options if is_question else {"mask_threshold": config.mask_threshold}
     try:
         return predictor.segment(photo, question.prompt, **options)
     except InputError as err:

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from model.errors import InputError
 from model.predictor import PixelLMPredictor
-from utils.cli.config import ANSWER_FLAGS, ChatConfig
+from utils.cli.answering import ANSWER_FLAGS
+from utils.cli.config import ChatConfig
 from utils.cli.log import report_input_error
 
 from .dialogue import COMMANDS, Dialogue

@@ -16,7 +16,8 @@ from model.replies import Reply, Target
 from tests.support.parrot import teach
 from tests.support.tiny_data import draw_photo
 from tests.support.tiny_network import make_network
-from utils.cli.config import ANSWER_FLAGS, ChatConfig
+from utils.cli.answering import ANSWER_FLAGS
+from utils.cli.config import ChatConfig
 from utils.inference.dialogue import COMMANDS, Dialogue
 from utils.masks.rle import decode_rles
 
@@ -184,7 +185,7 @@ def test_settings_hold_from_the_next_answer_on(dialogue):
         ("/set mask_threshold 0", "--mask_threshold is 0.0; expected more than 0"),
         ("/set mask_threshold nan", "--mask_threshold is nan"),
         ("/set max_targets many", "max_targets is 'many'; expected a whole number"),
-        ("/set version x", "version cannot be set; there are alpha, mask_threshold"),
+        ("/set version x", "version cannot be set; there are max_new_tokens, max_targets"),
         ("/set alpha 0.5 0.6", "found '0.6' behind them"),
     ],
 )

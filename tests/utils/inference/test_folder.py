@@ -309,7 +309,6 @@ def home(tmp_path, photos, monkeypatch) -> Path:
         (["--output=/proc/out"], "holds devices"),
         (["--targets", "a cat"], "--prompt and --targets exclude each other"),
         (["--prompt", " "], "has an empty text"),
-        (["--top_p=0.5"], "needs --temperature"),
         (["--input="], "--input is missing"),
     ],
 )
