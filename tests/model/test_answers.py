@@ -159,6 +159,23 @@ def test_a_stream_is_the_reply_in_pieces(parrot, talker):
             assert torch.allclose(mine.logits, theirs.logits, atol=1e-4)
 
 
+def test_a_stream_decodes_each_mask_once(parrot, monkeypatch):
+    counts: list[int] = []
+    decode = parrot.model.decode_masks
+
+    def counted(features, queries):
+        counts.append(len(queries.embeds))
+        return decode(features, queries)
+
+    monkeypatch.setattr(parrot.model, "decode_masks", counted)
+    parrot.set_image(PHOTOS[0])
+    *_, reply = parrot.stream("What?", max_new_tokens=40)
+    assert sum(counts) == len(reply.targets)
+    counts.clear()
+    assert not parrot.ask("What?", max_new_tokens=2).targets
+    assert not counts, "where no mask is asked for, none is decoded"
+
+
 def test_a_dialogue_goes_on_from_what_was_said(talker):
     """What follows is answered as if the whole dialogue had been read at once."""
     processor = talker.processor

@@ -205,6 +205,23 @@ def test_an_error_names_its_sample_and_stops(tmp_path):
         evaluate_generative(Fails(REPLIES), TinySource(tmp_path, TRUE), progress=False)
 
 
+def test_questions_about_several_photos_are_answered_together(tmp_path):
+    @dataclass
+    class Counts(Script):
+        sizes: list[int] = field(default_factory=list)
+
+        def ask_batch(self, requests, *, batch_size, **options):
+            self.sizes.append(len(requests))
+            return super().ask_batch(requests, batch_size=batch_size, **options)
+
+    alone, together = Counts(REPLIES), Counts(REPLIES)
+    source = TinySource(tmp_path, TRUE)
+    expected = evaluate_generative(alone, source, progress=False, batch_size=1)
+    assert evaluate_generative(together, source, progress=False).to_dict() == expected.to_dict()
+    assert len(alone.sizes) == len(TRUE)
+    assert together.sizes == [len(expected.records)]
+
+
 def test_masks_of_another_size_than_the_photo_are_refused(tmp_path):
     source = TinySource(tmp_path, TRUE, mask_hw=(W, H))
     with pytest.raises(InputError, match=r"photo-0: .*\(36, 24\).*\(24, 36\)"):

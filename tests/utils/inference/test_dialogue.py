@@ -164,6 +164,16 @@ def test_flags_have_the_defaults_of_what_they_set():
     assert ChatConfig(max_targets=0).answer_options["max_targets"] == 0
 
 
+def test_what_is_not_given_is_as_stored_with_the_model():
+    stored = AnswerOptions(max_new_tokens=64, max_targets=2, temperature=0.5, top_p=0.9, repetition_penalty=1.5)
+    settled = ChatConfig(temperature=0.1).settled(stored, frozenset({"temperature"}))
+    assert settled.answer_options == {
+        "max_new_tokens": 64, "max_targets": 2, "temperature": 0.1, "top_p": 0.9, "repetition_penalty": 1.5,
+        "mask_threshold": 0.5,
+    }  # fmt: skip
+    assert ChatConfig().settled(AnswerOptions(), frozenset()) == ChatConfig()
+
+
 def test_settings_hold_from_the_next_answer_on(dialogue):
     ask(dialogue)
     assert dialogue.command("/set max_new_tokens 2") == "max_new_tokens is 2 from the next answer on"
