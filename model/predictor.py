@@ -17,42 +17,22 @@ from transformers import LlamaTokenizer
 
 from . import cpu_products
 from .asking import AnswerOptions
-from .codebook import gather_seg_states
 from .compiled import CompiledPasses
 from .configuration import PRECISIONS
-from .context import Context
 from .decoding import Answer, Reading, Rules, decode, read_parts
 from .errors import InputError
-from .generation import without_gaps
-from .image import Photo, photo_pixels
+from .image import Photo
 from .PixelLM import PixelLMForCausalLM
 from .placement import DeviceMap, default_device, keep_tower_aside, main_device
 from .precision import settle_precision
 from .processor import PixelLMProcessor
 from .replies import Reply, Target, make_reply
-from .rows import rows_of_conversations
-from .structures import SegQueries, VisionFeatures
+from .seen import Seen, decode_groups, group_states, look
 from .text.tokenizer import answer_text
 from .text.tokens import IMAGE_TOKEN_ID, name_groups
 from .weights.quantization import quantization
 
 _LONGEST_TOKEN = 100  # characters; tokens of real vocabularies are far shorter
-_MASKS_AT_ONCE = 32
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Images that were looked at.
-
-    Attributes:
-        sizes: (H, W) of each photo.
-        features: of the B images.
-        prefix: a row for each image, in which the language model has read everything before a question.
-    """
-
-    sizes: list[tuple[int, int]]
-    features: VisionFeatures
-    prefix: Context
 
 
 @dataclass
@@ -152,7 +132,7 @@ class PixelLMPredictor:
         Raises:
             InputError: if it cannot be read.
         """
-        self._seen, self._dialogue = self._look([photo]), None
+        self._seen, self._dialogue = look(self.model, self.processor, [photo], self._prefix_ids), None
 
     @torch.inference_mode()
     def ask(self, question: str, *, follows: bool = False, **options: Any) -> Reply:
@@ -258,7 +238,7 @@ class PixelLMPredictor:
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             photos = list(dict.fromkeys(keys[place] for place in places))
-            seen = self._look([requests[first[key]][0] for key in photos])
+            seen = look(self.model, self.processor, [requests[first[key]][0] for key in photos], self._prefix_ids)
             images = [photos.index(keys[place]) for place in places]
             prompts = [self.processor.prompt_ids(self._checked(requests[place][1])) for place in places]
             answers: dict[int, Answer] = {}
@@ -276,24 +256,6 @@ class PixelLMPredictor:
         if self._seen is None:
             raise ValueError("call set_image before ask")
         return self._seen
-
-    @torch.inference_mode()
-    def _look(self, photos: Sequence[Photo]) -> Seen:
-        pixels = [photo_pixels(photo) for photo in photos]
-        inputs = self.processor.image_processor(pixels)
-        device = self.model.device
-        features = self.model.encode_images(
-            inputs["pixel_values"].to(device, self.model.dtype), inputs["valid_hw"].to(device)
-        )
-        ids = torch.tensor([self._prefix_ids] * len(photos), device=device)
-        rows = rows_of_conversations(
-            ids, torch.ones_like(ids), torch.arange(len(photos), device=device),
-            codebook=self.model.codebook, patch_mask=features.patch_mask,
-        )  # fmt: skip
-        context = Context(self.model.model, num_layers=self.model.config.text_config.num_hidden_layers)
-        context.read(*without_gaps(self.model.embed(rows, features), rows.visible, rows.position_ids))
-        context.skip_to(len(self._prefix_ids))  # the last tokens of an image may show nothing, and were left out
-        return Seen([(image.shape[0], image.shape[1]) for image in pixels], features, context)
 
     def _write(self, question: str, follows: bool, options: AnswerOptions, seen: Seen) -> Iterator[Answer]:
         """One answer, again whenever it has grown; at its end, the dialogue goes on from it."""
@@ -383,32 +345,10 @@ class PixelLMPredictor:
     def _is_ended(self, answer: Answer) -> bool:
         return answer.ids[-1:] == [self._end_id]
 
-    def _group_states(self, answer: Answer) -> Tensor:
-        """(N, S, K, D), what predicted the tokens of each complete group."""
-        codebook, width = self.model.codebook, self.model.config.text_config.hidden_size
-        states = torch.cat(answer.states or [torch.empty(0, width, dtype=self.model.dtype, device=self.model.device)])
-        starts = codebook.find_groups(torch.tensor([answer.ids], dtype=torch.long))[1].to(states.device)
-        return gather_seg_states(states[None], starts + 1, codebook=codebook)  # states[i] predicted ids[i]
-
-    def _masks(self, grouped: Sequence[Tensor], images: Sequence[int], features: VisionFeatures) -> list[Tensor]:
-        """(N, S, K, D) of each answer to (N, h, w) logits of its padded input; all are decoded together."""
-        counts = [len(groups) for groups in grouped]
-        if not sum(counts):  # the decoder would draw one mask, and drop it
-            return [features.pyramid.new_zeros(0, 1, 1)] * len(counts)
-        states, device = torch.cat(list(grouped)), features.pyramid.device
-        image_of = torch.tensor([image for image, count in zip(images, counts, strict=True) for _ in range(count)])
-        decoded = [
-            self.model.decode_masks(features, SegQueries(self.model.fuse(some), of, of))
-            for some, of in zip(
-                states.split(_MASKS_AT_ONCE), image_of.long().to(device).split(_MASKS_AT_ONCE), strict=True
-            )
-        ]
-        return list(torch.cat(decoded).split(counts))
-
     def _replies(
         self, answers: Sequence[Answer], images: Sequence[int], seen: Seen, asked: AnswerOptions
     ) -> list[Reply]:
-        masks = self._masks([self._group_states(answer) for answer in answers], images, seen.features)
+        masks = decode_groups(self.model, [group_states(self.model, one) for one in answers], images, seen.features)
         return [
             self._reply(answer, logits, seen.sizes[image], asked)
             for answer, logits, image in zip(answers, masks, images, strict=True)
@@ -416,7 +356,8 @@ class PixelLMPredictor:
 
     def _grown_reply(self, answer: Answer, known: list[Target], seen: Seen, asked: AnswerOptions) -> Reply:
         """What there is of one answer; only masks that are not known are decoded."""
-        (logits,) = self._masks([self._group_states(answer)[len(known) :]], [0], seen.features)
+        states = group_states(self.model, answer)[len(known) :]
+        (logits,) = decode_groups(self.model, [states], [0], seen.features)
         return self._reply(answer, logits, seen.sizes[0], asked, known=known)
 
     def _reply(
