@@ -83,6 +83,8 @@ def _tint(
 ) -> np.ndarray:
     """Each pixel takes the color of its topmost mask alone: many tints, one over the other, would hide the photo."""
     picture, top = image.copy(), np.full(image.shape[:2], -1)
+    if not order:
+        return picture
     for index in order:
         top[masks[index]] = index % len(colors)
     tinted = top >= 0

@@ -30,8 +30,8 @@ def test_sixteen_bits_say_the_same(parrot, device, precision):
     assert ask(parrot, device, precision=precision).text == ask(parrot, device).text
 
 
-def test_compiled_passes_say_the_same(parrot, device):
-    expected, found = (ask(parrot, device, compile=compile) for compile in (False, True))
+def test_compiled_passes_say_the_same(parrot, gpu):
+    expected, found = (ask(parrot, gpu, compile=compile) for compile in (False, True))
     assert found.text == expected.text
     mine, theirs = (reply.targets[0].logits for reply in (found, expected))
     torch.testing.assert_close(mine, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=0)

@@ -152,6 +152,11 @@ def test_a_small_photo_is_enlarged_to_be_annotated():
     assert np.array_equal(annotate(gray(9, 9), masks[:0, :9, :9]), gray(9, 9)), "without masks it is the photo"
 
 
+def test_without_masks_the_picture_is_the_photo():
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    assert np.array_equal(overlay(image, np.zeros((0, 20, 30), dtype=bool), colors=[]), image)
+
+
 def test_overlay_takes_more_masks_than_colors_and_none():
     masks = np.stack([rectangle(90, 90, slice(2 * i, 2 * i + 2), slice(0, 90)) for i in range(40)])
     assert overlay(gray(90, 90), masks).shape == (90, 90, 3)

@@ -64,6 +64,7 @@ def test_a_tower_aside_is_missed_only_after_the_image():
     assert total(weights, looking) == total(weights, looking, offload_vision=True) == 165
 
 
+@pytest.mark.slow
 def test_the_committed_table_is_the_computed_one(repository, capsys):
     assert benchmark.main(["memory", "--answers"]) == 0
     report = capsys.readouterr().out.strip()

@@ -95,12 +95,15 @@ def test_ctrl_c_while_the_model_is_loaded_ends_quietly(parrot, photo, forks, tmp
 
 
 def test_ctrl_c_during_the_one_answer_ends_quietly(parrot, photo, tmp_path, capsys, monkeypatch):
-    before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(PixelLMPredictor, "ask", lambda *_, **__: signal.raise_signal(signal.SIGINT))
-    flags = [f"--version={parrot}", f"--image={photo}", "--prompt=What?", f"--vis_save_path={tmp_path / 'vis'}"]
-    assert chat.main(flags) == 130
-    assert "Traceback" not in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is before
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests of training have one of their own
+    try:
+        monkeypatch.setattr(PixelLMPredictor, "ask", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        flags = [f"--version={parrot}", f"--image={photo}", "--prompt=What?", f"--vis_save_path={tmp_path / 'vis'}"]
+        assert chat.main(flags) == 130
+        assert "Traceback" not in capsys.readouterr().err
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_photo_is_looked_at_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):
