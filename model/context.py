@@ -41,10 +41,11 @@ class RoomyLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         return 0 if not self.is_initialized else self.keys.shape[-2]
 
-    def copy_rows(self, other: RoomyLayer, rows: Tensor) -> None:
-        """Begin with these rows of another layer."""
-        self._make_room(other.keys[:1].expand(len(rows), -1, -1, -1), other.values[:1].expand(len(rows), -1, -1, -1))
-        for mine, its in zip((self.keys, self.values), (other.keys, other.values), strict=True):
+    def copy_rows(self, other: RoomyLayer, rows: Tensor, *, length: int | None = None) -> None:
+        """Begin with these rows of another layer, or with so many of their tokens."""
+        keys, values = other.keys[:, :, :length], other.values[:, :, :length]
+        self._make_room(keys[:1].expand(len(rows), -1, -1, -1), values[:1].expand(len(rows), -1, -1, -1))
+        for mine, its in zip((self.keys, self.values), (keys, values), strict=True):
             torch.index_select(its, 0, rows.to(its.device), out=mine)
 
     def keep_rows(self, rows: Sequence[int]) -> None:
@@ -127,11 +128,6 @@ class Context:
         self._next = after
         return output.last_hidden_state
 
-    def skip_to(self, position: int) -> None:
-        """Let every row go on at this position: what was left out of the rows before keeps its own."""
-        assert self._next is not None, "nothing was read"
-        self._next = torch.full_like(self._next, position)
-
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone; one that stays in its place costs nothing."""
         assert self._next is not None, "nothing was read"
@@ -141,14 +137,22 @@ class Context:
         self._next = self._next[indices]
         self._seen = None if self._seen is None else self._seen[indices]
 
-    def copy_of(self, rows: Sequence[int]) -> Context:
-        """These rows, of which one may stand for several; they go on by themselves."""
+    def copy_of(self, rows: Sequence[int], *, length: int | None = None, position: int | None = None) -> Context:
+        """These rows, of which one may stand for several; they go on by themselves.
+
+        Args:
+            length: so many of their tokens, from the start, without gaps; all by default.
+            position: where they go on, if tokens were left out that keep their positions.
+        """
         assert self._next is not None, "nothing was read"
+        assert length is None or self._seen is None, "rows with gaps begin at different places"
         indices = torch.tensor(rows, device=self._next.device)
         chosen = Context(self._language_model, num_layers=len(self.layers))
         for mine, its in zip(self.layers, chosen.layers, strict=True):
-            its.copy_rows(mine, indices)
+            its.copy_rows(mine, indices, length=length)
         chosen._next = self._next[indices]
+        if position is not None:
+            chosen._next = torch.full_like(chosen._next, position)
         chosen._seen = None if self._seen is None else self._seen[indices]
         return chosen
 

@@ -27,7 +27,7 @@ from .placement import DeviceMap, default_device, keep_tower_aside, main_device
 from .precision import settle_precision
 from .processor import PixelLMProcessor
 from .replies import Reply, Target, make_reply
-from .seen import Seen, decode_groups, group_states, look
+from .seen import Seen, decode_groups, group_states
 from .text.tokenizer import answer_text
 from .text.tokens import IMAGE_TOKEN_ID, name_groups
 from .weights.quantization import quantization
@@ -124,6 +124,7 @@ class PixelLMPredictor:
             keep_tower_aside(model.model.vision_tower, placed)
         return cls(model, model.require_processor().tokenizer, compile=compile)
 
+    @torch.inference_mode()
     def set_image(self, photo: Photo) -> None:
         """Read a photo; every later ``ask`` is about it, and no dialogue goes on.
 
@@ -132,7 +133,7 @@ class PixelLMPredictor:
         Raises:
             InputError: if it cannot be read.
         """
-        self._seen, self._dialogue = look(self.model, self.processor, [photo], self._prefix_ids), None
+        self._seen, self._dialogue = Seen(self.model, self.processor, [photo], self._prefix_ids), None
 
     @torch.inference_mode()
     def ask(self, question: str, *, follows: bool = False, **options: Any) -> Reply:
@@ -211,7 +212,7 @@ class PixelLMPredictor:
         unknown = next((token for token in output_ids if not 0 <= token < size), None)
         if unknown is not None:
             raise InputError(f"output_ids has {unknown}; expected ids of the model's vocabulary, 0 to {size - 1}")
-        words = self._words(self.processor.prompt_ids(self._checked(question)))
+        words = self._words(self.processor.prompt_ids(self._text(question)))
         return self._read_answer(words, list(output_ids), self._require_seen(), asked)
 
     @torch.inference_mode()
@@ -238,15 +239,13 @@ class PixelLMPredictor:
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             photos = list(dict.fromkeys(keys[place] for place in places))
-            seen = look(self.model, self.processor, [requests[first[key]][0] for key in photos], self._prefix_ids)
+            prompts = [self._checked(self.processor.prompt_ids(self._text(requests[place][1]))) for place in places]
+            seen = Seen(self.model, self.processor, [requests[first[key]][0] for key in photos], self._prefix_ids)
             images = [photos.index(keys[place]) for place in places]
-            prompts = [self.processor.prompt_ids(self._checked(requests[place][1])) for place in places]
-            answers: dict[int, Answer] = {}
-            context = seen.prefix if images == list(range(len(photos))) else seen.prefix.copy_of(images)
-            for answer in self._decode(context, [self._words(ids) for ids in prompts], list(map(len, prompts)), asked):
-                answers[answer.row] = answer
-            written = [answers[row] for row in range(len(places))]
-            replies |= dict(zip(places, self._replies(written, images, seen, asked), strict=True))
+            context, states = seen.read([self._words(ids) for ids in prompts], images)
+            written = {answer.row: answer for answer in self._decode(context, states, list(map(len, prompts)), asked)}
+            answers = [written[row] for row in range(len(places))]
+            replies |= dict(zip(places, self._replies(answers, images, seen, asked), strict=True))
         return [replies[place] for place in range(len(requests))]
 
     def _options(self, told: dict[str, Any]) -> AnswerOptions:
@@ -261,14 +260,16 @@ class PixelLMPredictor:
         """One answer, again whenever it has grown; at its end, the dialogue goes on from it."""
         before = self._dialogue if follows else None
         if before:
-            words = [*before.unread, *self.processor.follow_up_ids(self._checked(question))]
+            words = [*before.unread, *self.processor.follow_up_ids(self._text(question))]
             context, length = before.context, before.length + len(words)
+            self._check_length(length)
+            states = read_parts(context, [words], self.model.model.embed_tokens, device=self.model.device)
         else:
-            prompt = self.processor.prompt_ids(self._checked(question))
-            context = self.compiled.begin(seen.prefix) if self.compiled else seen.prefix.copy_of([0])
-            words, length = self._words(prompt), len(prompt)
-        begun, answer = context.length + len(words), None
-        for answer in self._decode(context, [words], [length], options):
+            prompt = self._checked(self.processor.prompt_ids(self._text(question)))
+            context, states = seen.read([self._words(prompt)], [0])
+            context, length = self.compiled.begin(context) if self.compiled else context, len(prompt)
+        begun, answer = context.length, None
+        for answer in self._decode(context, states, [length], options):
             self._dialogue = None  # a stream that is left half way has changed what was read
             yield answer
         assert answer is not None
@@ -276,21 +277,16 @@ class PixelLMPredictor:
         self._dialogue = Dialogue(context, ids[context.length - begun :], length + context.length - begun)
 
     def _decode(
-        self, context: Reading, words: Sequence[list[int]], lengths: Sequence[int], options: AnswerOptions
+        self, context: Reading, states: Tensor, lengths: Sequence[int], options: AnswerOptions
     ) -> Iterator[Answer]:
-        """Read the words of each question, and write the answers; yields each whenever it has grown.
+        """Write the answers to questions that were read; yields each whenever it has grown.
 
         Args:
-            context: has read what stands before the words.
-            lengths: tokens of each dialogue so far, with those words.
+            states: (Q, n, D), the last one of each question behind its words.
+            lengths: tokens of each dialogue so far.
         """
         model, tokenizer = self.model, self.processor.tokenizer
         longest = model.config.text_config.max_position_embeddings
-        if max(lengths) >= longest:
-            raise InputError(
-                f"the question has {max(lengths)} tokens with the image and what was said before it, but the model "
-                f"reads at most {longest}; shorten it"
-            )
 
         def has_stop(answer: Answer) -> bool:
             text = answer_text(tokenizer, answer.ids)
@@ -303,11 +299,9 @@ class PixelLMPredictor:
             end_ids=frozenset([self._end_id]),
             must_stop=has_stop if options.stop else None,
         )
-        embed = model.model.embed_tokens
-        states = read_parts(context, words, embed, device=model.device)[:, -1]
         rooms = [min(options.max_new_tokens, longest - length) for length in lengths]
         for answer, _ in decode(
-            context, states, rules, rooms=rooms, embed=embed, head=model.lm_head,
+            context, states[:, -1], rules, rooms=rooms, embed=model.model.embed_tokens, head=model.lm_head,
             pick=options.picker(model.codebook.ids),
         ):  # fmt: skip
             yield answer
@@ -320,19 +314,30 @@ class PixelLMPredictor:
             raise InputError(
                 f"question and answer have {length} tokens with the image; the model reads at most {longest}"
             )
-        context, embed = seen.prefix.copy_of([0]), self.model.model.embed_tokens
-        states = read_parts(context, [words + ids], embed, device=self.model.device)[0]
-        answer = Answer(row=0, room=len(ids), ids=ids, states=[states[len(words) - 1 : -1]])
+        _, states = seen.read([words + ids], [0])
+        answer = Answer(row=0, room=len(ids), ids=ids, states=[states[0, len(words) - 1 : -1]])
         answer.is_cut = not self._is_ended(answer)
         return self._replies([answer], [0], seen, asked)[0]
 
-    def _checked(self, question: str) -> str:
+    def _text(self, question: str) -> str:
         longest = self.model.config.text_config.max_position_embeddings
         if len(question) > _LONGEST_TOKEN * longest:  # pasted by mistake: a megabyte takes seconds to tokenize
             raise InputError(
                 f"the question has {len(question)} characters, but the model reads at most {longest} tokens; shorten it"
             )
         return question
+
+    def _checked(self, prompt: list[int]) -> list[int]:
+        self._check_length(len(prompt))
+        return prompt
+
+    def _check_length(self, length: int) -> None:
+        longest = self.model.config.text_config.max_position_embeddings
+        if length >= longest:
+            raise InputError(
+                f"the question has {length} tokens with the image and what was said before it, but the model reads at "
+                f"most {longest}; shorten it"
+            )
 
     def _words(self, prompt: Sequence[int]) -> list[int]:
         """What follows the image."""

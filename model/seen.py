@@ -6,14 +6,13 @@ Shapes: B images, N masks, S scales, K tokens per scale, D language-model width,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .codebook import gather_seg_states
 from .context import Context
-from .decoding import Answer
+from .decoding import Answer, read_parts
 from .generation import without_gaps
 from .image import Photo, photo_pixels
 from .PixelLM import PixelLMForCausalLM
@@ -24,45 +23,68 @@ from .structures import SegQueries, VisionFeatures
 _MASKS_AT_ONCE = 32
 
 
-@dataclass(frozen=True)
 class Seen:
-    """Images that were looked at.
+    """Images that were looked at, and what the language model has read before questions about them.
 
+    That is the same for all questions about an image. It is read together with the first one, in one pass, and kept.
+
+    Args:
+        photos: B of them.
+        prefix_ids: what stands before a question, with the placeholders of an image.
     Attributes:
         sizes: (H, W) of each photo.
         features: of the B images.
-        prefix: a row for each image, in which the language model has read everything before a question.
-    """
-
-    sizes: list[tuple[int, int]]
-    features: VisionFeatures
-    prefix: Context
-
-
-@torch.inference_mode()
-def look(
-    model: PixelLMForCausalLM, processor: PixelLMProcessor, photos: Sequence[Photo], prefix_ids: Sequence[int]
-) -> Seen:
-    """Read photos, and what stands before a question about them.
-
-    Args:
-        prefix_ids: of that, with the placeholders of an image.
     Raises:
         InputError: if a photo cannot be read.
     """
-    pixels = [photo_pixels(photo) for photo in photos]
-    inputs = processor.image_processor(pixels)
-    device = model.device
-    features = model.encode_images(inputs["pixel_values"].to(device, model.dtype), inputs["valid_hw"].to(device))
-    ids = torch.tensor([list(prefix_ids)] * len(photos), device=device)
-    rows = rows_of_conversations(
-        ids, torch.ones_like(ids), torch.arange(len(photos), device=device),
-        codebook=model.codebook, patch_mask=features.patch_mask,
-    )  # fmt: skip
-    context = Context(model.model, num_layers=model.config.text_config.num_hidden_layers)
-    context.read(*without_gaps(model.embed(rows, features), rows.visible, rows.position_ids))
-    context.skip_to(len(prefix_ids))  # the last tokens of an image may show nothing, and were left out
-    return Seen([(image.shape[0], image.shape[1]) for image in pixels], features, context)
+
+    def __init__(
+        self, model: PixelLMForCausalLM, processor: PixelLMProcessor, photos: Sequence[Photo], prefix_ids: list[int]
+    ) -> None:
+        self._model, self._prefix_ids = model, prefix_ids
+        pixels = [photo_pixels(photo) for photo in photos]
+        inputs = processor.image_processor(pixels)
+        device = model.device
+        self.features = model.encode_images(
+            inputs["pixel_values"].to(device, model.dtype), inputs["valid_hw"].to(device)
+        )
+        self.sizes = [(image.shape[0], image.shape[1]) for image in pixels]
+        self._prefix: Context | None = None
+
+    def read(self, words: Sequence[list[int]], images: Sequence[int]) -> tuple[Context, Tensor]:
+        """Read Q questions, each in a row that goes on by itself.
+
+        Args:
+            words: what follows the image in each.
+            images: which of the B each is about.
+        Returns:
+            what was read; (Q, n, D), the states behind the words, those of shorter questions at the end.
+        """
+        if self._prefix is None and list(images) == list(range(len(self.sizes))):
+            context, states = self._read_all(words)
+            if len(words) == 1:
+                # A longer image would leave tokens out that show nothing, but they have their positions.
+                self._prefix = context.copy_of(
+                    [0], length=context.length - len(words[0]), position=len(self._prefix_ids)
+                )
+            return context, states[:, -max(map(len, words)) :]
+        if self._prefix is None:
+            self._prefix, _ = self._read_all([[] for _ in self.sizes])
+        context = self._prefix.copy_of(images, position=len(self._prefix_ids))
+        return context, read_parts(context, words, self._model.model.embed_tokens, device=self._model.device)
+
+    def _read_all(self, words: Sequence[list[int]]) -> tuple[Context, Tensor]:
+        """A pass over the images and the words about each."""
+        model, prefix, width = self._model, self._prefix_ids, max(map(len, words))
+        ids = torch.tensor([[0] * (width - len(mine)) + prefix + mine for mine in words], device=model.device)
+        is_token = torch.tensor([[False] * (width - len(mine)) + [True] * len(prefix + mine) for mine in words])
+        rows = rows_of_conversations(
+            ids, is_token.to(model.device), torch.arange(len(words), device=model.device),
+            codebook=model.codebook, patch_mask=self.features.patch_mask,
+        )  # fmt: skip
+        context = Context(model.model, num_layers=model.config.text_config.num_hidden_layers)
+        states = context.read(*without_gaps(model.embed(rows, self.features), rows.visible, rows.position_ids))
+        return context, states
 
 
 def group_states(model: PixelLMForCausalLM, answer: Answer) -> Tensor:

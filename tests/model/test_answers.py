@@ -72,7 +72,7 @@ def test_an_answer_takes_a_pass_for_each_word_and_one_for_each_target(parrot, wi
     reply = parrot.ask("What?")
     words = len(reply.output_ids) - 1 - 2  # without end mark and group
     assert len(reply.targets) == 1
-    _, _, *answer = widths  # the image, and the words of the question
+    _, *answer = widths  # image and question
     assert answer == [1, 1, 1, 2] + [1] * (words - 3)
 
 
@@ -211,7 +211,7 @@ def test_an_answer_that_was_written_elsewhere_has_the_same_masks(talker):
 def test_named_things_have_a_mask_each_in_one_pass(parrot, widths):
     names = ["the cat", "a red cup", "the cat"]
     reply = parrot.segment(PHOTOS[0], names, keep_logits=True)
-    assert len(widths) == 2, "the image, and question and answer"
+    assert len(widths) == 1, "image, question and answer"
     assert [target.phrase for target in reply.targets] == names
     assert reply.text == f"the cat {GROUP} , a red cup {GROUP} , the cat {GROUP} ."
     again = parrot.segment(Image.fromarray(PHOTOS[0]), names, keep_logits=True)

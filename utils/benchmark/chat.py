@@ -27,8 +27,8 @@ _LEGEND = """\
 Medians over {repeats} repetition(s), which take turns{once}. Seconds are {clock}. A photo is
 read, then a question is asked about it. `tokens` are those of the answer, six of a target and the end mark among them.
 `tokens/s` leaves out the time to the first piece of text; what decodes the masks is in it. `s per mask` is against no
-target. `passes` are those of the language model: one for the photo, one for the question, one for each word and one for
-each target. `floor` is the arithmetic of the same parts alone: the tower once, one prefill, a pass through the weights
+target. `passes` are those of the language model: one for photo and question, one for each word and one for each
+target. `floor` is the arithmetic of the same parts alone: the tower once, one prefill, a pass through the weights
 for each word and each group with a cache that is there beforehand, lm_head, the decoder, and masks resized to the
 photo. `rest` is what is in no part, such as the resizing of the photo. `peak` is what is taken beyond the weights.
 Several questions have answers of five eighths of the words up to all of them, with none to three targets; each is about

@@ -12,8 +12,7 @@ from torch import Tensor
 from transformers import LlamaTokenizer
 
 from model.asking import AnswerOptions, Picker
-from model.context import Context
-from model.decoding import Answer
+from model.decoding import Answer, Reading
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
 
@@ -55,6 +54,7 @@ class ForcedPredictor(PixelLMPredictor):
     def __init__(self, model: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> None:
         super().__init__(model, tokenizer)
         self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._asking: list[tuple[int, ...]] = []  # answers to questions that are being read
         self.is_writing = False
 
     def teach(self, question: str, *, words: int, targets: int) -> list[int]:
@@ -79,13 +79,17 @@ class ForcedPredictor(PixelLMPredictor):
     def _asked(self, question: str) -> tuple[int, ...]:
         return tuple(self._words(self.processor.prompt_ids(question)))
 
+    def _checked(self, prompt: list[int]) -> list[int]:
+        self._asking.append(self._known[tuple(self._words(prompt))])
+        return super()._checked(prompt)
+
     def _decode(
-        self, context: Context, words: Sequence[list[int]], lengths: Sequence[int], options: AnswerOptions
+        self, context: Reading, states: Tensor, lengths: Sequence[int], options: AnswerOptions
     ) -> Iterator[Answer]:
-        forced = ForcedOptions(**vars(options), known=tuple(self._known[tuple(part)] for part in words))
-        self.is_writing = False
+        forced = ForcedOptions(**vars(options), known=tuple(self._asking))
+        self._asking, self.is_writing = [], False
         try:
-            for answer in super()._decode(context, words, lengths, forced):
+            for answer in super()._decode(context, states, lengths, forced):
                 self.is_writing = True
                 yield answer
         finally:

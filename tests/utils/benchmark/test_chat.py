@@ -93,7 +93,7 @@ def test_floors_of_a_batch_are_those_of_its_questions(bench, photos):
 
 
 def test_an_answer_takes_a_pass_for_each_word_and_each_target(bench, answer):
-    assert answer.passes == 1 + 1 + WORDS + TARGETS, "photo and question"
+    assert answer.passes == 1 + WORDS + TARGETS, "photo and question in one"
     again = cases_of_ways(bench, TARGETS)[-1]
     bench.predictor.set_image(again.requests[0].photo)
     bench.time(again)
