@@ -63,7 +63,7 @@ class Seen:
         if self._prefix is None and list(images) == list(range(len(self.sizes))):
             context, states = self._read_all(words)
             if len(words) == 1:
-                # A longer image would leave tokens out that show nothing, but they have their positions.
+                # Tokens of the image that show nothing were left out, but they have their positions.
                 self._prefix = context.copy_of(
                     [0], length=context.length - len(words[0]), position=len(self._prefix_ids)
                 )
