@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(tiny_world: TinyWorld, forks, folder) -> Finished:
     flags = [*tiny_world.arguments, *TRAIN_FLAGS, f"--log_base_dir={folder}", "--exp_name=run", "--overfit_one_batch"]
-    own = ["--lr=1e-12", "--batch_size=2", "--grad_accumulation_steps=1", "--no_gradient_checkpointing"]
+    own = ["--lr=1e-12", "--batch_size=2", "--grad_accumulation_steps=1", "--activation_checkpointing=never"]
     return forks.python("train_ds.py", *flags, *own, f"--steps_per_epoch={UPDATES // 2}", processes=NUM_PROCESSES)
 
 
