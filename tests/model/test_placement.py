@@ -124,11 +124,13 @@ def test_mixed_devices_are_noticed():
         ({"device_map": {"model.layers": "cpu", "lm_head": "disk"}, "offload_folder": "."}, "not give any device for"),
         ({"device_map": "everywhere"}, "device_map names 'everywhere'; expected a device such as cpu"),
         ({"device_map": "cuda:999"}, "device_map names cuda:999, but torch finds"),
+        ({"device_map": "auto", "compile": True}, "compile and device_map exclude each other"),
         ({"device_map": "auto", "device": "cpu"}, "device and device_map exclude each other"),
         ({"device_map": "auto", "offload_vision": True}, "offload_vision is for a model on one device"),
     ],
 )
-def test_a_placement_that_cannot_be_is_one_line(folder, options, expected):
+def test_a_placement_that_cannot_be_is_one_line(folder, options, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # accelerate writes weights before it looks at the whole map
     with pytest.raises(InputError) as caught:
         PixelLMPredictor.from_pretrained(folder, **options)
     assert expected in str(caught.value)
