@@ -10,10 +10,8 @@ from pathlib import Path
 
 from model.errors import InputError
 from utils.cli.args import Parsed
-from utils.cli.command import exit_at_once, run_command
+from utils.cli.command import INTERRUPTED, exit_at_once, run_command
 from utils.cli.config import ChatConfig
-
-INTERRUPTED = 130  # what a shell gives a process that Ctrl-C has ended
 
 
 def chat(parsed: Parsed[ChatConfig]) -> None:

@@ -106,10 +106,10 @@ class Context:
             (Q, n, D), the states behind the tokens; anything in the gaps.
         """
         count, width = embeds.shape[:2]
-        is_token = None if is_token is None else is_token.to(embeds.device)
         if is_token is None:
             ahead = torch.arange(width, device=embeds.device).expand(count, -1)
         else:
+            is_token = is_token.to(embeds.device)
             ahead = (is_token.long().cumsum(1) - 1).clamp(min=0)
         if positions is None:
             positions = ahead if self._next is None else self._next[:, None] + ahead

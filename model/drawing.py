@@ -104,11 +104,11 @@ def _outline(picture: np.ndarray, mask: np.ndarray, color: Color) -> None:
     is_hole = tree[0, :, 3] >= 0
     specks = [contour for contour, area, hole in zip(found, areas, is_hole, strict=True) if area < least and not hole]
     cv2.drawContours(picture, specks, -1, color, max(1, thickness // 3), cv2.LINE_AA)
-    cv2.drawContours(picture, thick, -1, _ink_on(color), thickness + 2 * max(1, thickness // 3), cv2.LINE_AA)
+    cv2.drawContours(picture, thick, -1, ink_on(color), thickness + 2 * max(1, thickness // 3), cv2.LINE_AA)
     cv2.drawContours(picture, thick, -1, color, thickness, cv2.LINE_AA)
 
 
-def _ink_on(color: Color) -> Color:
+def ink_on(color: Color) -> Color:
     """What can be read on it."""
     return PAPER if np.dot(color, (0.299, 0.587, 0.114)) < 140 else INK
 
@@ -125,16 +125,16 @@ def _draw_badges(
     for badge in badges:
         color = colors[badge.number % len(colors)]
         if badge.points_to is not None:
-            cv2.line(picture, badge.center, badge.points_to, _ink_on(color), 3 * line, cv2.LINE_AA)
+            cv2.line(picture, badge.center, badge.points_to, ink_on(color), 3 * line, cv2.LINE_AA)
             cv2.line(picture, badge.center, badge.points_to, color, line, cv2.LINE_AA)
         cv2.circle(picture, badge.center, radius, color, cv2.FILLED, cv2.LINE_AA)
-        cv2.circle(picture, badge.center, radius, _ink_on(color), line, cv2.LINE_AA)
+        cv2.circle(picture, badge.center, radius, ink_on(color), line, cv2.LINE_AA)
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas)
     for badge in badges:
         text = str(badge.number)
         font = ImageFont.load_default(text_size if len(text) < 3 else round(0.75 * text_size))
-        draw.text(badge.center, text, _ink_on(colors[badge.number % len(colors)]), font, anchor="mm")
+        draw.text(badge.center, text, ink_on(colors[badge.number % len(colors)]), font, anchor="mm")
     return np.array(canvas)
 
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -410,3 +411,8 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def name_aside(folder: Path) -> Path:
+    """The first free name ``NAME.old-1``, ``NAME.old-2``, ... for what a new folder of its name takes the place of."""
+    return next(path for number in count(1) if not (path := Path(f"{folder}.old-{number}")).exists())

@@ -286,7 +286,6 @@ class PixelLMPredictor:
             lengths: tokens of each dialogue so far.
         """
         model, tokenizer = self.model, self.processor.tokenizer
-        longest = model.config.text_config.max_position_embeddings
 
         def has_stop(answer: Answer) -> bool:
             text = answer_text(tokenizer, answer.ids)
@@ -299,7 +298,7 @@ class PixelLMPredictor:
             end_ids=frozenset([self._end_id]),
             must_stop=has_stop if options.stop else None,
         )
-        rooms = [min(options.max_new_tokens, longest - length) for length in lengths]
+        rooms = [min(options.max_new_tokens, self._longest - length) for length in lengths]
         for answer, _ in decode(
             context, states[:, -1], rules, rooms=rooms, embed=model.model.embed_tokens, head=model.lm_head,
             pick=options.picker(model.codebook.ids),
@@ -308,22 +307,26 @@ class PixelLMPredictor:
 
     def _read_answer(self, words: list[int], ids: list[int], seen: Seen, asked: AnswerOptions) -> Reply:
         """The reply to a question whose answer is known, in one pass."""
-        longest = self.model.config.text_config.max_position_embeddings
         length = len(self._prefix_ids) + len(words) + len(ids)
-        if length > longest:
+        if length > self._longest:
             raise InputError(
-                f"question and answer have {length} tokens with the image; the model reads at most {longest}"
+                f"question and answer have {length} tokens with the image; the model reads at most {self._longest}"
             )
         _, states = seen.read([words + ids], [0])
         answer = Answer(row=0, room=len(ids), ids=ids, states=[states[0, len(words) - 1 : -1]])
         answer.is_cut = not self._is_ended(answer)
         return self._replies([answer], [0], seen, asked)[0]
 
+    @property
+    def _longest(self) -> int:
+        """Tokens that the model reads at most."""
+        return self.model.config.text_config.max_position_embeddings
+
     def _text(self, question: str) -> str:
-        longest = self.model.config.text_config.max_position_embeddings
-        if len(question) > _LONGEST_TOKEN * longest:  # pasted by mistake: a megabyte takes seconds to tokenize
+        if len(question) > _LONGEST_TOKEN * self._longest:  # pasted by mistake: a megabyte takes seconds to tokenize
             raise InputError(
-                f"the question has {len(question)} characters, but the model reads at most {longest} tokens; shorten it"
+                f"the question has {len(question)} characters, but the model reads at most {self._longest} tokens; "
+                "shorten it"
             )
         return question
 
@@ -332,11 +335,10 @@ class PixelLMPredictor:
         return prompt
 
     def _check_length(self, length: int) -> None:
-        longest = self.model.config.text_config.max_position_embeddings
-        if length >= longest:
+        if length >= self._longest:
             raise InputError(
                 f"the question has {length} tokens with the image and what was said before it, but the model reads at "
-                f"most {longest}; shorten it"
+                f"most {self._longest}; shorten it"
             )
 
     def _words(self, prompt: Sequence[int]) -> list[int]:

@@ -12,10 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from utils.cli.args import Parsed
-from utils.cli.command import run_command
+from utils.cli.command import INTERRUPTED, run_command
 from utils.inference.flags import PredictConfig
-
-_STOPPED_BY_USER = 130  # as shells say it
 
 
 def predict(parsed: Parsed[PredictConfig]) -> int:
@@ -26,7 +24,7 @@ def predict(parsed: Parsed[PredictConfig]) -> int:
         predict_folder(parsed.config, parsed.given)
     except KeyboardInterrupt:
         print(f"\nstopped; the same command goes on from what {parsed.config.output} holds", file=sys.stderr)
-        return _STOPPED_BY_USER
+        return INTERRUPTED
     return 0
 
 

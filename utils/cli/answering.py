@@ -8,14 +8,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 
 from model.errors import InputError
-from model.values import Attention, Count, NonNegative, Positive, Share
+from model.values import Attention, Count, NonNegative, Positive, Share, ShareAboveZero
 
 from .args import flag, settings
 
 PrecisionOrAuto = Literal["fp32", "bf16", "fp16", "auto"]
 Template = Literal["llava_v1", "llava_llama_2"]
 CountOrAny = Annotated[int, Field(ge=-1, lt=2**31)]
-PositiveShare = Annotated[float, Field(gt=0, le=1)]
 InnerShare = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -61,7 +60,7 @@ class AnswerFlags:
     max_new_tokens: Count = flag(512, "longest answer, in tokens; this and the next four by default as the model says")
     max_targets: CountOrAny = flag(-1, "masks of an answer at most; -1 for any number")
     temperature: NonNegative = flag(0.0, "0 takes the likeliest token; above it, tokens are drawn")
-    top_p: PositiveShare = flag(1.0, "draw from the likeliest tokens with this share together; with a temperature")
+    top_p: ShareAboveZero = flag(1.0, "draw from the likeliest tokens with this share together; with a temperature")
     repetition_penalty: Positive = flag(1.0, "above 1, makes tokens less likely that the answer has")
     mask_threshold: InnerShare = flag(0.5, "probability above which a pixel belongs to a mask")
     alpha: Share = flag(0.2, "share of the color in a tinted pixel, in the picture of all targets")

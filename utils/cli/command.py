@@ -21,6 +21,7 @@ from .log import report_input_error, setup_logging
 logger = logging.getLogger(__name__)
 
 ConfigType = TypeVar("ConfigType")
+INTERRUPTED = 130  # what a shell gives a process that Ctrl-C has ended
 
 
 def run_command(

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import asdict, replace
-from datetime import timedelta
 from pathlib import Path
 
-import torch
-
 from model.drawing import write_image
-from model.errors import InputError
 from model.files import write_json
 from model.outputs import check_output_file
-from model.precision import settle_precision
-from model.predictor import PixelLMPredictor
 from utils import dist
 from utils.data.names import split_names
 from utils.data.registry import build_val_source
+from utils.inference.processes import join_processes, load_predictor
 from utils.pictures import contact_sheet
 
 from .flags import EvaluateConfig
@@ -37,24 +31,12 @@ def evaluate(config: EvaluateConfig) -> None:
         check_output_file(file, flag="--output_dir")
     # Every set is opened before the first one costs hours.
     sources = [build_val_source(config.dataset_dir, name) for name in split_names(config.val_dataset)]
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    if config.device_map and dist.world_size() > 1:
-        raise InputError("--device_map is for one process, which has all GPUs; start without torchrun, or leave it out")
-    # Bad input up to here is met by every process, bad input after it by some.
-    if dist.world_size() > 1:
-        dist.join("gloo", timeout=timedelta(days=1))
-    precision = settle_precision(config.precision, device, bits=config.bits, agree=dist.gather_objects)
+    device, precision = join_processes(config)
     config = replace(config, precision=precision)
-    predictor = PixelLMPredictor.from_pretrained(
-        config.version,
-        precision=config.precision,
-        bits=config.bits,
-        attn_implementation=config.attn_implementation,
-        device=None if config.device_map else device,
-        **config.placement,
-        vision_tower=config.vision_tower or None,
-        conv_type=config.conv_type,
-    )
+    predictor = load_predictor(
+        config, version=config.version, vision_tower=config.vision_tower, conv_type=config.conv_type,
+        precision=precision, device=device,
+    )  # fmt: skip
     results, panels = [], []
     for source in sources:
         with dist.stop_together():

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from model.drawing import fit
 from model.errors import InputError
 from model.hub import files_read
 from model.image import read_image
-from model.precision import settle_precision
 from model.predictor import PixelLMPredictor
 from model.replies import Reply
 from utils import dist
@@ -30,6 +28,7 @@ from utils.cli.answering import ANSWER_FLAGS
 from .flags import PredictConfig
 from .formats import write_coco, write_labelme
 from .predictions import FOUND, FoundTarget, Prediction, append, digest, gather, numbers_done, output_of
+from .processes import join_processes, load_predictor
 from .questions import Question, read_questions
 from .sheet import write_sheet
 
@@ -46,15 +45,9 @@ def predict(config: PredictConfig, given: frozenset[str] = frozenset()) -> None:
     Raises:
         InputError: for a bad input, output or model.
     """
-    if config.device_map and dist.world_size() > 1:
-        raise InputError("--device_map is for one process, which has all GPUs; start without torchrun, or leave it out")
     questions = read_questions(config.input, config.prompts)
     output = Path(config.output)
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    # Bad input up to here is met by every process, bad input after it by some.
-    if dist.world_size() > 1:
-        dist.join("gloo", timeout=timedelta(days=1))
-    precision = settle_precision(config.precision, device, bits=config.bits, agree=dist.gather_objects)
+    device, precision = join_processes(config)
     with ExitStack() as held:
         with dist.stop_together():
             if dist.is_main():
@@ -108,16 +101,10 @@ def _inputs(config: PredictConfig, questions: Sequence[Question]) -> list[Path]:
 
 
 def _load(config: PredictConfig, *, precision: str, device: str) -> PixelLMPredictor:
-    return PixelLMPredictor.from_pretrained(
-        config.version,
-        precision=precision,
-        bits=config.bits,
-        attn_implementation=config.attn_implementation,
-        device=None if config.device_map else device,
-        **config.placement,
-        vision_tower=config.vision_tower or None,
-        conv_type=config.conv_type,
-    )
+    return load_predictor(
+        config, version=config.version, vision_tower=config.vision_tower, conv_type=config.conv_type,
+        precision=precision, device=device,
+    )  # fmt: skip
 
 
 def _answer_rest(

@@ -16,7 +16,7 @@ from model.errors import InputError
 from model.files import is_file, is_folder
 from model.photo_file import open_photo
 
-PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _LOOKED_THROUGH = 10_000  # entries of a folder: to compare a name with a million others takes minutes
 
 

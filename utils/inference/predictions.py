@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 
 from model.errors import InputError
 from model.files import is_file, parse_json, read_bytes, read_object, write_json, write_text
-from model.outputs import check_output_file, sync
+from model.outputs import check_output_file, name_aside, sync
 from model.values import Schema, Text, shorten
 
 from .questions import Question
@@ -106,7 +106,7 @@ def output_of(
         raise InputError(f"{place} holds {holds}, which scripts/predict.py did not write; give another folder")
     if holds and overwrite:
         with _alone(output, place):
-            output.rename(next(name for name in _names_aside(output) if not name.exists()))
+            output.rename(name_aside(output))
     output.mkdir(parents=True, exist_ok=True)
     with _alone(output, place):
         if is_file(output / SETTINGS):
@@ -186,13 +186,6 @@ def _lines(predictions: Sequence[Prediction]) -> str:
 def _first_name(folder: Path) -> str:
     """Of what a folder holds; empty without anything."""
     return min((path.name for path in folder.iterdir()), default="") if folder.is_dir() else ""
-
-
-def _names_aside(folder: Path) -> Iterator[Path]:
-    number = 1
-    while True:
-        yield folder.with_name(f"{folder.name}.old-{number}")
-        number += 1
 
 
 def _check_apart(output: Path, inputs: Sequence[Path], place: str) -> None:

@@ -17,8 +17,8 @@ from model.files import is_file, is_folder, parse_json, read_bytes
 from model.values import Schema, Text
 
 from .answer import picture_stem
+from .photos import PICTURE_SUFFIXES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # of what is taken from a folder
 Prompt = str | list[str]
 _FilledText = Annotated[Text, Field(min_length=1)]
 
@@ -117,7 +117,7 @@ def _asked(source: str, prompts: Sequence[Prompt]) -> Iterator[_Asked]:
     if is_folder(source):
         names = sorted(_images_below(source))
         if not names:
-            raise InputError(f"--input {source} has no image; expected files that end in {', '.join(SUFFIXES)}")
+            raise InputError(f"--input {source} has no image; expected files that end in {', '.join(PICTURE_SUFFIXES)}")
         for name in names:
             stem = Path(name).with_name(picture_stem(name)).as_posix()
             yield _Asked(Path(name).as_posix(), Path(source, name), stem, prompts)
@@ -139,7 +139,7 @@ def _images_below(folder: str) -> Iterator[str]:
     for root, folders, files in os.walk(folder, onerror=stop):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith("."):
                 yield os.path.relpath(os.path.join(root, name), folder)
 
 

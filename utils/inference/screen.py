@@ -20,8 +20,10 @@ from rich.table import Table
 from rich.text import Text
 from rich_pixels import Pixels
 
-from model.drawing import INK, PALETTE, PAPER
+from model.drawing import PALETTE, ink_on
 from model.replies import Reply, Target
+
+from .words import pieces
 
 _PREVIEW = (48, 28)  # columns, and half rows
 _BETWEEN_DRAWINGS_S = 0.05  # a GPU writes faster than a terminal draws
@@ -31,8 +33,7 @@ _TINT = 0.85  # share of the color in a mask: so small a picture shows nothing e
 def label_style(number: int) -> Style:
     """The color of a mask behind its name: dark and light ones can be read on any terminal."""
     color = PALETTE[number % len(PALETTE)]
-    dark = np.dot(color, (0.299, 0.587, 0.114)) < 140
-    return Style(color=Color.from_rgb(*(PAPER if dark else INK)), bgcolor=Color.from_rgb(*color), bold=True)
+    return Style(color=Color.from_rgb(*ink_on(color)), bgcolor=Color.from_rgb(*color), bold=True)
 
 
 def colored(words: str, targets: Sequence[Target]) -> Text:
@@ -41,17 +42,10 @@ def colored(words: str, targets: Sequence[Target]) -> Text:
     Args:
         words: with the targets as numbers, as of ``Reply.numbered``.
     """
-    text, begin = Text(_printable(words)), 0
-    for number, target in enumerate(targets):
-        mark, name = f"[{number}]", _printable(target.phrase)
-        place = text.plain.find(mark, begin)
-        if place < 0:
-            break
-        start = text.plain.rfind(name, begin, place) if name else -1
-        if start >= 0:
-            text.stylize(label_style(number), start, start + len(name))
-        begin = place + len(mark)
-        text.stylize(label_style(number), place, begin)
+    text = Text()
+    for piece in pieces(_printable(words), [_printable(target.phrase) for target in targets]):
+        style = None if piece.target is None else label_style(piece.target)
+        text.append(f"[{piece.text}]" if piece.is_number else piece.text, style)
     return text
 
 

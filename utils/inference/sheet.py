@@ -6,35 +6,20 @@ Answers, questions and file names are text of strangers: the template escapes wh
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from model.drawing import PALETTE, Color
+from model.drawing import PALETTE, Color, ink_on
 from model.files import write_text
 
 from .formats import by_photo
 from .predictions import Prediction
 from .questions import Question
-
-_DARK = 140  # luma below which white letters are read on a color
-
-
-class Piece(NamedTuple):
-    """A part of an answer.
-
-    Attributes:
-        text: words, or the number of a target.
-        target: whose words they are; None of words between.
-        is_number: it stands where the tokens of the target stand.
-    """
-
-    text: str
-    target: int | None = None
-    is_number: bool = False
+from .words import pieces
 
 
 def write_sheet(path: Path, predictions: Sequence[Prediction], questions: Sequence[Question], *, model: str) -> None:
@@ -61,25 +46,6 @@ def write_sheet(path: Path, predictions: Sequence[Prediction], questions: Sequen
         photos=photos, counts=counts, model=model, colors=[_css(color) for color in PALETTE]
     )
     write_text(path, page)
-
-
-def pieces(numbered: str, phrases: Sequence[str]) -> Iterator[Piece]:
-    """Cut an answer where its targets are named.
-
-    Args:
-        numbered: the answer, with ``[0]`` in place of the first target.
-        phrases: of the targets; each is looked for in the words before its number.
-    """
-    for number, phrase in enumerate(phrases):
-        words, mark, rest = numbered.partition(f"[{number}]")
-        if not mark:
-            break
-        numbered = rest
-        before, found, after = words.rpartition(phrase) if phrase else (words, "", "")
-        yield from (piece for piece in (Piece(before), Piece(found, number), Piece(after)) if piece.text)
-        yield Piece(str(number), number, is_number=True)
-    if numbered:
-        yield Piece(numbered)
 
 
 def _shown(one: Prediction) -> dict[str, Any]:
@@ -111,5 +77,8 @@ def _address(name: str) -> str:
 
 def _css(color: Color) -> dict[str, str]:
     """A color, and that of letters on it."""
-    luma = sum(part * share for part, share in zip(color, (0.299, 0.587, 0.114), strict=True))
-    return {"fill": "#{:02x}{:02x}{:02x}".format(*color), "ink": "#fff" if luma < _DARK else "#232328"}
+    return {"fill": _hex(color), "ink": _hex(ink_on(color))}
+
+
+def _hex(color: Color) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)

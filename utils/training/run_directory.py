@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 from model.errors import InputError
-from model.outputs import check_output_file
+from model.outputs import check_output_file, name_aside
 from utils.cli.config import RunConfig
 
 from .run_description import RunDescription, is_moved, refuse_changes
@@ -167,7 +166,7 @@ class RunDirectory:
         """
         if not any(path.name != LOCK_FILE for path in self.path.iterdir()):
             return
-        aside = next(path for number in count(1) if not (path := Path(f"{self.path}.old-{number}")).exists())
+        aside = name_aside(self.path)
         try:
             lock.begin_anew(aside)
         except OSError as err:

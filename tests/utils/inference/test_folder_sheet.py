@@ -6,7 +6,8 @@ from pathlib import Path
 
 from utils.inference.predictions import FoundTarget, Prediction
 from utils.inference.questions import Question, read_questions
-from utils.inference.sheet import Piece, pieces, write_sheet
+from utils.inference.sheet import write_sheet
+from utils.inference.words import Piece, pieces
 
 HOSTILE = "<script>alert(1)</script>\" onerror='x' [0]"
 RLE = {"size": [2, 2], "counts": "04"}
