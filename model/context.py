@@ -1,18 +1,54 @@
 """What the language model has read: keys and values of tokens, kept where they are while answers go on.
 
-Shapes: Q rows, L tokens read so far, n tokens of a pass, D language-model width.
+Shapes: Q rows, L tokens read so far, n tokens of a row in a pass, T of all rows, D language-model width, d of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _LEAST_ROOM = 128  # tokens
+_ATTENTION_OF_PARTS = "sdpa_of_parts"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the tokens of a pass belong that has no gaps: all parts stand one behind the other.
+
+    Attributes:
+        row, column: (T,) of each token.
+        count, width: Q and n.
+    """
+
+    row: Tensor
+    column: Tensor
+    count: int
+    width: int
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(1, heads, T, d) to (Q, heads, n, d), zero in the gaps."""
+        spread = x.new_zeros(self.count, x.shape[1], self.width, x.shape[3])
+        spread[self.row, :, self.column] = x[0].transpose(0, 1)
+        return spread
+
+
+def _attend_in_parts(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, parts: Parts, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention as transformers asks for it: (1, heads, T, d) to (1, T, heads, d), by rows."""
+    found, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, parts.spread(query), key, value, mask, **options)
+    return found[parts.row, parts.column][None], None
+
+
+ALL_ATTENTION_FUNCTIONS.register(_ATTENTION_OF_PARTS, _attend_in_parts)
 
 
 class RoomyLayer(DynamicLayer):
@@ -20,9 +56,12 @@ class RoomyLayer(DynamicLayer):
 
     keys: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
     values: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
+    parts: Parts | None = None  # of the present pass, if it has no gaps
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        """Add (Q, heads, n, d) of both; returns all, as views of what is kept."""
+        """Add (Q, heads, n, d) of both, or (1, heads, T, d) in parts; returns all, as views of what is kept."""
+        if self.parts is not None:
+            key_states, value_states = self.parts.spread(key_states), self.parts.spread(value_states)
         count, num_new = key_states.shape[0], key_states.shape[-2]
         if not self.is_initialized:
             self._make_room(key_states[:, :, :0], value_states[:, :, :0], num_new)
@@ -70,7 +109,8 @@ class Context:
     """Rows of tokens that the language model has read, each of which goes on by as many tokens as it likes.
 
     A pass is as wide as the longest part that a row gets. Before the parts of other rows stand gaps, which nothing
-    sees.
+    sees. On a CPU they are left out of all products but those of attention; a GPU multiplies them while it waits for
+    weights.
 
     Args:
         language_model: takes embeddings, mask, positions and cache, as ``LlamaModel`` does.
@@ -115,18 +155,15 @@ class Context:
             positions = ahead if self._next is None else self._next[:, None] + ahead
         positions = positions.to(embeds.device)
         self._see(is_token, count, width, embeds.device)
-        output = self._language_model(
-            inputs_embeds=embeds,
-            attention_mask=self._seen,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-        )
+        if is_token is not None and self._leaves_gaps_out(embeds.device):
+            states = self._read_parts(embeds, is_token, positions)
+        else:
+            states = self._pass(embeds, self._seen, positions)
         after = positions[:, -1] + 1
         if is_token is not None and self._next is not None:
             after = torch.where(is_token[:, -1], after, self._next)  # a row that got nothing
         self._next = after
-        return output.last_hidden_state
+        return states
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone; one that stays in its place costs nothing."""
@@ -155,6 +192,48 @@ class Context:
             chosen._next = torch.full_like(chosen._next, position)
         chosen._seen = None if self._seen is None else self._seen[indices]
         return chosen
+
+    def _pass(self, embeds: Tensor, mask: Tensor | None, positions: Tensor, **options: Any) -> Tensor:
+        output = self._language_model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            **options,
+        )
+        return output.last_hidden_state
+
+    def _leaves_gaps_out(self, device: torch.device) -> bool:
+        return device.type == "cpu" and cast(Any, self._language_model).config._attn_implementation == "sdpa"
+
+    def _read_parts(self, embeds: Tensor, is_token: Tensor, positions: Tensor) -> Tensor:
+        """As ``_pass``; states in the gaps are zero."""
+        count, width = is_token.shape
+        assert self._seen is not None, "there are gaps"
+        before = self._seen.shape[1] - width
+        sees = self._seen[:, None].repeat(1, width, 1)
+        sees[:, :, before:] &= torch.ones(width, width, dtype=torch.bool, device=sees.device).tril()
+        sees[:, :, 0] |= ~sees.any(-1)  # softmax needs one; it is that of a gap, which is dropped
+        parts = Parts(*is_token.nonzero(as_tuple=True), count=count, width=width)
+        with self._in_parts(parts):
+            states = self._pass(embeds[is_token][None], sees[:, None], positions[is_token][None], parts=parts)
+        spread = states.new_zeros(count, width, states.shape[-1])
+        spread[is_token] = states[0]
+        return spread
+
+    @contextlib.contextmanager
+    def _in_parts(self, parts: Parts) -> Iterator[None]:
+        config = cast(Any, self._language_model).config
+        try:
+            config._attn_implementation = _ATTENTION_OF_PARTS
+            for layer in self.layers:
+                layer.parts = parts
+            yield
+        finally:
+            config._attn_implementation = "sdpa"
+            for layer in self.layers:
+                layer.parts = None
 
     def _see(self, is_token: Tensor | None, count: int, width: int, device: torch.device) -> None:
         if self._seen is None and is_token is None:

@@ -17,8 +17,9 @@ from .generation import without_gaps
 from .image import Photo, photo_pixels
 from .PixelLM import PixelLMForCausalLM
 from .processor import PixelLMProcessor
-from .rows import rows_of_conversations
+from .rows import positions, rows_of_conversations
 from .structures import SegQueries, VisionFeatures
+from .text.tokens import IMAGE_TOKEN_ID
 
 _MASKS_AT_ONCE = 32
 
@@ -74,15 +75,21 @@ class Seen:
         return context, read_parts(context, words, self._model.model.embed_tokens, device=self._model.device)
 
     def _read_all(self, words: Sequence[list[int]]) -> tuple[Context, Tensor]:
-        """A pass over the images and the words about each."""
-        model, prefix, width = self._model, self._prefix_ids, max(map(len, words))
-        ids = torch.tensor([[0] * (width - len(mine)) + prefix + mine for mine in words], device=model.device)
-        is_token = torch.tensor([[False] * (width - len(mine)) + [True] * len(prefix + mine) for mine in words])
-        rows = rows_of_conversations(
-            ids, is_token.to(model.device), torch.arange(len(words), device=model.device),
-            codebook=model.codebook, patch_mask=self.features.patch_mask,
-        )  # fmt: skip
+        """A pass over the images and the words about each; of several, what stands before an image is read once."""
+        model, device = self._model, self._model.device
         context = Context(model.model, num_layers=model.config.text_config.num_hidden_layers)
+        num_shared = self._prefix_ids.index(IMAGE_TOKEN_ID) if len(words) > 1 else 0
+        if num_shared:
+            read_parts(context, [self._prefix_ids[:num_shared]], model.model.embed_tokens, device=device)
+            context = context.copy_of([0] * len(words))
+        of_image, width = self._prefix_ids[num_shared:], max(map(len, words))
+        ids = torch.tensor([[0] * (width - len(mine)) + of_image + mine for mine in words], device=device)
+        is_token = torch.tensor([[False] * (width - len(mine)) + [True] * len(of_image + mine) for mine in words])
+        is_token = is_token.to(device)
+        rows = rows_of_conversations(
+            ids, is_token, torch.arange(len(words), device=device), codebook=model.codebook,
+            patch_mask=self.features.patch_mask, position_ids=num_shared + positions(is_token),
+        )  # fmt: skip
         states = context.read(*without_gaps(model.embed(rows, self.features), rows.visible, rows.position_ids))
         return context, states
 

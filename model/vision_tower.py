@@ -18,6 +18,8 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from .configuration import PixelLMConfig
 from .image import patch_valid_mask
 
+_NUMBERS_ON_CPU = 2**21  # in the widest result of a block
+
 
 class VisionEmbeddings(nn.Module):
     """Patches, class token and positions; the table has one row per token of the actual input size."""
@@ -60,6 +62,7 @@ class VisionTower(nn.Module):
         self.attention: str = clip._attn_implementation
         self.covered_size = config.covered_size
         self.grid = config.patch_grid
+        self._at_once_on_cpu = max(1, _NUMBERS_ON_CPU // ((self.grid**2 + 1) * clip.intermediate_size))
         depth = clip.num_hidden_layers
         self.feature_layers = [depth + 1 + layer for layer in config.vision_feature_layers]
         # The two levels reproduce the released parameter path model.vision_tower.vision_tower.vision_model.*
@@ -75,6 +78,13 @@ class VisionTower(nn.Module):
         Returns:
             (S, B, g*g, V) patch features of the chosen layers, without the class token.
         """
+        if pixel_values.device.type != "cpu":
+            return self._encode(pixel_values, valid_hw)
+        # Of larger results the C library gives the memory back, and to take it again in every block costs a fifth.
+        parts = zip(pixel_values.split(self._at_once_on_cpu), valid_hw.split(self._at_once_on_cpu), strict=True)
+        return torch.cat([self._encode(pixels, hw) for pixels, hw in parts], 1)
+
+    def _encode(self, pixel_values: Tensor, valid_hw: Tensor) -> Tensor:
         model = cast(VisionTransformer, self.vision_tower["vision_model"])
         dtype = model.embeddings.patch_embedding.weight.dtype
         hidden = model.pre_layrnorm(model.embeddings(pixel_values.to(dtype)))

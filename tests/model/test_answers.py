@@ -11,6 +11,7 @@ from transformers import LogitsProcessorList
 from model.errors import InputError
 from model.predictor import PixelLMPredictor
 from model.replies import Reply, Target
+from model.text.tokens import IMAGE_TOKEN_ID
 from tests.support.parrot import teach
 from tests.support.tiny_network import make_network
 
@@ -116,6 +117,45 @@ def test_a_batch_of_any_mix_answers_as_each_question_alone(talker, batch_size):
     assert sum(len(reply.targets) for reply in replies) >= 8
     for (photo, question), reply in zip(requests, replies, strict=True):
         same(reply, talker.segment(photo, question, max_new_tokens=16, keep_logits=True))
+
+
+def test_a_batch_reads_the_words_before_an_image_once(parrot, widths):
+    parrot.ask_batch([(photo, "What?") for photo in PHOTOS], max_new_tokens=1)
+    before = parrot._prefix_ids.index(IMAGE_TOKEN_ID)
+    assert widths[0] == before
+    assert sum(widths[1:]) <= len(PHOTOS) * (len(parrot.processor.prompt_ids("What?")) - before)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_gaps_of_a_batch_change_no_answer(talker, attention):
+    requests = list(zip(PHOTOS, QUESTIONS, strict=True))
+    alone = [talker.segment(*request, max_new_tokens=16, keep_logits=True) for request in requests]
+    network = talker.model
+    try:
+        network.set_attn_implementation(attention)
+        together = talker.ask_batch(requests, max_new_tokens=16, keep_logits=True)
+        assert network.model.config._attn_implementation == attention
+    finally:
+        network.set_attn_implementation("sdpa")
+    assert any(reply.targets for reply in together)
+    for mine, expected in zip(together, alone, strict=True):
+        same(mine, expected)
+
+
+def test_gaps_of_a_batch_are_not_multiplied(talker):
+    """All blocks but attention read the tokens of unlike questions and answers, and nothing beside them."""
+    read: list[int] = []
+    mlp = talker.model.model.layers[0].mlp
+    hook = mlp.register_forward_pre_hook(lambda module, args: read.append(args[0].shape[:2].numel()))
+    requests = list(zip(PHOTOS, QUESTIONS, strict=True))
+    replies = [talker.segment(*request, max_new_tokens=16) for request in requests]
+    alone = sum(read)
+    read.clear()
+    together = talker.ask_batch(requests, max_new_tokens=16)
+    hook.remove()
+    assert [reply.output_ids for reply in together] == [reply.output_ids for reply in replies]
+    once = talker._prefix_ids.index(IMAGE_TOKEN_ID)
+    assert sum(read) == alone - (len(requests) - 1) * once
 
 
 def test_a_group_that_has_no_room_is_not_begun(tiny_tokenizer_dir):

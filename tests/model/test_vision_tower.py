@@ -55,6 +55,18 @@ def test_padding_of_one_image_leaves_the_others_alone():
     assert torch.allclose(together[:, :1], alone, atol=1e-6)
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_images_are_encoded_alike_in_any_parts(monkeypatch, at_once):
+    pixels, valid_hw = torch.randn(3, 3, 56, 56), torch.tensor([[56, 56], [56, 20], [30, 56]])
+    whole = clip_and_tower()[1](pixels, valid_hw)
+    monkeypatch.setattr(
+        "model.vision_tower._NUMBERS_ON_CPU", at_once * 17 * tiny_config(CODEBOOK).vision_config.intermediate_size
+    )
+    _, tower = clip_and_tower()
+    assert tower._at_once_on_cpu == at_once
+    assert torch.allclose(tower(pixels, valid_hw), whole, atol=1e-6)
+
+
 def test_nothing_is_trained_in_the_tower():
     _, tower = clip_and_tower()
     assert not tower(torch.randn(1, 3, 56, 56), torch.tensor([[56, 56]])).requires_grad

@@ -24,15 +24,15 @@ from .machine import describe_machine
 
 _FLOOR_BATCH = 8  # larger ones have no floor: its attention takes a call for each row
 _LEGEND = """\
-Medians over {repeats} repetition(s), which take turns{once}. Seconds are {clock}. A photo is
+Medians over {repeats} repetition(s), which take turns. Seconds are {clock}. A photo is
 read, then a question is asked about it. `tokens` are those of the answer, six of a target and the end mark among them.
 `tokens/s` leaves out the time to the first piece of text; what decodes the masks is in it. `s per mask` is against no
 target. `passes` are those of the language model: one for photo and question, one for each word and one for each
 target. `floor` is the arithmetic of the same parts alone: the tower once, one prefill, a pass through the weights
 for each word and each group with a cache that is there beforehand, lm_head, the decoder, and masks resized to the
 photo. `rest` is what is in no part, such as the resizing of the photo. `peak` is what is taken beyond the weights.
-Several questions have answers of five eighths of the words up to all of them, with none to three targets; each is about
-a photo of its own unless the row says so. `of one by one` is in answers per second, against the first row."""
+Several questions have answers of three to five quarters of the words, with none to three targets; each is about a photo
+of its own unless the row says so. `of one by one` is in answers per second, against the first row."""
 
 
 def cases_of_targets(bench: Bench, targets: Sequence[int]) -> list[Case]:
@@ -211,8 +211,7 @@ def benchmark(
         torch.set_num_threads(threads)
     work = f"{size}, {precision}, {attn_implementation}: answers of {words} words, photos of {photo}"
     clock = "of the wall" if bench.clock.wall else "of the processor, with one thread"
-    once = "" if bench.clock.wall else "; several questions are timed once"
-    report = "\n".join([work, "", *tables, _LEGEND.format(repeats=repeats, once=once, clock=clock)])
+    report = "\n".join([work, "", *tables, _LEGEND.format(repeats=repeats, clock=clock)])
     print(report)
     if output_md:
         write_text(Path(output_md), f"# Answers\n\n{machine}\n\n{report}\n")

@@ -24,7 +24,7 @@ from .clock import Clock, peak, reset_peak
 from .random_model import random_network
 
 PARTS = ("tower", "prefill", "words", "groups", "lm_head", "decoder", "rest")
-KINDS = 4  # of answers to several questions: five eighths of the words up to all, no target up to three
+KINDS = 4  # of answers to several questions: three quarters to five quarters of the words, no target up to three
 _QUESTION = "Which of the things in this picture would you take along for a day at the sea, and why?"
 
 
@@ -102,7 +102,7 @@ class Bench:
         each, kinds = count // len(photos), [number % KINDS for number in range(count)]
         return [
             self.request(
-                photos[number // each], words=max(1, self.words * (1 + KINDS + kind) // (2 * KINDS)), targets=kind
+                photos[number // each], words=max(1, self.words * (9 + 2 * kind) // 12), targets=kind
             )
             for number, kind in enumerate(kinds)
         ]  # fmt: skip
@@ -162,15 +162,14 @@ class Bench:
             (network, "encode_images", "tower"), (network.lm_head, "forward", "lm_head"), (network, "fuse", "decoder"),
             (network, "decode_masks", "decoder"), (processor, "on_photo", "decoder"),
         )  # fmt: skip
-        for owner, method, part in places:
-            clock.watch(owner, method, part)
+        endings = [clock.watch(owner, method, part) for owner, method, part in places]
         setattr(Context, "read", timed)  # noqa: B010  contexts are made and copied inside
         try:
             yield
         finally:
             setattr(Context, "read", read)  # noqa: B010
-            for owner, method, _ in places:
-                delattr(owner, method)
+            for end in endings:
+                end()
 
     def time(self, case: Case) -> None:
         """Once, and its floor; a way that memory does not suffice for is left out."""
@@ -199,8 +198,7 @@ class Bench:
 
 
 def measure(bench: Bench, cases: Sequence[Case], *, repeats: int) -> None:
-    """Each way so often, in turn; on a CPU those of several questions once."""
-    for turn in range(repeats):
+    """Each way so often, in turn."""
+    for _ in range(repeats):
         for case in cases:
-            if turn == 0 or bench.clock.wall or len(case.requests) == 1:
-                bench.time(case)
+            bench.time(case)

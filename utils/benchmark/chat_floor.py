@@ -83,6 +83,8 @@ class FlatLayers:
 
     def copy(self, source: int, row: int) -> None:
         """Let a row go on from what another one has read."""
+        if row == source:
+            return
         length = self._lengths[row] = self._lengths[source]
         self._cache[:, :, row, :, :length] = self._cache[:, :, source, :, :length]
 
@@ -133,11 +135,13 @@ class _Prompt:
 
     Attributes:
         embeds: (L, D); positions: (L,).
-        num_shared: tokens up to the end of the image.
+        num_system: tokens before the image.
+        num_shared: those up to its end.
     """
 
     embeds: Tensor
     positions: Tensor
+    num_system: int
     num_shared: int
 
 
@@ -189,7 +193,8 @@ class Floor:
         )  # fmt: skip
         embeds, _, positions = without_gaps(self._network.embed(rows, features), rows.visible, rows.position_ids)
         num_words = ids[0].tolist()[::-1].index(IMAGE_TOKEN_ID)
-        return _Prompt(embeds[0], positions[0], embeds.shape[1] - num_words)
+        num_system = ids[0].tolist().index(IMAGE_TOKEN_ID)
+        return _Prompt(embeds[0], positions[0], num_system, embeds.shape[1] - num_words)
 
     def _read_answers(
         self,
@@ -241,19 +246,23 @@ class Floor:
 
 
 def _read_prompts(layers: FlatLayers, prompts: Sequence[_Prompt], images: Sequence[int]) -> list[Tensor]:
-    """One pass; where several questions are about an image, its part is read once, in a pass of its own.
+    """One pass; what several of them begin with is read once, in a pass of its own.
 
     Returns:
         (1, D) of each, the state behind its last token.
     """
+    first = {image: row for row, image in reversed(list(enumerate(images)))}
     starts = [0] * len(prompts)
-    if len(set(images)) < len(images):
-        first = {image: row for row, image in reversed(list(enumerate(images)))}
+    if len(first) > 1:
+        starts = [prompts[0].num_system] * len(prompts)
+        _read_tokens(layers, {0: (prompts[0], 0, starts[0])})
+        for row in first.values():
+            layers.copy(0, row)
+    if len(first) < len(images):
+        _read_tokens(layers, {row: (prompts[row], starts[row], prompts[row].num_shared) for row in first.values()})
         starts = [prompt.num_shared for prompt in prompts]
-        _read_tokens(layers, {row: (prompts[row], 0, starts[row]) for row in first.values()})
         for row, image in enumerate(images):
-            if row != first[image]:
-                layers.copy(first[image], row)
+            layers.copy(first[image], row)
     ranges = {row: (prompt, starts[row], len(prompt.embeds)) for row, prompt in enumerate(prompts)}
     return [states[-1:] for states in _read_tokens(layers, ranges)]
 

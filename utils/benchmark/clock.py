@@ -7,6 +7,7 @@ import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ class Clock:
         inside = sum(self.parts.values()) - before
         self.parts[name] = self.parts.get(name, 0.0) + self.now() - started - inside
 
-    def watch(self, owner: Any, method: str, part: str) -> None:
-        """Add every call of a method to a part."""
+    def watch(self, owner: Any, method: str, part: str) -> Callable[[], None]:
+        """Add every call of a method to a part; returns what ends it."""
+        own = vars(owner).get(method)
         call: Callable[..., Any] = getattr(owner, method)
 
         def timed(*arguments: Any, **options: Any) -> Any:
@@ -50,6 +52,7 @@ class Clock:
                 return call(*arguments, **options)
 
         setattr(owner, method, timed)
+        return partial(delattr, owner, method) if own is None else partial(setattr, owner, method, own)
 
     def matmul_flops(self, dtype: torch.dtype, *, repeats: int = 5) -> float:
         """FLOPs per second of a product of two square matrices, the median of some after one to warm up."""
