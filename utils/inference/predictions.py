@@ -23,6 +23,7 @@ from model.errors import InputError
 from model.files import is_file, parse_json, read_bytes, read_object, write_json, write_text
 from model.outputs import check_output_file, name_aside, sync
 from model.values import Schema, Text, shorten
+from utils.masks.rle import RunLengths
 
 from .questions import Question
 
@@ -31,13 +32,6 @@ _ANEW = "give another --output, or --overwrite to set it aside and start anew"
 
 
 _Pair = Annotated[list[int], Field(min_length=2, max_length=2)]
-
-
-class RunLengths(TypedDict):
-    """A mask as ``model.rle.encode_rle`` writes it; ``size`` is [height, width]."""
-
-    size: _Pair
-    counts: str
 
 
 class FoundTarget(TypedDict):

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from .rasterize import decode_segmentation
 
 
-def decode_rles(codes: Sequence[dict[str, Any]], *, hw: tuple[int, int]) -> np.ndarray:
+class RunLengths(TypedDict):
+    """A mask as ``model.rle.encode_rle`` writes it; ``size`` is [height, width]."""
+
+    size: Annotated[list[int], Field(min_length=2, max_length=2)]
+    counts: str
+
+
+def decode_rles(codes: Sequence[RunLengths | dict[str, Any]], *, hw: tuple[int, int]) -> np.ndarray:
     """Decode the masks of one photo.
 
     Args:
