@@ -14,12 +14,9 @@ object that is not there. The release gives 1 here, so that every additional emp
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import astuple, dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 _BLOCK = 1 << 20
 
@@ -63,8 +60,7 @@ def pair_iou(intersection: np.ndarray, union: np.ndarray) -> np.ndarray:
 class IoUMeter:
     """gIoU and cIoU of the pairs added so far.
 
-    Only counters are stored, so meters of several processes are joined with ``+`` or ``all_reduce`` and give
-    what one meter that saw everything gives.
+    Only counters are stored, so meters joined with ``+`` give what one meter that saw everything gives.
     """
 
     iou_sum: float = 0.0
@@ -94,13 +90,6 @@ class IoUMeter:
 
     def __add__(self, other: IoUMeter) -> IoUMeter:
         return IoUMeter(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
-
-    def all_reduce(self, reduce_sum: Callable[[Tensor], Tensor], *, device: torch.device | str) -> IoUMeter:
-        """The meter of all processes; ``reduce_sum`` adds a tensor up across them (utils.dist)."""
-        # float64 holds pixel counts exactly up to 2**53.
-        counters = torch.tensor(astuple(self), dtype=torch.float64, device=device)
-        iou_sum, *counts = reduce_sum(counters).tolist()
-        return IoUMeter(iou_sum, *map(int, counts))
 
     @property
     def giou(self) -> float:

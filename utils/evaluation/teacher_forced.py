@@ -8,7 +8,7 @@ This is the release's protocol for referring and reasoning sets. It is not gener
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
 import torch
@@ -114,9 +114,15 @@ def _score(
             blanks += count_blanks([(logits > 0).sum((1, 2))], [masks])
             _add_pairs(meter, logits > 0, masks, batch.ignore[image] if batch.ignore else None)
     network.train()
-    return TeacherForced(
-        meter.all_reduce(dist.all_reduce_sum, device=device), Blanks(*dist.all_reduce_sum(blanks).tolist())
-    )
+    return TeacherForced(reduce_meter(meter, device=device), Blanks(*dist.all_reduce_sum(blanks).tolist()))
+
+
+def reduce_meter(meter: IoUMeter, *, device: torch.device | str) -> IoUMeter:
+    """The meter of all processes, on each of them."""
+    # float64 holds pixel counts exactly up to 2**53.
+    counters = torch.tensor(astuple(meter), dtype=torch.float64, device=device)
+    iou_sum, *counts = dist.all_reduce_sum(counters).tolist()
+    return IoUMeter(iou_sum, *map(int, counts))
 
 
 def _add_pairs(meter: IoUMeter, predictions: Tensor, masks: Tensor, ignore: Tensor | None) -> None:
