@@ -16,11 +16,12 @@ from model.errors import InputError
 from model.photo_file import check_size
 from model.values import shorten
 
+from .runs import read_runs, unknown_format
+
 # What a polygon may be. pycocotools crashes on corners far away, and takes memory for every pixel of an outline.
 _REACH = 10  # times the longer side of the photo, in both directions from its corner
 _MOST_NUMBERS = 100_000
 _LONGEST_OUTLINE = 10_000_000  # pixels
-_LARGEST_RUN_BITS = 60  # more than any photo has pixels
 _FIXED = 1 << 16  # OpenCV counts in 65536ths of a pixel
 
 
@@ -43,7 +44,7 @@ def decode_segmentation(segmentation: Any, hw: tuple[int, int], *, where: str) -
     if isinstance(segmentation, Mapping):
         return _decode_rle(segmentation, hw, where=where)
     if not isinstance(segmentation, Sequence) or isinstance(segmentation, (str, bytes)):
-        raise _unknown(segmentation, where)
+        raise unknown_format(segmentation, where)
     mask = np.zeros(hw, dtype=bool)
     for part in segmentation:
         if isinstance(part, Mapping):
@@ -122,7 +123,7 @@ def _inside(corners: np.ndarray, hw: tuple[int, int]) -> tuple[slice, np.ndarray
 
 def _decode_polygon(polygon: Any, hw: tuple[int, int], *, where: str) -> np.ndarray:
     if not isinstance(polygon, Sequence) or isinstance(polygon, (str, bytes)):
-        raise _unknown(polygon, where)
+        raise unknown_format(polygon, where)
     if len(polygon) < 6 or len(polygon) % 2:
         raise InputError(
             f"{where}: a polygon has {len(polygon)} numbers; expected x, y of 3 points or more. "
@@ -175,63 +176,6 @@ def _check_corners(numbers: Sequence[Any], hw: tuple[int, int], *, where: str) -
 
 
 def _decode_rle(code: Mapping[str, Any], hw: tuple[int, int], *, where: str) -> np.ndarray:
-    if "size" not in code or "counts" not in code:
-        raise _unknown(code, where)
-    size, counts = code["size"], code["counts"]
-    if not isinstance(size, (list, tuple)) or not all(type(side) is int for side in size):
-        raise _unknown(code, where)
-    if tuple(size) != tuple(hw):
-        raise InputError(
-            f"{where}: the mask's size is {shorten(list(size))}, the photo's {list(hw)} (height, width); "
-            "the annotation belongs to another version of the photo",
-            reason="mask of another size",
-        )
-    try:
-        runs = _decompress(counts) if isinstance(counts, (str, bytes)) else list(counts)
-        if not set(map(type, runs)) <= {int}:
-            raise ValueError("they are not whole numbers")
-    except (IndexError, TypeError, ValueError) as err:
-        raise InputError(
-            f"{where}: its run lengths cannot be read; download the annotations again", reason="bad run lengths"
-        ) from err
-    # pycocotools does not notice runs that end early: it returns whatever was in memory behind them.
-    if sum(runs) != hw[0] * hw[1] or any(run < 0 for run in runs):
-        raise InputError(
-            f"{where}: its run lengths cover {shorten(sum(runs))} pixels, expected {hw[0]} x {hw[1]}; "
-            "download the annotations again",
-            reason="bad run lengths",
-        )
-    uncompressed: Any = {"size": list(hw), "counts": runs}  # read by pycocotools, but missing in its stubs
+    runs = read_runs(code, hw, where=where)
+    uncompressed: Any = {"size": list(hw), "counts": runs.tolist()}  # read by pycocotools, but missing in its stubs
     return coco_mask.decode(coco_mask.frPyObjects(uncompressed, *hw)).astype(bool)
-
-
-def _decompress(text: str | bytes) -> list[int]:
-    """COCO's compressed run lengths: 5 bits a character; from the fourth run on, differences to the run before last.
-
-    Raises:
-        IndexError, ValueError: if the text is nothing of the kind.
-    """
-    data = text.encode("ascii") if isinstance(text, str) else text
-    runs: list[int] = []
-    position = 0
-    while position < len(data):
-        value, shift, more = 0, 0, True
-        while more:
-            bits = data[position] - 48
-            if not 0 <= bits < 64 or shift > _LARGEST_RUN_BITS:
-                raise ValueError(f"character {position} continues no run")
-            value |= (bits & 0x1F) << shift
-            more = bool(bits & 0x20)
-            position, shift = position + 1, shift + 5
-        if bits & 0x10:  # the sign
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-    return runs
-
-
-def _unknown(found: Any, where: str) -> InputError:
-    return InputError(
-        f"{where}: the segmentation {shorten(found)} is not in COCO's format; expected "
-        'polygons [[x, y, x, y, x, y, ...], ...] or run lengths {"size": [H, W], "counts": ...}',
-        reason="unknown mask format",
-    )

@@ -94,7 +94,7 @@ def test_an_empty_list_is_an_empty_mask():
         ({"size": SIZE, "counts": "o" * 100_000}, "cannot be read"),
         ({"size": SIZE, "counts": [600.0]}, "cannot be read"),
         ({"size": SIZE, "counts": [True] * 600}, "cannot be read"),
-        ({"size": SIZE, "counts": [10**400, -(10**400), 600]}, "run lengths cover"),
+        ({"size": SIZE, "counts": [10**400, -(10**400), 600]}, "cannot be read"),
         ({"size": SIZE, "counts": 600}, "cannot be read"),
         ({"size": 600, "counts": RUNS}, "COCO's format"),
         ({"size": [20.0, 30.0], "counts": RUNS}, "COCO's format"),
