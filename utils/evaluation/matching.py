@@ -124,13 +124,13 @@ def match_at_points(
     x, y = np.random.default_rng(seed).random((2, NUM_POINTS))
     pixel = (x * hw[1]).astype(np.int64) * hw[0] + (y * hw[0]).astype(np.int64)
     segment = np.searchsorted(np.cumsum(lengths), pixel, side="right")
-    at_points, truth = predicted[:, segment].astype(np.float64), true[:, segment].astype(np.float64)
-    logits = _SURE_LOGIT * (2 * at_points - 1)
-    if_inside, if_outside = np.logaddexp(0, -logits), np.logaddexp(0, logits)
-    bce = (if_inside @ truth.T + if_outside @ (1 - truth).T) / NUM_POINTS
-    probability = 1 / (1 + np.exp(-logits))
-    areas = probability.sum(axis=1)[:, None] + truth.sum(axis=1)[None, :]
-    dice = 1 - (2 * (probability @ truth.T) + 1) / (areas + 1)
+    points = Overlap.of_segments(predicted, true, np.bincount(segment, minlength=len(lengths)))
+    both, pred_area, true_area = points.intersection, points.pred_area[:, None], points.true_area[None, :]
+    wrong = pred_area + true_area - 2 * both
+    bce = (np.logaddexp(0, _SURE_LOGIT) * wrong + np.logaddexp(0, -_SURE_LOGIT) * (NUM_POINTS - wrong)) / NUM_POINTS
+    outside, inside = 1 / (1 + np.exp([_SURE_LOGIT, -_SURE_LOGIT]))  # probabilities
+    product = inside * both + outside * (true_area - both)
+    dice = 1 - (2 * product + 1) / (inside * pred_area + outside * (NUM_POINTS - pred_area) + true_area + 1)
     return _with_unmatched(overlap, *linear_sum_assignment(bce + dice))
 
 

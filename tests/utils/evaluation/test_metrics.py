@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.search import seeded
 from utils.evaluation.metrics import IoUMeter, ReleasedMuseMeter, pair_iou, pairwise_overlap
 
 areas = st.integers(0, 10_000)
@@ -76,6 +77,7 @@ def test_nothing_seen_is_no_score():
     assert np.isnan(ReleasedMuseMeter().giou)
 
 
+@seeded
 @given(st.lists(pairs, max_size=5))
 def test_joined_meters_equal_one_meter(shards):
     """Evaluation on several processes must not change a number."""
@@ -94,6 +96,7 @@ def test_one_pair_of_masks():
     assert astuple(meter) == (0.5, 1, 10, 20)
 
 
+@seeded
 @given(pairs.filter(bool))
 def test_scores_are_shares(some):
     meter = add_pairs(IoUMeter(), some)

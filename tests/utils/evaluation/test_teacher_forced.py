@@ -16,7 +16,7 @@ from utils.data.encode import Encoder
 from utils.data.registry import build_val_source
 from utils.data.sources import Source
 from utils.evaluation.metrics import IoUMeter
-from utils.evaluation.teacher_forced import TeacherForced, score_batches, validate_teacher_forced
+from utils.evaluation.teacher_forced import TeacherForced, reduce_meter, score_batches, validate_teacher_forced
 
 
 class Table(Collator):
@@ -140,3 +140,12 @@ def test_every_process_makes_as_many_passes(tmp_path, encoder, monkeypatch, num_
     passes = [[len(batch.sample_ids) for batch in table.batches] for table in tables]
     assert passes[0] == passes[1]
     assert meters[0] + meters[1] == alone
+
+
+def test_meters_of_processes_are_added_as_integers(monkeypatch):
+    """Two processes that saw the same, a photo of 2**40 pixels among it."""
+    meter = IoUMeter(iou_sum=0.75, num_pairs=2, intersection=3, union=2**40 + 1)
+    monkeypatch.setattr(dist, "all_reduce_sum", lambda counters: counters * 2)
+    joined = reduce_meter(meter, device="cpu")
+    assert joined == meter + meter
+    assert isinstance(joined.union, int)
