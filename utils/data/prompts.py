@@ -85,6 +85,11 @@ def join_words(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+def as_names(phrases: Sequence[str]) -> tuple[str, ...]:
+    """Phrases as an answer may hold them: a ``{seg}`` in one of them is no target."""
+    return tuple(phrase.replace(SEG_MARK, "(seg)") for phrase in phrases)
+
+
 def short_question(rng: np.random.Generator, phrases: Sequence[str], *, expand: bool) -> str:
     """Ask for the masks of one or several phrases.
 
@@ -163,6 +168,6 @@ def _separate(clause: str, phrases: Sequence[str]) -> str:
 
 
 def _fill(template: str, phrases: Sequence[str]) -> str:
-    # The phrases are inserted last, so that nothing in them is taken for a slot; a "{seg}" in them is not a target.
-    words = join_words([phrase.replace(SEG_MARK, "(seg)") for phrase in phrases])
+    # The phrases are inserted last, so that nothing in them is taken for a slot.
+    words = join_words(as_names(phrases))
     return template.replace(_GROUPS, join_words([SEG_MARK] * len(phrases))).replace(_PHRASE, words)

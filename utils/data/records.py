@@ -24,16 +24,25 @@ class Turn:
         question: without image mark; the encoder puts one before the first question of a photo.
         answer: one ``{seg}`` per target, in order.
         targets: the mask of each ``{seg}``, as indices into ``RawSample.masks``.
+        names: what the data call each target; empty where they call them nothing.
+        kind: a group of questions that the data tell apart, such as ``short``; empty where they do not.
+        has_target: whether the annotation says that the photo shows what is asked for, whatever pixels say.
 
     Raises:
         InputError: if marks and targets differ in number.
+        ValueError: if names and targets do.
     """
 
     question: str
     answer: str
     targets: tuple[int, ...]
+    names: tuple[str, ...] = ()
+    kind: str = ""
+    has_target: bool = True
 
     def __post_init__(self) -> None:
+        if self.names and len(self.names) != len(self.targets):
+            raise ValueError(f"{len(self.names)} names for {len(self.targets)} targets; expected one for each, or none")
         marks = self.answer.count(SEG_MARK)
         if marks != len(self.targets):
             raise InputError(

@@ -70,10 +70,15 @@ def build_val_source(dataset_dir: str | Path, name: str) -> Source:
     """Open one set of ``--val_dataset``: ``MultiReasonSeg|val``, ``refcoco|unc|val``, ``custom|FILE`` and so on.
 
     Raises:
-        InputError: if the name is unknown, or a file is missing or damaged.
+        MissingData: if a file, a folder of photos or a split is missing.
+        InputError: if the name is unknown, or a file is damaged.
     """
     name = name.strip()
-    return find_val_sets(name).open(DatasetPaths(Path(dataset_dir)), name)
+    sets, paths = find_val_sets(name), DatasetPaths(Path(dataset_dir))
+    for download in sets.downloads(name):  # photos, too: a source looks for these when it is asked for a sample
+        for find in download.files:
+            find(paths, f"--val_dataset {name}")
+    return sets.open(paths, name)
 
 
 def val_names() -> list[str]:

@@ -123,6 +123,10 @@ def test_a_photo_turned_by_exif_has_the_size_that_is_shown(folder, encoder):
         (record(turn(SQUARE, answer="{seg} {seg}")), r"turn 0: the answer has 2 \{seg\} for 1 targets"),
         (record(turn(answer="No.", question="Is {seg} it?")), r'turn 0: "question" contains \{seg\}'),
         (record(turn(SQUARE, question="<image>\nWhere?")), 'turn 0: "question" contains <image>; leave it out'),
+        (record(turn(SQUARE) | {"names": ["a", "b"]}), r"turn 0: \"names\" is \['a', 'b'\]; expected a list of 1, one"),
+        (record(turn(SQUARE) | {"names": "a"}), "turn 0: \"names\" is 'a'; expected a list of 1"),
+        (record(turn(SQUARE) | {"names": ["the {seg}"]}), r'turn 0: "names" is .*seg.*; expected a list of 1'),
+        (record(turn(SQUARE) | {"names": [" "]}), r'turn 0: "names" is .*; expected a list of 1'),
         (record({"question": "Q", "answer": "{seg}", "targets": SQUARE}), r'turn 0: "targets" is \{.*expected a list'),
         (record(turn([1, 2, 3])), r"turn 0: target 0 is \[1, 2, 3\]; expected .*polygon"),
         (record(turn([])), r"turn 0: target 0 is \[\]; expected"),
@@ -184,6 +188,15 @@ def test_several_files_and_other_datasets_mix(folder, shared_dataset, encoder):
     assert rates == [1.5, 1.5, 1]
     mixture = Mixture(sources, rates, encoder, seed=0)
     assert {mixture[index].sample_id.split(",")[0] for index in range(20)} >= set(map(str, files))
+
+
+def test_targets_may_have_names(folder):
+    words = {"question": "Is it alive?", "answer": "No.", "names": []}
+    named = turn(SQUARE, SQUARE) | {"names": ["the cup", " the {odd} one "]}
+    first, second, third = samples(write(folder, record(named), record(turn(SQUARE)), record(words)))
+    names = [sample.conversations[0][0].names for sample in (first, second, third)]
+    assert names == [("the cup", "the {odd} one"), (), ()]
+    assert [sample.conversations[0][0].has_target for sample in (first, second, third)] == [True, True, False]
 
 
 def test_validation_reads_single_questions(folder):

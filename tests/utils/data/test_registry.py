@@ -114,6 +114,8 @@ def test_names_of_validation_sets():
 def test_turns_and_samples_check_their_counts():
     with pytest.raises(InputError, match=r"2 \{seg\} for 1 targets"):
         Turn("Q", "{seg} {seg}", (0,))
+    with pytest.raises(ValueError, match="2 names for 1 targets"):
+        Turn("Q", "{seg}", (0,), names=("a", "b"))
     turn = Turn("Q", "{seg}", (1,))
     with pytest.raises(ValueError, match="do not fit 1 masks"):
         RawSample("s", Path("p"), ((turn,),), np.zeros((1, 2, 2), dtype=bool))

@@ -168,16 +168,17 @@ def parse_record(line: bytes, folder: Path) -> CustomRecord:
     targets: list[tuple[Mapping[str, Any], ...]] = []
     for number, turn in enumerate(turns):
         try:
-            question, answer, own = _parse_turn(turn)
-            parsed.append(Turn(question, answer, tuple(range(len(targets), len(targets) + len(own)))))
+            question, answer, own, names = _parse_turn(turn)
+            places = tuple(range(len(targets), len(targets) + len(own)))
+            parsed.append(Turn(question, answer, places, names=names, has_target=bool(own)))
         except InputError as err:
             raise InputError(f"turn {number}: {err}") from err
         targets += own
     return CustomRecord(folder / image, tuple(parsed), tuple(targets))
 
 
-def _parse_turn(turn: Any) -> tuple[str, str, list[tuple[Mapping[str, Any], ...]]]:
-    """Question, answer, and the shapes of each target."""
+def _parse_turn(turn: Any) -> tuple[str, str, list[tuple[Mapping[str, Any], ...]], tuple[str, ...]]:
+    """Question, answer, the shapes of each target, and the names of the targets."""
     if not isinstance(turn, Mapping):
         raise InputError(f"it is a {type(turn).__name__}; expected an object with question, answer and targets")
     question, answer, targets = _parse_text(turn, "question"), _parse_text(turn, "answer"), turn.get("targets", [])
@@ -185,7 +186,23 @@ def _parse_turn(turn: Any) -> tuple[str, str, list[tuple[Mapping[str, Any], ...]
         raise InputError(f'"question" contains {SEG_MARK}, which belongs in answers only')
     if not isinstance(targets, Sequence) or isinstance(targets, str):
         raise InputError(f'"targets" is {shorten(targets)}; expected a list, one entry per {SEG_MARK}')
-    return question, answer, [_parse_target(target, place) for place, target in enumerate(targets)]
+    shapes = [_parse_target(target, place) for place, target in enumerate(targets)]
+    return question, answer, shapes, _parse_names(turn.get("names", []), len(shapes))
+
+
+def _parse_names(names: Any, num_targets: int) -> tuple[str, ...]:
+    is_list = isinstance(names, Sequence) and not isinstance(names, str)
+    if not is_list or len(names) not in (0, num_targets) or not all(_is_name(name) for name in names):
+        raise InputError(
+            f'"names" is {shorten(names)}; expected a list of {num_targets}, one name per target without marks, or '
+            "none at all"
+        )
+    return tuple(name.strip() for name in names)
+
+
+def _is_name(name: Any) -> bool:
+    is_text = isinstance(name, str) and bool(name.strip()) and is_encodable(name)
+    return is_text and SEG_MARK not in name and IMAGE_MARK not in name
 
 
 def _parse_text(turn: Mapping[str, Any], key: str) -> str:

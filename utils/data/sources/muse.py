@@ -221,7 +221,9 @@ def _sample(name: str, image: MuseImage, words: Sequence[tuple[str, str]]) -> Ra
             decode_segmentation(target.segmentation, image.hw, where=f"{sample_id} ({target.rephrased_name})")
             for target in question.targets
         ]
-        conversations.append((Turn(text, answer, tuple(range(first, len(masks)))),))
+        names = prompts.as_names([target.rephrased_name for target in question.targets])
+        targets = tuple(range(first, len(masks)))
+        conversations.append((Turn(text, answer, targets, names=names, has_target=bool(targets)),))
     stacked = np.stack(masks) if masks else np.zeros((0, *image.hw), dtype=bool)
     return RawSample(sample_id, image.path, tuple(conversations), stacked)
 

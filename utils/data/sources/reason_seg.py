@@ -31,8 +31,10 @@ from utils.masks.rasterize import paint_polygons
 
 logger = logging.getLogger(__name__)
 
-VAL_SPLITS = ("val", "test")
 _PREFIX = "ReasonSeg|"
+# The release validates on the first text of a photo; the benchmark counts every text of the test split.
+_EVERY_TEXT = "|every_text"
+VAL_SETS = ("val", "test", f"test{_EVERY_TEXT}")
 
 
 class _Shape(TypedDict):
@@ -62,13 +64,15 @@ class ReasonRecord:
 
     Attributes:
         texts: several ways to ask for the one region.
-        is_sentence: the texts are sentences; otherwise they are phrases.
+        is_sentence: the texts are sentences, which the benchmark calls long queries; otherwise phrases, short ones.
+        has_target: a region is annotated; ignored ones may still cover all of it.
         target: (H, W) bool.
         ignore: (H, W) bool, or None when every pixel counts.
     """
 
     texts: tuple[str, ...]
     is_sentence: bool
+    has_target: bool
     target: np.ndarray
     ignore: np.ndarray | None
 
@@ -142,17 +146,34 @@ class ReasonSegTrain(ReasonSegSource):
 
 
 class ReasonSegVal(ReasonSegSource):
-    """A split for evaluation: the first text of every photo in the released wording; ``rng`` is not used."""
+    """A split for evaluation in the released wording: each text is a question of its own; ``rng`` is not used.
 
-    def __init__(self, paths: DatasetPaths, *, split: str, name: str) -> None:
+    Args:
+        every_text: ask all texts of a photo; otherwise the first one, as the release does.
+    """
+
+    def __init__(self, paths: DatasetPaths, *, split: str, name: str, every_text: bool) -> None:
         super().__init__(paths.reason_seg_images(split, asked_by=f"--val_dataset {name}"), name=name)
+        self._every_text = every_text
         logger.info("%s: %d images", name, len(self))
 
     def get(self, index: int, rng: np.random.Generator) -> RawSample:
         photo, sample_id, record = self._read(index)
-        wording = prompts.reasoning_eval_question if record.is_sentence else prompts.referring_eval_question
-        turn = Turn(wording(record.texts[0]), prompts.referring_eval_answer(1), (0,))
-        return RawSample(sample_id, photo, ((turn,),), record.target[None], record.ignore)
+        texts = record.texts if self._every_text else record.texts[:1]
+        conversations = tuple((_ask(text, record),) for text in texts)
+        return RawSample(sample_id, photo, conversations, record.target[None], record.ignore)
+
+
+def _ask(text: str, record: ReasonRecord) -> Turn:
+    wording = prompts.reasoning_eval_question if record.is_sentence else prompts.referring_eval_question
+    return Turn(
+        wording(text),
+        prompts.referring_eval_answer(1),
+        (0,),
+        names=prompts.as_names([text]),
+        kind="long" if record.is_sentence else "short",
+        has_target=record.has_target,
+    )
 
 
 def read_record(photo: Path, *, sample_id: str) -> ReasonRecord:
@@ -176,7 +197,8 @@ def read_record(photo: Path, *, sample_id: str) -> ReasonRecord:
     painted = paint_polygons([shape["points"] for shape in shapes], values, photo_hw(photo), where=where)
     if (painted == 2).all():
         raise InputError(f"{sample_id}: {file} marks every pixel as ignored; remove it", reason="no pixel counts")
-    return ReasonRecord(texts, record["is_sentence"], painted == 1, painted == 2 if (painted == 2).any() else None)
+    ignore = painted == 2 if (painted == 2).any() else None
+    return ReasonRecord(texts, record["is_sentence"], 1 in values, painted == 1, ignore)
 
 
 def _decode(data: bytes, *, where: str) -> str:
@@ -242,6 +264,14 @@ def _downloads(part: str) -> list[Download]:
     return [_download(split) for split in _splits(part)]
 
 
+def _open_val(paths: DatasetPaths, name: str) -> ReasonSegVal:
+    return ReasonSegVal(paths, split=_val_split(name), name=name, every_text=name.endswith(_EVERY_TEXT))
+
+
+def _val_split(name: str) -> str:
+    return name.removeprefix(_PREFIX).removesuffix(_EVERY_TEXT)
+
+
 def _extra_downloads(options: DataOptions) -> dict[str, Download]:
     return {} if options.explanatory == -1 else {f"--explanatory {options.explanatory}": _EXPLANATIONS}
 
@@ -253,8 +283,8 @@ FAMILY = Family(
     part_flag="reason_seg_data",
     extra_downloads=_extra_downloads,
     val_sets=ValSets(
-        lambda paths, name: ReasonSegVal(paths, split=name.removeprefix(_PREFIX), name=name),
-        _downloads,
-        names=tuple(f"{_PREFIX}{split}" for split in VAL_SPLITS),
+        _open_val,
+        lambda name: [_download(_val_split(name))],
+        names=tuple(f"{_PREFIX}{name}" for name in VAL_SETS),
     ),
 )

@@ -26,7 +26,7 @@ from utils.data import prompts
 from utils.data.coco_format import Identifier, Photo, Records
 from utils.data.family import Download, Family, ValSets, find_any
 from utils.data.packed import Packed
-from utils.data.paths import REFER_SPLIT_BY, DatasetPaths
+from utils.data.paths import REFER_SPLIT_BY, DatasetPaths, MissingData
 from utils.data.question_plan import Conversations, QuestionPlan
 from utils.data.records import RawSample, Turn
 from utils.masks.rasterize import decode_segmentation
@@ -36,6 +36,7 @@ from .coco_photos import COCO_2014
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test", "testA", "testB")
+_FURTHER_SPLITS = {"refclef": ("testC",)}
 # Expressions per question of the multi-referring sets, in turn, as the release groups them.
 MULTI_GROUP_SIZES = (6, 5, 4)
 
@@ -102,8 +103,8 @@ class ReferSource:
     """What training and evaluation share: the index of one split, and its masks.
 
     Raises:
-        MissingData: if a file does not exist.
-        InputError: if a file is damaged, or has no expression of the split.
+        MissingData: if a file does not exist, or has no expression of the split.
+        InputError: if a file is damaged.
     """
 
     def __init__(self, paths: DatasetPaths, dataset: str, *, split: str, name: str, asked_by: str) -> None:
@@ -169,11 +170,27 @@ class ReferVal(ReferSource):
         sizes, first = cycle(self._group_sizes), 0
         while first < len(image.expressions):
             group = image.expressions[first : first + next(sizes)]
-            question = prompts.referring_eval_question(prompts.join_words([expression.text for expression in group]))
-            answer = prompts.referring_eval_answer(len(group))
-            conversations.append((Turn(question, answer, tuple(range(first, first + len(group)))),))
+            targets = tuple(range(first, first + len(group)))
+            conversations.append((_ask(group, targets, is_generalized=self._dataset == "grefcoco"),))
             first += len(group)
         return self._sample(image, image.expressions, tuple(conversations))
+
+
+def _ask(group: Sequence[Expression], targets: tuple[int, ...], *, is_generalized: bool) -> Turn:
+    """A question for the masks of some expressions; the text of each is its name."""
+    texts = [expression.text for expression in group]
+    num_objects = sum(len(expression.targets) for expression in group)
+    kind = ""
+    if is_generalized and num_objects:  # the mask of an expression is a union, which does not say of how many
+        kind = "one-object" if num_objects == 1 else "several-objects"
+    return Turn(
+        prompts.referring_eval_question(prompts.join_words(texts)),
+        prompts.referring_eval_answer(len(group)),
+        targets,
+        names=prompts.as_names(texts),
+        kind=kind,
+        has_target=num_objects > 0,
+    )
 
 
 def in_split(of_ref: str, wanted: str) -> bool:
@@ -197,7 +214,8 @@ def _read_split(paths: DatasetPaths, dataset: str, *, split: str, asked_by: str)
     chosen = [ref for ref in refs if in_split(ref["split"], split)]
     if not chosen:
         found = ", ".join(sorted({ref["split"] for ref in refs})) or "none"
-        raise InputError(f"{asked_by}: {refs_file} has no expression of split {split}; its splits: {found}")
+        problem = f"has no expression of split {split} (its splits: {found})"
+        raise MissingData(refs_file, problem, asked_by, advice="Download it again, or name another split")
     infos = {info["id"]: info for info in instances["images"]}
     segmentations = {annotation["id"]: annotation["segmentation"] for annotation in instances["annotations"]}
     of_image: dict[int, list[_Ref]] = {}
@@ -321,7 +339,9 @@ def _open_val(paths: DatasetPaths, name: str) -> ReferVal:
     return ReferVal(paths, dataset.removeprefix("multi"), split=split, name=name, group_sizes=sizes)
 
 
-_VAL_NAMES = tuple(f"{name}|{by}|{split}" for name, by in REFER_SPLIT_BY.items() for split in SPLITS)
+_VAL_NAMES = tuple(
+    f"{name}|{by}|{split}" for name, by in REFER_SPLIT_BY.items() for split in (*SPLITS, *_FURTHER_SPLITS.get(name, ()))
+)
 
 FAMILY = Family(
     "refer_seg",
