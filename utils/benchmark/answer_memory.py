@@ -20,10 +20,11 @@ from torch.utils._pytree import tree_flatten
 from model.files import write_text
 from model.outputs import check_output_file
 from model.PixelLM import PixelLMForCausalLM
+from model.sizes import PUBLISHED
 from model.structures import SegQueries
 
 from .machine import describe_machine
-from .published import PUBLISHED, published_network, published_run
+from .published import published_network, published_run
 from .quantization import BITS, memory_of
 
 IMAGE, QUESTION, ANSWER = 40 + 256, 30, 512  # tokens: system words and image, a question, the longest answer

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from model.configuration import PRECISIONS
 from model.files import write_text
 from model.outputs import check_output_file
+from model.sizes import PUBLISHED
 from model.weights.bases import FRESH_MODULES
 from model.weights.released import RELEASED_CONSTANTS
 from utils.cli.config import RunConfig
@@ -24,7 +25,7 @@ from utils.training.checkpoints import BYTES_PER_TRAINED_PARAMETER, Contents
 from utils.training.lora import plain_name, set_trained_as_told, trained_names, wrap_as_told
 
 from .machine import describe_machine
-from .published import PUBLISHED, published_network, published_run
+from .published import published_network, published_run
 
 RECIPES: dict[str, tuple[str, ...]] = {
     "as configured": (),

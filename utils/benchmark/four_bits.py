@@ -14,6 +14,7 @@ import torch
 from model.configuration import PRECISIONS
 from model.files import write_text
 from model.outputs import check_output_file
+from model.sizes import PUBLISHED
 from model.weights.quantization import bytes_of_scales, check_quantization, nf4
 from utils.cli.config import MergeConfig, RunConfig
 from utils.data.paths import check_data_kept
@@ -24,7 +25,7 @@ from utils.training.merge import merge
 from utils.training.start import build_for_training
 
 from .machine import describe_machine
-from .published import PUBLISHED, published_network, published_run
+from .published import published_network, published_run
 from .quantization import memory_of
 from .training_runs import losses_of, told_flags
 

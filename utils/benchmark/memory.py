@@ -20,6 +20,7 @@ from model.configuration import PixelLMConfig
 from model.files import read_object, write_text
 from model.outputs import check_output_file
 from model.PixelLM import PixelLMForCausalLM
+from model.sizes import PUBLISHED
 from model.structures import SegQueries
 from utils.cli.config import RunConfig
 from utils.training.deepspeed_config import deepspeed_settings
@@ -27,7 +28,7 @@ from utils.training.lora import wrap_as_told
 from utils.training.memory import MemoryNeed
 
 from .machine import describe_machine
-from .published import PUBLISHED, published_network
+from .published import published_network
 from .quantization import memory_of
 
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"

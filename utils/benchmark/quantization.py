@@ -19,6 +19,7 @@ from model.files import write_text
 from model.outputs import check_output_file
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
+from model.sizes import PUBLISHED
 from model.weights.quantization import bytes_of_scales, check_quantization, quantization
 from utils.data.names import split_names
 from utils.data.paths import check_data_kept
@@ -30,7 +31,7 @@ from utils.evaluation.results import QuestionRecord, Scores
 from utils.masks.rle import decode_rles
 
 from .machine import describe_machine
-from .published import PUBLISHED, published_network, published_run
+from .published import published_network, published_run
 
 BITS = (16, 8, 4)
 PARTS: tuple[str, ...] = ("blocks", "tables", "tower", "masks")

@@ -14,14 +14,13 @@ from transformers import AutoModelForImageTextToText, LlamaTokenizer
 import model.hf  # noqa: F401  registers the model with transformers
 from model.configuration import PixelLMConfig
 from model.PixelLM import PixelLMForCausalLM
+from model.sizes import LLAMA, VISION, VOCABULARY
 from model.text.tokenizer import add_codebook, load_tokenizer
 from model.values import Attention
 from utils import dist
 from utils.data.records import RawSample, Turn
 from utils.data.small_tokenizer import PROMPT_WORDINGS, train_tokenizer, write_tokenizer
 from utils.training.lora import set_trained, wrap_lora
-
-from .published import LLAMA, VISION, VOCABULARY
 
 # Of language model and tower; the rest follows the presets: 448 px, 2 scales x 3 tokens, a decoder of width 256.
 SIZES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
