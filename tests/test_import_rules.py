@@ -1,7 +1,7 @@
 """Who may import whom: the table of docs/architecture.md, enforced for every room; and what no source may contain.
 
-Protects inference without DeepSpeed, peft, gradio, bitsandbytes or flash-attn, data tools without torch, and commands
-that answer ``--help`` at once.
+Protects inference without DeepSpeed, peft, gradio, bitsandbytes, flash-attn or openai, data tools without torch, and
+commands that answer ``--help`` at once.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ OWNERS = {
     "gradio": None,
     "bitsandbytes": "model/weights/",
     "flash_attn": None,
+    "openai": "utils/llm/",
+    "tenacity": "utils/llm/",
 }
 NO_TORCH = (
     *(f"utils/data/{name}.py" for name in ("records", "paths", "prompts", "registry", "downloads", "fetch", "convert")),
     *("utils/data/sources/", "utils/masks/", "utils/toy_world/scene.py", "utils/toy_world/questions.py"),
-    "utils/toy_world/tree.py",
+    *("utils/toy_world/tree.py", "utils/llm/", "utils/evaluation/judge.py", "utils/evaluation/judge_flags.py"),
 )
 # What a command reads before its work: its flags. Here the libraries that take long are imported inside functions.
 BEFORE_WORK = (
@@ -43,7 +45,7 @@ BEFORE_WORK = (
 TAKES_LONG = {
     "torch", "transformers", "deepspeed", "peft", "cv2", "scipy", "PIL", "pycocotools", "huggingface_hub",
 }  # fmt: skip
-BLOCKED = ("deepspeed", "peft", "gradio", "bitsandbytes", "flash_attn")
+BLOCKED = ("deepspeed", "peft", "gradio", "bitsandbytes", "flash_attn", "openai", "tenacity")
 # To the program below, the blocked libraries are not installed.
 _IMPORT_WITHOUT = """
 import importlib, sys
@@ -279,7 +281,7 @@ def test_libraries_are_imported_by_their_rooms(repository, library, room):
     assert all(user.startswith(room or "") for user in users), users
 
 
-@pytest.mark.parametrize("library", ["deepspeed", "peft", "bitsandbytes"])
+@pytest.mark.parametrize("library", ["deepspeed", "peft", "bitsandbytes", "openai", "tenacity"])
 def test_heavy_libraries_are_imported_inside_functions(repository, library):
     """At the top of a module they would be needed by everything that imports the module."""
     for file in sources(repository):
@@ -292,6 +294,7 @@ def test_inference_imports_without_training_libraries(repository):
         "model.predictor",
         "model.PixelLM",
         "utils.dataset",
+        "utils.evaluation.judge",
         "utils.evaluation.run",
         "utils.inference.released",
         "utils.inference.terminal",

@@ -63,10 +63,18 @@ def test_the_oldest_constraints_pin_the_lower_bounds(repository):
         assert oldest.release[: len(bound.release)] == bound.release, f"{asked} against {oldest}"
 
 
-def test_tests_ask_for_the_bitsandbytes_of_users(repository):
+@pytest.mark.parametrize(
+    ("file", "package"),
+    [
+        ("requirements-gpu.txt", "bitsandbytes"),
+        ("requirements-llm.txt", "openai"),
+        ("requirements-llm.txt", "tenacity"),
+    ],
+)
+def test_tests_ask_for_the_optional_packages_of_users(repository, file, package):
     asked = [
-        {one.name: one.specifier for one in requirements(repository / file)}["bitsandbytes"]
-        for file in ("requirements-gpu.txt", "tests/requirements.txt")
+        {one.name: one.specifier for one in requirements(repository / path)}[package]
+        for path in (file, "tests/requirements.txt")
     ]
     assert asked[0] == asked[1]
 
