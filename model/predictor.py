@@ -27,7 +27,7 @@ from .placement import DeviceMap, default_device, keep_tower_aside, main_device
 from .precision import settle_precision
 from .processor import PixelLMProcessor
 from .replies import Reply, Target, make_reply
-from .seen import Seen, decode_groups, group_states
+from .seen import Seen, batches_of_photos, decode_groups, group_states
 from .text.tokenizer import answer_text
 from .text.tokens import IMAGE_TOKEN_ID, name_groups
 from .weights.quantization import quantization
@@ -189,11 +189,9 @@ class PixelLMPredictor:
             return self.ask(question, **options)
         asked = AnswerOptions.of_masks(options)
         self.set_image(photo)
-        words, ids = self.processor.naming_ids(list(question))
-        reply = self._read_answer(words[len(self._prefix_ids) :], ids, self._require_seen(), asked)
-        for target, name in zip(reply.targets, question, strict=True):
-            target.phrase = name
-        return reply
+        read = self.processor.answered_ids(*self.processor.naming_texts(question))
+        (reply,) = self._read_answers([read], [0], self._require_seen(), asked)
+        return _named(reply, question)
 
     @torch.inference_mode()
     def masks_for(self, photo: Photo, question: str, output_ids: Sequence[int], **options: Any) -> Reply:
@@ -212,8 +210,8 @@ class PixelLMPredictor:
         unknown = next((token for token in output_ids if not 0 <= token < size), None)
         if unknown is not None:
             raise InputError(f"output_ids has {unknown}; expected ids of the model's vocabulary, 0 to {size - 1}")
-        words = self._words(self.processor.prompt_ids(self._text(question)))
-        return self._read_answer(words, list(output_ids), self._require_seen(), asked)
+        read = self.processor.prompt_ids(self._text(question)), list(output_ids)
+        return self._read_answers([read], [0], self._require_seen(), asked)[0]
 
     @torch.inference_mode()
     def ask_batch(self, requests: Sequence[tuple[Photo, str]], *, batch_size: int = 8, **options: Any) -> list[Reply]:
@@ -229,24 +227,49 @@ class PixelLMPredictor:
         Raises:
             InputError: as ``segment``.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; expected 1 or more")
         asked = self._options(options)
-        keys = [photo if isinstance(photo, str | Path) else id(photo) for photo, _ in requests]
-        first = {key: place for place, key in reversed(list(enumerate(keys)))}
-        order = sorted(range(len(requests)), key=lambda place: first[keys[place]])  # those about a photo together
+        prompts = [self._checked(self.processor.prompt_ids(self._text(question))) for _, question in requests]
         replies: dict[int, Reply] = {}
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            photos = list(dict.fromkeys(keys[place] for place in places))
-            prompts = [self._checked(self.processor.prompt_ids(self._text(requests[place][1]))) for place in places]
-            seen = Seen(self.model, self.processor, [requests[first[key]][0] for key in photos], self._prefix_ids)
-            images = [photos.index(keys[place]) for place in places]
-            context, states = seen.read([self._words(ids) for ids in prompts], images)
-            written = {answer.row: answer for answer in self._decode(context, states, list(map(len, prompts)), asked)}
+        for places, photos, images in batches_of_photos([photo for photo, _ in requests], batch_size):
+            seen = Seen(self.model, self.processor, photos, self._prefix_ids)
+            context, states = seen.read([self._words(prompts[place]) for place in places], images)
+            lengths = [len(prompts[place]) for place in places]
+            written = {answer.row: answer for answer in self._decode(context, states, lengths, asked)}
             answers = [written[row] for row in range(len(places))]
             replies |= dict(zip(places, self._replies(answers, images, seen, asked), strict=True))
         return [replies[place] for place in range(len(requests))]
+
+    @torch.inference_mode()
+    def masks_batch(
+        self, requests: Sequence[tuple[Photo, str, str]], *, batch_size: int = 8, **options: Any
+    ) -> list[Reply]:
+        """The masks of answers that are given: read in one pass with their questions, as in training.
+
+        Args:
+            requests: photo, question, and the answer with ``{seg}`` where a mask is asked for, in any mix.
+            batch_size: answers that are read together.
+            options: as of ``masks_for``.
+        Returns:
+            replies in the order of the requests, with a target for each ``{seg}``.
+        Raises:
+            InputError: if a photo cannot be read, a text is too long or not UTF-8, or an option cannot be met.
+        """
+        asked = AnswerOptions.of_masks(options)
+        read = [
+            self.processor.answered_ids(self._text(question), self._text(answer)) for _, question, answer in requests
+        ]
+        replies: dict[int, Reply] = {}
+        for places, photos, images in batches_of_photos([photo for photo, _, _ in requests], batch_size):
+            seen = Seen(self.model, self.processor, photos, self._prefix_ids)
+            found = self._read_answers([read[place] for place in places], images, seen, asked)
+            replies |= dict(zip(places, found, strict=True))
+        return [replies[place] for place in range(len(requests))]
+
+    def segment_batch(self, requests: Sequence[tuple[Photo, Sequence[str]]], **options: Any) -> list[Reply]:
+        """What ``segment`` gives for photos and names of things, in batches; arguments as of ``masks_batch``."""
+        texts = [(photo, *self.processor.naming_texts(names)) for photo, names in requests]
+        replies = self.masks_batch(texts, **options)
+        return [_named(reply, names) for reply, (_, names) in zip(replies, requests, strict=True)]
 
     def _options(self, told: dict[str, Any]) -> AnswerOptions:
         return AnswerOptions.of(self.model.generation_config, **told)
@@ -305,17 +328,19 @@ class PixelLMPredictor:
         ):  # fmt: skip
             yield answer
 
-    def _read_answer(self, words: list[int], ids: list[int], seen: Seen, asked: AnswerOptions) -> Reply:
-        """The reply to a question whose answer is known, in one pass."""
-        length = len(self._prefix_ids) + len(words) + len(ids)
+    def _read_answers(
+        self, read: Sequence[tuple[list[int], list[int]]], images: Sequence[int], seen: Seen, asked: AnswerOptions
+    ) -> list[Reply]:
+        """The replies to questions whose answers are known; ``read`` has the ids of each prompt and of its answer."""
+        length = max(len(prompt) + len(ids) for prompt, ids in read)
         if length > self._longest:
             raise InputError(
                 f"question and answer have {length} tokens with the image; the model reads at most {self._longest}"
             )
-        _, states = seen.read([words + ids], [0])
-        answer = Answer(row=0, room=len(ids), ids=ids, states=[states[0, len(words) - 1 : -1]])
-        answer.is_cut = not self._is_ended(answer)
-        return self._replies([answer], [0], seen, asked)[0]
+        answers = seen.read_answers([(self._words(prompt), ids) for prompt, ids in read], images)
+        for answer in answers:
+            answer.is_cut = not self._is_ended(answer)
+        return self._replies(answers, images, seen, asked)
 
     @property
     def _longest(self) -> int:
@@ -380,3 +405,10 @@ class PixelLMPredictor:
             answer.ids, processor.on_photo(logits, photo_hw), processor.codebook, processor.tokenizer,
             is_cut=answer.is_cut, asked=asked, known=known,
         )  # fmt: skip
+
+
+def _named(reply: Reply, names: Sequence[str]) -> Reply:
+    """The reply to an answer that gives names, its targets called by them."""
+    for target, name in zip(reply.targets, names, strict=True):
+        target.phrase = name
+    return reply

@@ -233,11 +233,25 @@ class PixelLMProcessor(ProcessorMixin):
         ids = self._ids(self.conversation.render([("", "x"), (question, None)]))
         return ids[ids.index(self.tokenizer.eos_token_id) + 1 :]
 
-    def naming_ids(self, names: Sequence[str]) -> tuple[list[int], list[int]]:
-        """A question for the masks of named things, and the answer that has a group behind each name.
+    def answered_ids(self, question: str, answer: str) -> tuple[list[int], list[int]]:
+        """A question and its answer, as training reads them.
 
+        Args:
+            answer: with ``{seg}`` where a mask is.
         Returns:
-            ids of the prompt, image placeholder expanded, and of the answer.
+            ids of the prompt, image placeholder expanded, and of the answer with its end mark.
+        Raises:
+            InputError: if they cannot be written as UTF-8.
+        """
+        group = seg_strings(self.codebook.scales, self.codebook.tokens)
+        rendered = self.conversation.render([(question, answer)], image=IMAGE, group=group)
+        ids, labels = encode_conversation(self.tokenizer, rendered, num_image_tokens=self.num_image_tokens)
+        begin = next(place for place, label in enumerate(labels) if label != IGNORE_INDEX)
+        return ids[:begin], ids[begin:]
+
+    def naming_texts(self, names: Sequence[str]) -> tuple[str, str]:
+        """A question for the masks of named things, and the answer that has ``{seg}`` behind each name.
+
         Raises:
             InputError: if there is no name, or one is empty.
         """
@@ -246,12 +260,7 @@ class PixelLMProcessor(ProcessorMixin):
                 f"names are {shorten(list(names))}; expected one or more, such as ['the cat', 'a red cup']"
             )
         question = f"What is {', '.join(names)} in this image? {_MASK_REQUEST}"
-        answer = ", ".join(f"{name} {SEG_MARK}" for name in names)
-        group = seg_strings(self.codebook.scales, self.codebook.tokens)
-        rendered = self.conversation.render([(question, f"{answer}.")], image=IMAGE, group=group)
-        ids, labels = encode_conversation(self.tokenizer, rendered, num_image_tokens=self.num_image_tokens)
-        begin = next(place for place, label in enumerate(labels) if label != IGNORE_INDEX)
-        return ids[:begin], ids[begin:]
+        return question, ", ".join(f"{name} {SEG_MARK}" for name in names) + "."
 
     def _encode(self, text: str, *, has_image: bool) -> list[int]:
         if text.startswith(self.conversation.head):  # apply_chat_template has rendered it

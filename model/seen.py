@@ -5,7 +5,8 @@ Shapes: B images, N masks, S scales, K tokens per scale, D language-model width,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from .codebook import gather_seg_states
 from .context import Context
 from .decoding import Answer, read_parts
+from .errors import InputError
 from .generation import without_gaps
 from .image import Photo, photo_pixels
 from .PixelLM import PixelLMForCausalLM
@@ -74,6 +76,20 @@ class Seen:
         context = self._prefix.copy_of(images, position=len(self._prefix_ids))
         return context, read_parts(context, words, self._model.model.embed_tokens, device=self._model.device)
 
+    def read_answers(self, known: Sequence[tuple[list[int], list[int]]], images: Sequence[int]) -> list[Answer]:
+        """Read Q questions with their answers, in one pass.
+
+        Args:
+            known: what follows the image before each answer, and the answer.
+            images: as of ``read``.
+        """
+        _, states = self.read([words + ids for words, ids in known], images)
+        begins = [states.shape[1] - len(ids) - 1 for _, ids in known]  # states[i] predicted ids[i - begin]
+        return [
+            Answer(row=row, room=len(ids), ids=ids, states=[states[row, begin:-1]])
+            for row, ((_, ids), begin) in enumerate(zip(known, begins, strict=True))
+        ]
+
     def _read_all(self, words: Sequence[list[int]]) -> tuple[Context, Tensor]:
         """A pass over the images and the words about each; of several, what stands before an image is read once."""
         model, device = self._model, self._model.device
@@ -92,6 +108,25 @@ class Seen:
         )  # fmt: skip
         states = context.read(*without_gaps(model.embed(rows, self.features), rows.visible, rows.position_ids))
         return context, states
+
+
+def batches_of_photos(photos: Sequence[Photo], batch_size: int) -> Iterator[tuple[list[int], list[Photo], list[int]]]:
+    """Requests in batches, by the photo of each; those about one photo, by object or file name, stand together.
+
+    Yields:
+        places of requests, the photos that they are about, and which of these each is about.
+    Raises:
+        InputError: if ``batch_size`` is below 1.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; expected 1 or more")
+    keys = [photo if isinstance(photo, str | Path) else id(photo) for photo in photos]
+    first = {key: place for place, key in reversed(list(enumerate(keys)))}
+    order = sorted(range(len(photos)), key=lambda place: first[keys[place]])
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        shown = list(dict.fromkeys(keys[place] for place in places))
+        yield places, [photos[first[key]] for key in shown], [shown.index(keys[place]) for place in places]
 
 
 def group_states(model: PixelLMForCausalLM, answer: Answer) -> Tensor:

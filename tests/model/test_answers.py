@@ -261,6 +261,25 @@ def test_named_things_have_a_mask_each_in_one_pass(parrot, widths):
             parrot.segment(PHOTOS[0], wrong)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_a_batch_of_given_answers_has_the_masks_of_each_alone(talker, batch_size):
+    answers = ["It is {seg}.", "The image is {seg} and the mask is {seg}.", "There is no such thing."]
+    requests = [(photo, QUESTIONS[place % 4], answers[place % 3]) for place, photo in enumerate(PHOTOS * 2)]
+    replies = talker.masks_batch(requests, batch_size=batch_size, keep_logits=True)
+    assert [len(reply.targets) for reply in replies] == [answer.count("{seg}") for _, _, answer in requests]
+    for (photo, question, _), reply in zip(requests, replies, strict=True):
+        same(reply, talker.masks_for(photo, question, reply.output_ids, keep_logits=True))
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_a_batch_of_named_things_has_the_masks_of_each_alone(talker, batch_size):
+    named = [["the cat"], ["a red cup", "the image", "it"], ["the thing"]]
+    requests = [(photo, named[place % 3]) for place, photo in enumerate(PHOTOS * 2)]
+    replies = talker.segment_batch(requests, batch_size=batch_size, keep_logits=True)
+    for (photo, names), reply in zip(requests, replies, strict=True):
+        same(reply, talker.segment(photo, names, keep_logits=True))
+
+
 def test_a_cap_on_targets_lets_the_answer_go_on_in_words(talker):
     talker.set_image(PHOTOS[0])
     free = talker.ask("What?", max_new_tokens=24)
