@@ -21,8 +21,9 @@ from utils.cli.config import RunConfig
 from utils.data.encode import Encoder
 from utils.data.mixture import Mixture
 from utils.data.records import RawSample, Turn
+from utils.evaluation.asking import ask_all
 from utils.evaluation.flags import EvaluateConfig
-from utils.evaluation.generative import evaluate_generative
+from utils.evaluation.scores import ScoringOptions, score_records
 from utils.training.start import build_for_training, resolve_run_flags
 
 from .support.tiny_data import draw_photo, tiny_config
@@ -84,15 +85,16 @@ def test_a_validation_set_is_scored(parrot: Path, tmp_path: Path):
     predictor = PixelLMPredictor.from_pretrained(parrot)
     source = Halves(tmp_path, 3)
     draw_photo(tmp_path / "0.png", HW)
-    scores = evaluate_generative(predictor, source, progress=False, max_new_tokens=20).scores["all"]
-    assert (scores.num_questions, scores.mean_true, scores.mean_pred) == (3, 1, 1)
-    assert 0 <= scores.giou <= 1
+    groups, _ = score_records(ask_all(predictor, source, max_new_tokens=20), "matched", options=ScoringOptions())
+    scores = groups["all"]
+    assert (scores["num_questions"], scores["mean_true"], scores["mean_pred"]) == (3, 1, 1)
+    assert 0 <= scores["giou"] <= 1
 
 
 def test_evaluation_stops_where_training_would_skip(parrot: Path, tmp_path: Path):
     predictor = PixelLMPredictor.from_pretrained(parrot)
     with pytest.raises(InputError, match=r"0\.png does not exist"):
-        evaluate_generative(predictor, Halves(tmp_path, 1), progress=False)
+        ask_all(predictor, Halves(tmp_path, 1))
 
 
 def test_a_measurement_times_any_source(encoder: Encoder, tmp_path: Path):

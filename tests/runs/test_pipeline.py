@@ -286,9 +286,11 @@ def test_evaluation(merged, tiny_world, tmp_path, capsys):
     flags = [f"--version={merged}", f"--dataset_dir={tiny_world.dataset}", f"--output_dir={tmp_path}"]
     sets = ["--val_dataset=MultiReasonSeg|val||refcoco|unc|val", "--max_new_tokens=8", "--precision=fp32"]
     assert evaluate.main([*flags, *sets]) == 0
-    assert "generative" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "MultiReasonSeg|val   protocol: generate   judge: none" in printed
+    assert "refcoco|unc|val   protocol: teacher_forced   judge: none" in printed
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["results"]
     assert [result["name"] for result in results] == ["MultiReasonSeg|val", "refcoco|unc|val"]
-    assert [len(result["questions"]) for result in results] == [4, 2]
+    assert [result["num_questions"] for result in results] == [4, 2]
     assert all(0 <= result["scores"]["all"]["giou"] <= 1 for result in results)
-    assert (tmp_path / "pictures.png").is_file()
+    assert len((tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()) == 6

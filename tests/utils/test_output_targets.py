@@ -112,8 +112,8 @@ def test_evaluate(home, capsys, folder):
 
 
 def test_evaluate_into_a_folder_that_has_a_folder_of_that_name(home, capsys):
-    (home / "out/pictures.png").mkdir(parents=True)
-    keeps(home, evaluate.main, ["--version=/nowhere", "--output_dir=out"], capsys, "out/pictures.png is a folder")
+    (home / "out/results.json").mkdir(parents=True)
+    keeps(home, evaluate.main, ["--version=/nowhere", "--output_dir=out"], capsys, "out/results.json is a folder")
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,10 @@ from utils.data.names import split_names
 from utils.data.paths import check_data_kept
 from utils.data.registry import build_val_source
 from utils.data.sources import Source
-from utils.evaluation.generative import evaluate_generative
+from utils.evaluation.asking import ask_all
 from utils.evaluation.matching import match_masks
-from utils.evaluation.results import QuestionRecord, Scores
+from utils.evaluation.records import QuestionRecord
+from utils.evaluation.scores import ScoringOptions, score_records
 from utils.masks.rle import decode_rles
 
 from .machine import describe_machine
@@ -39,7 +40,7 @@ _LEGEND = """\
 Blocks are those of the language model, the only part that is quantized; tables are its embedding table and head; masks
 are projectors, token fusion and decoder. Their memory includes the scales of quantized weights, which transformers'
 `get_memory_footprint` (footprint) leaves out. IoU compares masks with those of 16 bits, matched one to one, and a mask
-without partner counts as 0. Seconds include reading the photo and scoring."""
+without partner counts as 0. Seconds include reading the photo and its true masks."""
 _MIB = 2**20
 
 
@@ -53,7 +54,7 @@ class Measurement:
         giou: of the validation questions, as ``scripts/evaluate.py`` counts it.
         same_masks: mean IoU with the masks of 16 bits, matched one to one; a mask without partner counts as 0.
         same_answers: share of questions that are answered with the words of 16 bits.
-        seconds: per question, with reading the photo and scoring.
+        seconds: per question, with reading the photo and its true masks.
     """
 
     bits: int
@@ -99,7 +100,7 @@ def benchmark(
         footprint, memory = int(predictor.model.get_memory_footprint()), memory_of(predictor.model)
         records, seconds = _ask(predictor, sources, limit=limit, max_new_tokens=max_new_tokens)
         base = base or records
-        found.append(Measurement(bits, footprint, memory, Scores.of(records).giou, *agreement(base, records), seconds))
+        found.append(Measurement(bits, footprint, memory, _giou(records), *agreement(base, records), seconds))
     questions = f"{len(base)} questions of {val_dataset}" + (f", {limit} photos each" if limit else "")
     report = "\n".join([f"Measured with {precision}, {questions}:", "", table(found), "", _LEGEND, "", *_computed()])
     print(report)
@@ -112,14 +113,19 @@ def _ask(
     predictor: PixelLMPredictor, sources: Sequence[Source], *, limit: int, max_new_tokens: int
 ) -> tuple[list[QuestionRecord], float]:
     """Every question's record, and seconds per question; one photo before goes uncounted."""
-    evaluate_generative(predictor, sources[0], limit=1, progress=False, max_new_tokens=max_new_tokens)
+    ask_all(predictor, sources[0], limit=1, max_new_tokens=max_new_tokens)
     started = time.perf_counter()
     records = [
         record
         for source in sources
-        for record in evaluate_generative(predictor, source, limit=limit or None, max_new_tokens=max_new_tokens).records
+        for record in ask_all(predictor, source, limit=limit, max_new_tokens=max_new_tokens)
     ]
     return records, (time.perf_counter() - started) / len(records)
+
+
+def _giou(records: Sequence[QuestionRecord]) -> float:
+    giou = score_records(records, "matched", options=ScoringOptions())[0]["all"]["giou"]
+    return giou if isinstance(giou, float) else float("nan")
 
 
 def agreement(base: Sequence[QuestionRecord], other: Sequence[QuestionRecord]) -> tuple[float, float]:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from model.values import shorten
 from utils.cli.checklist import Checklist
 
-from .results import EvaluationResult
+from .records import QuestionRecord
 
 # Fewer questions than this prove nothing.
 FEWEST_QUESTIONS = 5
 
 
-def no_token_group(result: EvaluationResult, *, version: str, results_file: str) -> Checklist | None:
+def no_token_group(
+    name: str, records: Sequence[QuestionRecord], *, version: str, results_file: str
+) -> Checklist | None:
     """Questions about objects, and not a single mask in the answers.
 
     Args:
-        result: of a whole set.
+        name: of a set; records: of all its questions.
         version, results_file: of the command, for the advice.
     """
-    asked = [record for record in result.records if record.num_true]
+    asked = [record for record in records if record.num_true]
     if len(asked) < FEWEST_QUESTIONS or any(record.num_predicted for record in asked):
         return None
     torn = sum("[SEG" in record.answer for record in asked)
     return Checklist(
-        f"{result.name}: none of {len(asked)} answers that should draw holds a complete token group ({torn} hold parts "
+        f"{name}: none of {len(asked)} answers that should draw holds a complete token group ({torn} hold parts "
         "of one)",
         "the language model has not learned to ask for masks: too few updates from a LLaVA base, or another template "
         "than it was trained with",

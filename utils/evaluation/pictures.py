@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from model.drawing import PALETTE, Color, fit, overlay
@@ -9,29 +11,32 @@ from utils.data.encode import read_photo
 from utils.data.sources import Source
 from utils.masks.rle import decode_rles
 
-from .generative import get_sample
 from .matching import EMPTY, MatchedPairs
-from .results import EvaluationResult, QuestionRecord
+from .questions import get_sample
+from .scores import ScoredQuestion
 
 _PANEL_SIDE = 440
 
 
-def picture_panels(result: EvaluationResult, source: Source, *, num_questions: int) -> list[tuple[np.ndarray, str]]:
+def picture_panels(
+    questions: Sequence[ScoredQuestion], source: Source, *, num_questions: int
+) -> list[tuple[np.ndarray, str]]:
     """Panels and captions for two columns: true masks | predicted masks.
 
     The questions are taken evenly from the whole set. A predicted mask has the color of the true mask that it was
     matched with; extra ones have colors of their own. Numbers are the order in the annotation and in the answer.
     """
-    chosen = np.linspace(0, len(result.records) - 1, min(num_questions, len(result.records))).round().astype(int)
+    chosen = np.linspace(0, len(questions) - 1, min(num_questions, len(questions))).round().astype(int)
     panels = []
-    for record in (result.records[position] for position in chosen):
+    for question in (questions[position] for position in chosen):
+        record = question.record
         sample = get_sample(source, record.index)
         turn = sample.conversations[record.conversation][0]
         image = read_photo(sample)
         true, predicted = sample.masks[list(turn.targets)], decode_rles(record.predictions, hw=image.shape[:2])
         for masks, colors, caption in (
             (true, PALETTE, record.question),
-            (predicted, _matched_colors(record.pairs), _answer_caption(record)),
+            (predicted, _matched_colors(question.pairs), _answer_caption(question)),
         ):
             small, small_masks = fit(image, masks, side=_PANEL_SIDE)
             panels.append((overlay(small, small_masks, colors=colors), caption))
@@ -47,7 +52,8 @@ def _matched_colors(pairs: MatchedPairs) -> list[Color]:
     return [PALETTE[slot % len(PALETTE)] for slot in slots[is_predicted][order]]
 
 
-def _answer_caption(record: QuestionRecord) -> str:
+def _answer_caption(question: ScoredQuestion) -> str:
     """The answer with every token group written as the number of its mask, and the mean IoU of the pairs."""
-    score = f"mean IoU {record.pairs.iou.mean():.1%}" if len(record.pairs.iou) else "no masks"
+    record = question.record
+    score = f"mean IoU {question.pairs.iou.mean():.1%}" if len(question.pairs.iou) else "no masks"
     return f"{record.numbered}\n{score}, masks: {record.num_predicted} given, {record.num_true} asked for"

@@ -97,7 +97,10 @@ class QuestionRecord:
             InputError: if it is none.
         """
         checked = _LINE.check(line, where=where, remedy=remedy)
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in checked.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in checked.items()
+        }
+        return cls(**values)
 
     def to_line(self) -> dict[str, Any]:
         """Plain data for JSON."""

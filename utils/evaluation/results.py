@@ -1,153 +1,147 @@
-"""What an evaluation found: every question with its matched masks, the scores that follow, and how they are shown."""
+"""From the answers in a folder to the numbers: results.json, the report and the printed table. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from itertools import groupby
-from math import isnan
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+from model.files import write_json
 
-from .matching import MatchedPairs
-from .metrics import IoUMeter, ReleasedMuseMeter
+from .compare import compare
+from .flags import EvaluateConfig
+from .folder import REPORT, RESULTS, AnsweredRow, Scoring, Settings, read_rows, read_settings, write_settings
+from .judge import judge_rows, judged_by, read_verdicts
+from .report import write_report
+from .scores import ScoredRow, Scores, ScoringOptions, Verdicts, score_records
 
-PROTOCOL = "generative, one-to-one matched on IoU"
+# What the printed table shows; results.json and the report have all.
+GROUPS = ("all", "no-target", "single-target", "multi-target")
+_SHARES = {
+    "giou": "gIoU",
+    "ciou": "cIoU",
+    "right_count": "count ok",
+    "released_muse_giou": "released gIoU",
+    "n_acc": "N-acc",
+    "t_acc": "T-acc",
+    "pr_70": "Pr@70",
+    "pr_80": "Pr@80",
+    "pr_90": "Pr@90",
+}
+_MEANS = {"mean_pred": "pred", "mean_true": "true"}
 
 
-@dataclass(frozen=True)
-class QuestionRecord:
-    """One question, what the model answered, and how well it fits.
+def finish(folder: Path) -> list[ScoredRow]:
+    """Score the answers of a folder, and write results.json and report.html into it.
 
-    Attributes:
-        index, conversation: where the question stands in the source.
-        numbered: the answer with every token group written as the number of its mask.
-        reason: why there is no target, or which groups were dropped; None when all is well.
-        pairs: predicted and true masks, matched.
-        predictions: the predicted masks as COCO RLE, in the order of the answer.
+    Both depend on settings.json, predictions.jsonl and verdicts.jsonl alone.
+
+    Raises:
+        InputError: if questions are not answered yet, or a file is damaged.
     """
-
-    index: int
-    conversation: int
-    sample_id: str
-    question: str
-    answer: str
-    numbered: str
-    reason: str | None
-    pairs: MatchedPairs
-    predictions: tuple[dict[str, Any], ...]
-
-    @property
-    def num_predicted(self) -> int:
-        """P, the masks of the answer."""
-        return len(self.predictions)
-
-    @property
-    def num_true(self) -> int:
-        """G, the masks asked for."""
-        return int((~self.pairs.is_extra).sum())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; enough to compute every score again without the model."""
-        pairs = {name: values.tolist() for name, values in vars(self.pairs).items()}
-        scores = {"ious": self.pairs.iou.round(6).tolist(), "pairs": pairs}
-        counts = {"num_pred": self.num_predicted, "num_true": self.num_true}
-        kept = {name: value for name, value in vars(self).items() if name not in ("pairs", "predictions")}
-        return {**kept, **counts, **scores, "predictions": list(self.predictions)}
+    rows = score_folder(folder)
+    settings = read_settings(folder)
+    write_json(folder / RESULTS, {"settings": settings, "results": [_result(row) for row in rows]})
+    write_report(folder / REPORT, rows, settings=settings)
+    return rows
 
 
-@dataclass(frozen=True)
-class Scores:
-    """The numbers of a set of questions; nan where there is nothing to divide by.
+def score_folder(folder: Path) -> list[ScoredRow]:
+    """The rows of a folder with their scores.
 
-    Attributes:
-        giou, ciou: over the matched pairs (utils.evaluation.metrics.IoUMeter).
-        released_muse_giou: the release's own "gIoU" (utils.evaluation.metrics.ReleasedMuseMeter).
-        mean_pred, mean_true: masks per question.
-        right_count: share of the questions answered with the right number of masks.
+    Raises:
+        InputError: as ``finish``.
     """
-
-    num_questions: int
-    giou: float
-    ciou: float
-    released_muse_giou: float
-    mean_pred: float
-    mean_true: float
-    right_count: float
-
-    @classmethod
-    def of(cls, records: Sequence[QuestionRecord]) -> Scores:
-        """Score questions; those of one image must stand together."""
-        meter, released = IoUMeter(), ReleasedMuseMeter()
-        for _, group in groupby(records, key=lambda record: record.index):
-            of_image = list(group)
-            intersection = np.concatenate([record.pairs.intersection for record in of_image])
-            union = np.concatenate([record.pairs.union for record in of_image])
-            meter.add_pairs(intersection, union, is_extra=np.concatenate([r.pairs.is_extra for r in of_image]))
-            released.add_image(
-                intersection,
-                union,
-                num_predicted=sum(record.num_predicted for record in of_image),
-                num_true=sum(record.num_true for record in of_image),
-            )
-        return cls(
-            num_questions=len(records),
-            giou=meter.giou,
-            ciou=meter.ciou,
-            released_muse_giou=released.giou,
-            mean_pred=_mean([record.num_predicted for record in records]),
-            mean_true=_mean([record.num_true for record in records]),
-            right_count=_mean([record.num_predicted == record.num_true for record in records]),
-        )
-
-    def to_dict(self) -> dict[str, float | None]:
-        """For JSON, which knows no nan."""
-        return {name: None if isnan(value) else value for name, value in asdict(self).items()}
+    scoring = read_settings(folder)["scoring"]
+    options = ScoringOptions(scoring["matching"], scoring["seed"], scoring["judge_threshold"])
+    verdicts = read_verdicts(folder) if scoring["judge"] == "llm" else None
+    return [
+        _score(row, options, verdicts, judge=judged_by(folder, row.records) if verdicts else "none")
+        for row in read_rows(folder)
+    ]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")
+def _score(row: AnsweredRow, options: ScoringOptions, verdicts: Verdicts | None, *, judge: str) -> ScoredRow:
+    if row.missing:
+        return ScoredRow(row.benchmark, row.protocol, {}, (), row.missing, judge, options)
+    if judge == "none":
+        verdicts = None
+    groups, questions = score_records(row.records, row.benchmark.rule, options=options, verdicts=verdicts)
+    return ScoredRow(row.benchmark, row.protocol, groups, questions, judge=judge, options=options)
 
 
-@dataclass(frozen=True)
-class EvaluationResult:
-    """All questions of a validation set, and the settings that the answers depend on."""
+def rescore(folder: Path, config: EvaluateConfig, given: Collection[str]) -> list[ScoredRow]:
+    """``finish``, with other settings of the scoring; a judge that is named is asked about what it has not judged.
 
-    name: str
-    records: tuple[QuestionRecord, ...]
-    max_new_tokens: int
+    Args:
+        given: names of the flags that the user gave; what was not given stays as it was.
+    Raises:
+        InputError: as ``finish`` and ``judge_rows``.
+    """
+    settings = read_settings(folder)
+    judge_answers(folder, config)
+    changes = {name: getattr(config, name) for name in Scoring.__annotations__ if name in given}
+    write_settings(folder, Settings(**{**settings, "scoring": {**settings["scoring"], **changes}}))
+    return finish(folder)
 
-    @classmethod
-    def join(cls, parts: Sequence[EvaluationResult]) -> EvaluationResult:
-        """Put the shards of several processes together; gives exactly what one process gives."""
-        records = sorted((record for part in parts for record in part.records), key=lambda r: (r.index, r.conversation))
-        return cls(parts[0].name, tuple(records), parts[0].max_new_tokens)
 
-    @property
-    def scores(self) -> dict[str, Scores]:
-        """Of all questions, of those with one true mask, and of those with two or more."""
-        single = [record for record in self.records if record.num_true == 1]
-        multi = [record for record in self.records if record.num_true >= 2]
-        slices = {"all": self.records, "single-target": single, "multi-target": multi}
-        return {name: Scores.of(records) for name, records in slices.items()}
+def judge_answers(folder: Path, config: EvaluateConfig) -> None:
+    """Have the answers judged, if the flags name a judge.
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "name": self.name,
-            "protocol": PROTOCOL,
-            "max_new_tokens": self.max_new_tokens,
-            "scores": {name: scores.to_dict() for name, scores in self.scores.items()},
-            "questions": [record.to_dict() for record in self.records],
-        }
+    Raises:
+        InputError: if questions are not answered yet, or as ``judge_rows``.
+    """
+    records = {record.key: record for row in read_rows(folder) for record in row.records}
+    if judge := config.chosen_judge:
+        judge_rows(folder, list(records.values()), judge)
 
-    def table(self) -> str:
-        """Scores as plain text, IoUs and shares in percent."""
-        head = f"{'':15}{'questions':>10}{'gIoU':>8}{'cIoU':>8}{'pred':>7}{'true':>7}{'count ok':>10}"
-        lines = [f"{self.name}   protocol: {PROTOCOL}", f"{head}{'released MUSE gIoU':>20}"]
-        for name, s in self.scores.items():
-            cells = f"{s.giou:8.1%}{s.ciou:8.1%}{s.mean_pred:7.2f}{s.mean_true:7.2f}{s.right_count:10.1%}"
-            line = f"{name:15}{s.num_questions:10d}{cells}{s.released_muse_giou:20.1%}"
-            lines.append(line.replace("nan%", "   -").replace("nan", "  -"))
-        return "\n".join(lines)
+
+def compare_folders(one: Path, other: Path) -> str:
+    """Two evaluations question by question, as plain text.
+
+    Raises:
+        InputError: if a folder cannot be scored, or the two have nothing in common.
+    """
+    return compare(score_folder(one), score_folder(other)).table(one=str(one), other=str(other))
+
+
+def _result(row: ScoredRow) -> dict[str, Any]:
+    return {
+        "name": row.benchmark.name,
+        "protocol": row.protocol,
+        "missing": row.missing,
+        "judge": row.judge,
+        "num_questions": len(row.questions),
+        "num_images": len({one.record.image for one in row.questions}),
+        "scores": row.groups,
+        "published": [asdict(figure) for figure in row.benchmark.published],
+    }
+
+
+def table(rows: Sequence[ScoredRow]) -> str:
+    """Scores as plain text, IoUs and shares in percent."""
+    return "\n".join(line for row in rows for line in _table_of(row))
+
+
+def _table_of(row: ScoredRow) -> list[str]:
+    title = f"{row.benchmark.name}   protocol: {row.protocol}   judge: {row.judge}"
+    if row.missing:
+        return [title, f"missing: {row.missing}"]
+    shown = [name for name in GROUPS if row.groups.get(name, {}).get("num_questions")]
+    metrics = {name: label for name, label in (_SHARES | _MEANS).items() if name in row.groups["all"]}
+    widths = [max(8, len(label) + 2) for label in metrics.values()]
+    heads = "".join(f"{label:>{width}}" for label, width in zip(metrics.values(), widths, strict=True))
+    lines = [title, f"{'':15}{'questions':>10}{heads}"]
+    for group in shown:
+        scores = row.groups[group]
+        cells = "".join(f"{_cell(name, scores):>{width}}" for name, width in zip(metrics, widths, strict=True))
+        lines.append(f"{group:15}{scores['num_questions']:>10}{cells}")
+    return lines
+
+
+def _cell(metric: str, scores: Scores) -> str:
+    value = scores.get(metric)
+    if not isinstance(value, int | float):
+        return "-"
+    return f"{value:.2f}" if metric in _MEANS else f"{value:.1%}"

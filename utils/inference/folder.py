@@ -18,7 +18,6 @@ from tqdm import tqdm
 from model.asking import AnswerOptions
 from model.drawing import fit
 from model.errors import InputError
-from model.hub import files_read
 from model.image import read_image
 from model.predictor import PixelLMPredictor
 from model.replies import Reply
@@ -28,7 +27,7 @@ from utils.cli.answering import ANSWER_FLAGS
 from .flags import PredictConfig
 from .formats import write_coco, write_labelme
 from .predictions import FOUND, FoundTarget, Prediction, append, digest, gather, numbers_done, output_of
-from .processes import join_processes, load_predictor
+from .processes import join_processes, load_predictor, model_files
 from .questions import Question, read_questions
 from .sheet import write_sheet
 
@@ -84,12 +83,11 @@ def predict(config: PredictConfig, given: frozenset[str] = frozenset()) -> None:
 def _settings(config: PredictConfig, questions: Sequence[Question], *, precision: str) -> dict[str, Any]:
     """All that answers and files depend on."""
     names = ("version", "vision_tower", "conv_type", "load_in_8bit", "load_in_4bit", "format", "seed")
-    stats = [(file.name, file.stat()) for file in files_read(config.version)]
     return {
         **{name: getattr(config, name) for name in (*names, *ANSWER_FLAGS)},
         "input": os.path.abspath(os.path.expanduser(config.input)),
         "precision": precision,
-        "model_files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+        "model_files": model_files(config.version),
         "questions": digest(questions),
     }
 

@@ -1,18 +1,11 @@
-"""The output folder of scripts/predict.py: what was asked for, and a line for each question that is done.
-
-``settings.json`` says what a run was begun with. ``predictions.jsonl`` grows line by line; of several processes, each
-but the first has a file of its own, ``predictions.1.jsonl`` and so on, until they are put together.
-"""
+"""The lines of scripts/predict.py in its output folder, one for each question that is done."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -20,16 +13,16 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from model.errors import InputError
-from model.files import is_file, parse_json, read_bytes, read_object, write_json, write_text
-from model.outputs import check_output_file, name_aside, sync
+from model.files import write_json
 from model.values import Schema, Text, shorten
 from utils.masks.rle import RunLengths
 
+from . import output_folder
+from .output_folder import SETTINGS, anew, hold, in_whole_batches, put_together, read_lines
 from .questions import Question
 
-SETTINGS, ANSWERS = "settings.json", "predictions.jsonl"
-_ANEW = "give another --output, or --overwrite to set it aside and start anew"
-
+_FLAG = "--output"
+_ANEW = anew(_FLAG)
 
 _Pair = Annotated[list[int], Field(min_length=2, max_length=2)]
 
@@ -92,21 +85,13 @@ def output_of(
         InputError: if the folder cannot be written, holds something else, was begun with other settings, or another
             process is at work in it.
     """
-    place = f"--output {output}"
-    check_output_file(output / SETTINGS, flag="--output")
+    place = f"{_FLAG} {output}"
     _check_apart(output, inputs, place)
-    holds = _first_name(output)
-    if holds and not is_file(output / SETTINGS):
-        raise InputError(f"{place} holds {holds}, which scripts/predict.py did not write; give another folder")
-    if holds and overwrite:
-        with _alone(output, place):
-            output.rename(name_aside(output))
-    output.mkdir(parents=True, exist_ok=True)
-    with _alone(output, place):
-        if is_file(output / SETTINGS):
-            _check_same(read_object(output / SETTINGS, remedy=_ANEW), settings, place)
-        else:
+    with hold(output, flag=_FLAG, writer="scripts/predict.py", overwrite=overwrite) as begun:
+        if begun is None:
             write_json(output / SETTINGS, settings)
+        else:
+            _check_same(begun, settings, place)
         gather(output, questions)
         yield
 
@@ -119,9 +104,7 @@ def gather(output: Path, questions: Sequence[Question]) -> list[Prediction]:
     """
     found = _whole_batches(output, questions)
     predictions = [found[number] for number in sorted(found)]
-    write_text(output / ANSWERS, _lines(predictions))
-    for file in _files(output)[1:]:
-        file.unlink()
+    put_together(output, predictions)
     return predictions
 
 
@@ -139,47 +122,21 @@ def append(output: Path, predictions: Sequence[Prediction], *, rank: int) -> Non
     answered = [one for one in predictions if "error" not in one]
     for one in answered:
         one["batch"] = [answered[0]["number"], len(answered)]
-    file = output / (f"predictions.{rank}.jsonl" if rank else ANSWERS)
-    with file.open("ab") as lines:
-        lines.write(_lines(predictions).encode("utf-8", "backslashreplace"))
-    sync(file)
-
-
-def _files(output: Path) -> list[Path]:
-    return [output / ANSWERS, *sorted(output.glob("predictions.*.jsonl"))]
+    output_folder.append(output, predictions, rank=rank)
 
 
 def _whole_batches(output: Path, questions: Sequence[Question]) -> dict[int, Prediction]:
     """The lines by their numbers; of two, the later one counts."""
-    found = {one["number"]: one for file in _files(output) for one in _read(file, questions)}
-    present = Counter(one["batch"][0] for one in found.values() if "batch" in one)
-    return {
-        number: one
-        for number, one in found.items()
-        if "batch" not in one or present[one["batch"][0]] == one["batch"][1]
-    }
+    return in_whole_batches({one["number"]: one for one in _read(output, questions)})
 
 
-def _read(file: Path, questions: Sequence[Question]) -> Iterator[Prediction]:
-    """The whole lines; one without its end was torn when its process was killed."""
-    if not is_file(file):
-        return
-    for place, text in enumerate(read_bytes(file, remedy=_ANEW).split(b"\n")[:-1], start=1):
-        where = f"{file}:{place}"
-        one = _PREDICTION.check(parse_json(text, where=where, remedy=_ANEW), where=where, remedy=_ANEW)
+def _read(output: Path, questions: Sequence[Question]) -> Iterator[Prediction]:
+    for where, content in read_lines(output, remedy=_ANEW):
+        one = _PREDICTION.check(content, where=where, remedy=_ANEW)
         number = one["number"]
         if not 0 <= number < len(questions) or questions[number].image != one["image"]:
             raise InputError(f"{where} is about no question of --input (number {number}, {one['image']}); {_ANEW}")
         yield one
-
-
-def _lines(predictions: Sequence[Prediction]) -> str:
-    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in predictions)
-
-
-def _first_name(folder: Path) -> str:
-    """Of what a folder holds; empty without anything."""
-    return min((path.name for path in folder.iterdir()), default="") if folder.is_dir() else ""
 
 
 def _check_apart(output: Path, inputs: Sequence[Path], place: str) -> None:
@@ -202,21 +159,3 @@ def _check_same(begun: dict[str, Any], settings: dict[str, Any], place: str) -> 
             f"{place} was begun with --{name} {shorten(begun.get(name))}, now it is {shorten(value)}; give it as it "
             f"was to go on, or {_ANEW}"
         )
-
-
-@contextmanager
-def _alone(folder: Path, place: str) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            _lock(handle, place)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, place: str) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"{place} is being written by another process; wait for its end, or give another") from None

@@ -8,6 +8,7 @@ from datetime import timedelta
 import torch
 
 from model.errors import InputError
+from model.hub import files_read
 from model.precision import settle_precision
 from model.predictor import PixelLMPredictor
 from utils import dist
@@ -30,6 +31,12 @@ def join_processes(config: InferenceFlags) -> tuple[str, str]:
     if dist.world_size() > 1:
         dist.join("gloo", timeout=timedelta(days=1))
     return device, settle_precision(config.precision, device, bits=config.bits, agree=dist.gather_objects)
+
+
+def model_files(version: str) -> list[list[str | int]]:
+    """Name, bytes and time of change of a local model's files, to notice that another one took its place."""
+    stats = [(file.name, file.stat()) for file in files_read(version)]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
 def load_predictor(

@@ -20,10 +20,12 @@ from utils.data.collate import Collator
 from utils.data.encode import Encoder, read_photo
 from utils.data.records import RawSample, Turn
 from utils.data.sources import Source
-from utils.evaluation.generative import MAX_NEW_TOKENS, evaluate_images, gather, get_sample
+from utils.evaluation.asking import MAX_NEW_TOKENS, ask
 from utils.evaluation.metrics import IoUMeter
 from utils.evaluation.pictures import picture_panels
-from utils.evaluation.results import EvaluationResult, QuestionRecord
+from utils.evaluation.questions import get_sample
+from utils.evaluation.records import QuestionRecord
+from utils.evaluation.scores import ScoringOptions, score_records
 from utils.evaluation.teacher_forced import validate_teacher_forced
 from utils.pictures import contact_sheet
 
@@ -126,16 +128,18 @@ class Validation:
             index = first + dist.rank()
             with dist.stop_together():
                 if index < num_images:
-                    for found in evaluate_images(predictor, source, [index], max_new_tokens=MAX_NEW_TOKENS):
-                        records += found
+                    records += ask(predictor, source, [index], max_new_tokens=MAX_NEW_TOKENS)
         self.engine.train()
-        result = gather(EvaluationResult(source.name, tuple(records), MAX_NEW_TOKENS))
-        scores = result.scores["all"]
-        right = round(scores.right_count * scores.num_questions) if scores.num_questions else 0
-        counts = {"images": num_images, "questions": scores.num_questions, "right_count": right}
-        self.journal.log_validation(update, source.name, scores, protocol=GENERATED, **counts)
-        if dist.is_main() and result.records:
-            images, captions = zip(*picture_panels(result, source, num_questions=NUM_PICTURES), strict=True)
+        gathered = [record for of_process in dist.gather_objects(records) for record in of_process]
+        _, questions = score_records(gathered, "matched", options=ScoringOptions())
+        meter = IoUMeter()
+        for one in questions:
+            meter.add_pairs(one.pairs.intersection, one.pairs.union, is_extra=one.pairs.is_extra)
+        right = sum(record.num_predicted == record.num_true for record in gathered)
+        counts = {"images": num_images, "questions": len(gathered), "right_count": right}
+        self.journal.log_validation(update, source.name, meter, protocol=GENERATED, **counts)
+        if dist.is_main() and questions:
+            images, captions = zip(*picture_panels(questions, source, num_questions=NUM_PICTURES), strict=True)
             sheet = contact_sheet(images, columns=2, captions=captions)
             self.journal.log_picture(update, source.name, sheet, protocol=GENERATED)
 

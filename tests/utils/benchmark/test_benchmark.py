@@ -14,8 +14,7 @@ from utils.benchmark.data import STAGES, time_samples
 from utils.benchmark.quantization import agreement
 from utils.data.records import RawSample, Turn
 from utils.data.sources import Source
-from utils.evaluation.matching import MatchedPairs
-from utils.evaluation.results import QuestionRecord
+from utils.evaluation.records import QuestionRecord
 from utils.training.preview import build_encoder
 
 DATA = ("--dataset=multi_reason_seg||refer_seg", "--sample_rates=1,1", "--refer_seg_data=refcoco")
@@ -119,9 +118,11 @@ def test_quantization_measures_three_models_and_computes_the_published_sizes(par
 
 def test_a_mask_without_partner_counts_as_nothing():
     def record(*masks: np.ndarray, answer: str = "yes") -> QuestionRecord:
-        none = np.zeros(0, dtype=np.int64)
-        pairs = MatchedPairs(none, none, none, none)
-        return QuestionRecord(0, 0, "photo", "What?", answer, answer, None, pairs, tuple(map(encode_rle, masks)))
+        codes = tuple(map(encode_rle, masks))
+        return QuestionRecord(
+            "Tiny|val", "generate", 0, 0, "photo", "photo.jpg", False, (4, 6), "What?", "", True, (), (), None,
+            answer, answer, None, ("",) * len(codes), (1.0,) * len(codes), codes,
+        )  # fmt: skip
 
     left, right = np.zeros((2, 4, 6), dtype=bool)
     left[:, :3], right[:, 3:] = True, True

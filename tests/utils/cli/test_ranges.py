@@ -92,7 +92,7 @@ def test_no_flag_takes_any_number(hint):
         (ChatConfig, "--max_new_tokens 0", "max_new_tokens is 0; expected 1 or more"),
         (ChatConfig, "--max_new_tokens -1", "max_new_tokens is -1; expected 1 or more"),
         (EvaluateConfig, "--limit -1", "limit is -1; expected 0 or more"),
-        (EvaluateConfig, "--pictures -1", "pictures is -1; expected 0 or more"),
+        (EvaluateConfig, "--seed -1", "seed is -1; expected 0 or more"),
         (MergeConfig, "--lora_alpha 0", "lora_alpha is 0; expected 1 or more"),
     ],
 )

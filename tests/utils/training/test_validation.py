@@ -22,7 +22,7 @@ from utils.data.collate import Collator
 from utils.data.encode import Encoder, read_photo
 from utils.data.registry import build_val_source
 from utils.data.sources import Source
-from utils.evaluation.generative import get_sample
+from utils.evaluation.questions import get_sample
 from utils.training import validation as validation_module
 from utils.training.deepspeed_config import deepspeed_settings
 from utils.training.journal import Journal
