@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,41 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import InputError
-from .photo_file import open_photo
-
-# Silent: what cannot be decoded is told in our words. OpenCV 4 has the function outside of cv2.utils.
-getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # pyright: ignore[reportAttributeAccessIssue]
+from .photo_file import read_image
 
 Photo = np.ndarray | Image.Image | str | Path
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # With padding on, the release normalizes by these (0..255 units), whatever its preprocessor JSON says.
 RELEASED_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 RELEASED_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
-
-
-def read_image(path: str | Path, *, as_stored: bool = False) -> np.ndarray:
-    """(H, W, 3) uint8 RGB; gray, CMYK and 16-bit photos are converted, transparency is left out.
-
-    Args:
-        as_stored: leave out the rotation that the photo's EXIF data ask for. Annotation files of datasets speak of
-            the stored rows and columns; a user speaks of what a viewer shows.
-    Raises:
-        InputError: if there is no such file, or it is not a picture that can be decoded.
-    """
-    path = Path(path)
-    open_photo(path).close()
-    data = np.fromfile(path, dtype=np.uint8)
-    flags = cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
-    try:
-        image = cv2.imdecode(data, flags)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise InputError(
-            f"image {path} cannot be decoded ({data.size} bytes); copy it again from its source",
-            reason="image unreadable",
-        )
-    return image
 
 
 def photo_pixels(photo: Photo) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Photo files before they are decoded: whether there is one, and whether its size can be true. No torch."""
+"""Photo files: whether there is one, whether its size can be true, and its pixels. No torch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .errors import InputError
 from .files import is_file
 from .values import shorten
+
+# Silent: what cannot be decoded is told in our words. OpenCV 4 has the function outside of cv2.utils.
+getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # pyright: ignore[reportAttributeAccessIssue]
 
 MAX_SIDE = 65_535  # of a JPEG
 # What Pillow opens. A header of a few bytes can claim any size; a photo of this one takes half a GiB.
@@ -65,6 +70,31 @@ def open_photo(path: Path, what: str = "image") -> Image.Image:
         photo.close()
         raise _unreadable(path, what, claims)
     return photo
+
+
+def read_image(path: str | Path, *, as_stored: bool = False) -> np.ndarray:
+    """(H, W, 3) uint8 RGB; gray, CMYK and 16-bit photos are converted, transparency is left out.
+
+    Args:
+        as_stored: leave out the rotation that the photo's EXIF data ask for. Annotation files of datasets speak of
+            the stored rows and columns; a user speaks of what a viewer shows.
+    Raises:
+        InputError: if there is no such file, or it is not a picture that can be decoded.
+    """
+    path = Path(path)
+    open_photo(path).close()
+    data = np.fromfile(path, dtype=np.uint8)
+    flags = cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_IGNORE_ORIENTATION if as_stored else 0)
+    try:
+        image = cv2.imdecode(data, flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise InputError(
+            f"image {path} cannot be decoded ({data.size} bytes); copy it again from its source",
+            reason="image unreadable",
+        )
+    return image
 
 
 def _unreadable(path: Path, what: str, problem: str) -> InputError:
