@@ -35,7 +35,12 @@ OWNERS = {
 NO_TORCH = (
     *(f"utils/data/{name}.py" for name in ("records", "paths", "prompts", "registry", "downloads", "fetch", "convert")),
     *("utils/data/sources/", "utils/masks/", "utils/toy_world/scene.py", "utils/toy_world/questions.py"),
-    *("utils/toy_world/tree.py", "utils/llm/", "utils/evaluation/judge.py", "utils/evaluation/judge_flags.py"),
+    *("utils/toy_world/tree.py", "utils/llm/"),
+    *(
+        f"utils/evaluation/{name}"
+        for name in ("records", "benchmarks", "published", "folder", "results", "scores", "generalized", "matching")
+    ),
+    *(f"utils/evaluation/{name}" for name in ("metrics", "intervals", "compare", "judge", "report")),
 )
 # What a command reads before its work: its flags. Here the libraries that take long are imported inside functions.
 BEFORE_WORK = (
