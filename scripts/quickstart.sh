@@ -33,7 +33,7 @@ else
     --vision-tower "$WORLD/clip-toy" --weight "$RUN/ckpt_model" --save_path "$RUN/hf_model" --precision fp32
 fi
 
-if [ "$RUN/evaluation/results.json" -nt "$RUN/hf_model/config.json" ]; then
+if [ "$RUN/evaluation/report.html" -nt "$RUN/hf_model/config.json" ]; then
   printf '\n== evaluation: %s is up to date\n' "$RUN/evaluation"
 else
   stage "evaluation" python scripts/evaluate.py --version "$RUN/hf_model" --precision fp32 \

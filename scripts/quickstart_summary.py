@@ -19,7 +19,7 @@ class ExampleFlags:
 
 @settings
 class TableFlags:
-    """Times, loss, scores and pictures of a run."""
+    """Times, loss and scores of a run, and the report of its evaluation."""
 
     run: str = flag("runs/toy", "run directory")
 

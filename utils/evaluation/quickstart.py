@@ -16,6 +16,7 @@ from utils.data.registry import build_val_source
 
 _AGAIN = "run scripts/quickstart.sh again"
 _DIGITS = 9
+_GROUPS = ("all", "single-target", "multi-target")  # results.json has finer ones
 
 
 class LogRecord(TypedDict):
@@ -60,7 +61,7 @@ def example(dataset_dir: str) -> str:
 
 
 def table(run: Path) -> str:
-    """Seconds of each stage, the loss, and the scores, as aligned text."""
+    """Seconds of each stage, the loss and the scores as aligned text, the pictures of the chat, and the report."""
     seconds = _seconds(run / "stages.tsv")
     rows = [(f"time of {name}, all runs together", tqdm.format_interval(value)) for name, value in seconds.items()]
     losses = _losses(run / "log.jsonl")
@@ -69,9 +70,10 @@ def table(run: Path) -> str:
     results = _RESULTS.check(read_json(file, remedy=_AGAIN), where=str(file), remedy=_AGAIN)["results"]
     rows += [row for result in results for row in _score_rows(result)]
     width = max(len(name) for name, _ in rows)
-    pictures = [run / "evaluation" / "pictures.png", *sorted((run / "chat").glob("*_targets.png"))]
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
-    return "\n".join([*lines, "pictures:", *(f"  {path}" for path in pictures)])
+    pictures = [f"picture of the chat: {path}" for path in sorted((run / "chat").glob("*_targets.png"))]
+    report = f"answers, the worst first, to open in a browser: {file.with_name('report.html')}"
+    return "\n".join([*lines, *pictures, report])
 
 
 def _seconds(file: Path) -> dict[str, int]:
@@ -101,7 +103,7 @@ def _score_rows(result: Result) -> list[tuple[str, str]]:
     return [
         (f"{result['name']}, {group}: gIoU / cIoU", f"{_number(scores['giou'])} / {_number(scores['ciou'])}")
         for group, scores in result["scores"].items()
-        if scores["num_questions"]
+        if group in _GROUPS and scores["num_questions"]
     ]
 
 

@@ -18,7 +18,14 @@ def run(tmp_path) -> Path:
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "stages.tsv").write_text("train\t60\nchat\t5\ntrain\t60\n")
     (tmp_path / "log.jsonl").write_text('{"total": 2.0}\n{"skipped": 1}\n{"total": 1.0}\n')
-    results = {"results": [{"name": "MUSE", "scores": {"all": SCORES, "multi": {**SCORES, "num_questions": 0}}}]}
+    results = {
+        "results": [
+            {
+                "name": "MUSE",
+                "scores": {"all": SCORES, "no-target": SCORES, "multi-target": {**SCORES, "num_questions": 0}},
+            }
+        ]
+    }
     (tmp_path / "evaluation/results.json").write_text(json.dumps(results))
     return tmp_path
 
@@ -30,6 +37,7 @@ def test_the_table(run, capsys):
         "time of train, all runs together 02:00", "time of chat, all runs together 00:05",
         "loss, first and last 20 updates 1.500 -> 1.500", "MUSE, all: gIoU / cIoU 0.500 / -",
     ]  # fmt: skip
+    assert lines[4:] == [f"answers, the worst first, to open in a browser: {run}/evaluation/report.html"]
 
 
 @pytest.mark.parametrize(
