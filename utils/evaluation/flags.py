@@ -36,6 +36,7 @@ class EvaluateConfig(JudgeFlags, InferenceFlags):
     batch_size: Count = flag(16, "questions that are answered together, per process; fewer take less memory")
     output_dir: str = flag("./eval_output", "folder that is written; the same command goes on in it")
     overwrite: bool = flag(False, "set an earlier output aside as OUTPUT_DIR.old-1 (or -2, ...), and start anew")
+    pictures: NonNegativeInt = flag(8, "answers of each kind and row that report.html shows with their photo")
     matching: Matching = flag("exact", "which mask answers which: exact by IoU, or as released, at random points")
     seed: Seed = flag(0, "of the random points of --matching released")
     rescore: str = flag("", "folder of an evaluation whose numbers are computed again; needs no model and no data")
