@@ -8,6 +8,7 @@ from model.errors import InputError
 from model.values import Count, NonNegativeInt, Seed, Text
 from utils.cli.answering import InferenceFlags, Template
 from utils.cli.args import flag, settings
+from utils.cli.config import LocalRank
 from utils.data.names import split_names
 
 from .judge_flags import JudgeFlags
@@ -41,6 +42,7 @@ class EvaluateConfig(JudgeFlags, InferenceFlags):
     seed: Seed = flag(0, "of the random points of --matching released")
     rescore: str = flag("", "folder of an evaluation whose numbers are computed again; needs no model and no data")
     compare: tuple[Text, ...] = flag((), "two folders of evaluations, whose answers are compared question by question")
+    local_rank: LocalRank = flag(0, "set by a launcher", aliases=("--local-rank",))
     efficiency: bool = flag(False, "print parameters and FLOPs of the published sizes instead")
 
     def __post_init__(self) -> None:

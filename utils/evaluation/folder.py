@@ -22,7 +22,7 @@ from .benchmarks import Benchmark, expand
 from .records import Protocol, QuestionRecord, sort_records
 
 FLAG = "--output_dir"
-RESULTS, REPORT = "results.json", "report.html"
+RESULTS, REPORT, COMPARISON = "results.json", "report.html", "compare.html"
 _ANEW = anew(FLAG)
 _GO_ON = "give the command again that began it, which goes on where it stopped"
 

@@ -1,4 +1,4 @@
-"""What will be asked: validation sets that were opened and looked through before the first question. No torch."""
+"""What will be asked: validation sets that were opened and looked through before the first question."""
 
 from __future__ import annotations
 

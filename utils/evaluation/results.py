@@ -8,10 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from model.files import write_json
+from model.outputs import check_output_file
 
 from .compare import compare
 from .flags import EvaluateConfig
-from .folder import REPORT, RESULTS, AnsweredRow, Scoring, Settings, read_rows, read_settings, write_settings
+from .folder import (
+    COMPARISON,
+    REPORT,
+    RESULTS,
+    AnsweredRow,
+    Scoring,
+    Settings,
+    read_rows,
+    read_settings,
+    write_settings,
+)
 from .judge import judge_rows, judged_by, read_verdicts
 from .report import write_report
 from .scores import ScoredRow, Scores, ScoringOptions, Verdicts, score_records
@@ -92,18 +103,25 @@ def judge_answers(folder: Path, config: EvaluateConfig) -> None:
     Raises:
         InputError: if questions are not answered yet, or as ``judge_rows``.
     """
-    records = {record.key: record for row in read_rows(folder) for record in row.records}
+    rows = read_rows(folder)
     if judge := config.chosen_judge:
+        # Rows may share questions; verdicts count for this rule alone.
+        records = {one.key: one for row in rows if row.benchmark.rule == "matched" for one in row.records}
         judge_rows(folder, list(records.values()), judge)
 
 
 def compare_folders(one: Path, other: Path) -> str:
-    """Two evaluations question by question, as plain text.
+    """Two evaluations question by question: as plain text, and as a page in the second folder.
 
     Raises:
-        InputError: if a folder cannot be scored, or the two have nothing in common.
+        InputError: if a folder cannot be scored, the two have nothing in common, or the page cannot be written.
     """
-    return compare(score_folder(one), score_folder(other)).table(one=str(one), other=str(other))
+    page = other / COMPARISON
+    check_output_file(page, flag="--compare")
+    rows, others = score_folder(one), score_folder(other)
+    text = compare(rows, others).table(one=str(one), other=str(other))
+    write_report(page, rows, settings=read_settings(one), other=(str(other), others))
+    return f"{text}\n\n{page} shows both side by side"
 
 
 def _result(row: ScoredRow) -> dict[str, Any]:

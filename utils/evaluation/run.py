@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -115,9 +116,10 @@ def _settings(
     config: EvaluateConfig, wanted: Wanted, missing: Mapping[str, str], sets: Mapping[str, QuestionSet]
 ) -> Settings:
     versions = {name: metadata.version(name) for name in ("torch", "transformers")}
+    told = [word for word in sys.argv if not word.startswith(("--local_rank", "--local-rank"))]
     return Settings(
-        config=asdict(config),
-        command=" ".join(sys.argv),
+        config={name: value for name, value in asdict(config).items() if name != "local_rank"},
+        command=shlex.join(told),
         versions={"pixellm": _own_version(), "python": platform.python_version(), **versions},
         answers={
             **{name: getattr(config, name) for name in (*_OF_ANSWERS, "precision")},

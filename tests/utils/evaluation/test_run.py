@@ -16,9 +16,10 @@ import torch
 from model.predictor import PixelLMPredictor
 from scripts import evaluate
 from tests.support.bad_input import edit_json, refused
+from tests.support.chat_server import chat_server
 from tests.support.snapshot import snapshot
 from utils.evaluation import run
-from utils.evaluation.folder import read_rows, read_settings
+from utils.evaluation.folder import COMPARISON, read_rows, read_settings
 
 SETS = ("MultiReasonSeg|val", "refcoco|unc|val")
 ANSWERS = "predictions.jsonl"
@@ -184,7 +185,21 @@ def test_two_results_are_compared(flags, out, tmp_path, capsys):
     other = shutil.copytree(out, tmp_path / "other")
     capsys.readouterr()
     assert evaluate.main(["--compare", str(out), str(other)]) == 0
-    assert "worse in 0, equal in" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "worse in 0, equal in" in told
+    assert f"{other / COMPARISON} shows both side by side" in told
+    assert str(other) in (other / COMPARISON).read_text(encoding="utf-8")
+
+
+def test_a_judge_reads_only_the_answers_that_its_verdicts_count_for(flags, out):
+    with chat_server('{"scores": [0.2]}') as server:
+        judged = ["--protocol", "generate", "--judge=llm", f"--judge_url={server.url}", "--judge_model=m"]
+        assert evaluate.main([*flags, *judged]) == 0
+    muse, refcoco = results(out)
+    assert (muse["judge"], refcoco["judge"]) == ("m", "none")
+    assert 0 < len(server.requests) <= muse["num_questions"]  # equal ones are sent once
+    assert muse["scores"]["all"]["giou"] == 0
+    assert muse["scores"]["all"]["num_unjudged"] == 0
 
 
 @pytest.mark.parametrize("change", ["lost", "doubled"])
