@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +92,10 @@ def _config(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 def _facts(settings: Mapping[str, Any], rows: Sequence[ScoredRow]) -> list[tuple[str, str]]:
     """The lines at the top; what the settings do not know is left out."""
     config, versions = _config(settings), settings.get("versions")
-    records = [one.record for row in rows for one in row.questions]
-    photos = {(record.benchmark, record.index) for record in records}
+    keys = {one.record.key for row in rows for one in row.questions}  # rows may share questions
+    photos = {(benchmark, index) for benchmark, _, index, _ in keys}
     missing = sum(bool(row.missing) for row in rows)
-    asked = f"{len(records):,} questions about {len(photos):,} photos, in {len(rows) - missing} rows"
+    asked = f"{len(keys):,} questions about {len(photos):,} photos, in {len(rows) - missing} rows"
     facts = {
         "model": config.get("version"),
         "asked": asked + (f"; {missing} more without data" if missing else ""),
@@ -129,18 +128,23 @@ def _label(row: ScoredRow) -> str:
 
 
 def _data(asked: Sequence[ScoredRow], other_name: str, other_rows: Sequence[ScoredRow], most: int) -> dict[str, Any]:
-    """What the script of the page reads. Lists and plots are those of each row and, of several, of all together."""
+    """What the script of the page reads.
+
+    Lists and plots are those of each row and, of several, of all together, where questions that rows share count once.
+    """
     beside = {(row.benchmark.name, row.protocol): row.questions for row in other_rows}
     compared = [beside.get((row.benchmark.name, row.protocol), ()) for row in asked]
     entries: list[Entry] = []
-    places: list[range] = []
+    places: list[Sequence[int]] = []
     for number, (row, others) in enumerate(zip(asked, compared, strict=True)):
         by_key = {one.record.key: one for one in others}
         entries += [Entry(number, one, by_key.get(one.record.key)) for one in row.questions]
         places.append(range(len(entries) - len(row.questions), len(entries)))
+    first = {entry.scored.record.key: place for place, entry in reversed(list(enumerate(entries)))}
+    once = sorted(first.values())
     if len(asked) > 1:
-        places.append(range(len(entries)))
-        compared.append(tuple(chain.from_iterable(compared)))
+        places.append(once)
+        compared.append(tuple({one.record.key: one for others in compared for one in others}.values()))
     lists = []
     for of_row in places:
         chosen = choose([entries[place] for place in of_row], most=most)
@@ -159,6 +163,7 @@ def _data(asked: Sequence[ScoredRow], other_name: str, other_rows: Sequence[Scor
             for of_row, others in zip(places, compared, strict=True)
         ],
         "questions": [_line(entry) for entry in entries],
+        "repeated": sorted(set(range(len(entries))) - set(once)),
         "pictures": {place: album.picture(entries[place]) for place in shown},
         "photos": album.photos,
     }

@@ -69,6 +69,17 @@ def test_what_was_evaluated_stands_on_top(tmp_path):
         assert re.search(rf"<dt>{name}</dt><dd[^>]*><bdi>{re.escape(value)}</bdi>", head)
 
 
+def test_questions_that_rows_share_count_once_among_all_rows(tmp_path):
+    muse, *_ = rows(tmp_path)
+    joined = replace(muse, benchmark=replace(muse.benchmark, name="MultiReasonSeg|test"))
+    page = written(tmp_path, [muse, joined])
+    data, count = data_of(page), len(muse.questions)
+    assert f"{count} questions about {count} photos, in 2 rows" in page
+    assert data["repeated"] == list(range(count, 2 * count))
+    assert data["lists"][2] == data["lists"][0]
+    assert data["plots"][2] == data["plots"][0]
+
+
 def test_a_result_without_any_data_is_a_page(tmp_path):
     page = written(tmp_path, rows(tmp_path)[2:], settings={})
     assert "not evaluated" in page

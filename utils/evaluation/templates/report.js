@@ -274,6 +274,7 @@
   let isUp = true;
   let page = 0;
   let found = [];
+  const repeated = new Set(data.repeated); // rows may share questions; among all rows each counts once
   let searched = null; // what the text filter looks into, made when it is first used
 
   function findLines() {
@@ -283,7 +284,7 @@
     if (text) searched ??= data.questions.map((line) => [line[QUESTION], line[ANSWER], line[SAMPLE]].join("\n").toLowerCase());
     const places = [];
     data.questions.forEach((line, place) => {
-      if (row < data.rows.length && line[ROW] !== row) return;
+      if (row < data.rows.length ? line[ROW] !== row : repeated.has(place)) return;
       if (group && line[GROUP] !== group && line[KIND] !== group) return;
       if (isPictured && !(place in data.pictures)) return;
       if (text && !searched[place].includes(text)) return;
