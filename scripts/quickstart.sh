@@ -38,7 +38,7 @@ if [ "$RUN/evaluation/report.html" -nt "$RUN/hf_model/config.json" ]; then
 else
   stage "evaluation" python scripts/evaluate.py --version "$RUN/hf_model" --precision fp32 \
     --dataset_dir "$WORLD/dataset" --val_dataset "MultiReasonSeg|test_less||MultiReasonSeg|test_many" \
-    --output_dir "$RUN/evaluation"
+    --output_dir "$RUN/evaluation" --overwrite  # of an earlier model
 fi
 
 example=$(python scripts/quickstart_summary.py example --dataset_dir "$WORLD/dataset")

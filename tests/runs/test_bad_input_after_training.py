@@ -202,7 +202,7 @@ def refuses_to_evaluate(parrot, world, tmp_path, capsys, monkeypatch):
         ({"output_dir": ""}, "--output_dir is empty"),
         ({"version": "/nowhere/hf"}, "/nowhere/hf: no such folder"),
         ({"dataset_dir": "/nowhere"}, "--dataset_dir /nowhere is not a folder"),
-        ({"val_dataset": "refcoco"}, "--val_dataset: 'refcoco' is unknown"),
+        ({"val_dataset": "refcoko"}, "--benchmark: 'refcoko' is unknown"),
         ({"val_dataset": "ReasonSeg|val"}, "ReasonSeg/val does not exist, but --val_dataset ReasonSeg|val needs it"),
         ({"limit": "-1"}, "--limit is -1"),
     ],

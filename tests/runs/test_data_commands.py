@@ -19,7 +19,7 @@ def commands() -> list[str]:
     for page in ("README.md", "dataset/README.md"):
         blocks = re.findall(r"^```bash\n(.*?)^```", (REPOSITORY / page).read_text(encoding="utf-8"), re.M | re.DOTALL)
         lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-        found += [line for line in lines if re.search(r"utils\.data|preview_data|benchmark", line)]
+        found += [line for line in lines if re.search(r"utils\.data|preview_data|scripts/benchmark", line)]
     return found
 
 
@@ -32,7 +32,7 @@ def test_the_commands_run(number, tiny_world: TinyWorld, tmp_path):
     line = commands()[number].split("#")[0].replace("./dataset", str(tiny_world.dataset))
     line = line.replace("preview.png", str(tmp_path / "preview.png"))
     complete = "--refer_seg_data refcoco " in line
-    if "preview_data" in line or "benchmark" in line:
+    if "preview_data" in line or "scripts/benchmark" in line:
         line += f" {SOME} --num 2"
     # A proxy that is not there: what is public takes hours to download.
     done = run(["bash", "-c", f"export http_proxy=127.0.0.1:9 https_proxy=127.0.0.1:9; {line}"], cwd=REPOSITORY)

@@ -28,14 +28,14 @@ class Judge:
 
     url: str
     model: str
-    threshold: float = 0.5
-    ceiling: float = 0
-    prices: tuple[float, float] | None = None
-    concurrency: int = 4
+    threshold: Share = 0.5
+    ceiling: NonNegative = 0
+    prices: tuple[NonNegative, NonNegative] | None = None
+    concurrency: Count = 4
     cache: Path | None = None
-    timeout: float = 120.0
-    tries: int = 5
-    first_pause: float = 1.0
+    timeout: Positive = 120.0
+    tries: Count = 5
+    first_pause: NonNegative = 1.0
 
 
 @settings

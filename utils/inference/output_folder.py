@@ -30,7 +30,7 @@ Line = TypeVar("Line", bound=Mapping[str, Any])
 
 @contextmanager
 def hold(output: Path, *, flag: str, writer: str, overwrite: bool) -> Iterator[dict[str, Any] | None]:
-    """Have the folder for the block: made or taken up.
+    """Have the folder for the block: made or taken up. Bad input before the first line leaves none behind.
 
     Args:
         flag: that names the folder.
@@ -51,7 +51,13 @@ def hold(output: Path, *, flag: str, writer: str, overwrite: bool) -> Iterator[d
             output.rename(name_aside(output))
     output.mkdir(parents=True, exist_ok=True)
     with _alone(output, place):
-        yield read_object(output / SETTINGS, remedy=anew(flag)) if is_file(output / SETTINGS) else None
+        begun = read_object(output / SETTINGS, remedy=anew(flag)) if is_file(output / SETTINGS) else None
+        try:
+            yield begun
+        except InputError:
+            if begun is None:
+                _remove_without_lines(output)
+            raise
 
 
 def anew(flag: str) -> str:
@@ -99,6 +105,16 @@ def put_together(output: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 
 def _files(output: Path) -> list[Path]:
     return [output / ANSWERS, *sorted(output.glob("predictions.*.jsonl"))]
+
+
+def _remove_without_lines(output: Path) -> None:
+    files = [file for file in _files(output) if is_file(file)]
+    if any(file.stat().st_size for file in files):
+        return
+    for file in (*files, output / SETTINGS):
+        file.unlink(missing_ok=True)
+    with suppress(OSError):  # something else is in it
+        output.rmdir()
 
 
 def _text(lines: Sequence[Mapping[str, Any]]) -> str:

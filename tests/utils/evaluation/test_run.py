@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ import torch
 from model.predictor import PixelLMPredictor
 from scripts import evaluate
 from tests.support.bad_input import edit_json, refused
-from tests.support.chat_server import chat_server
+from tests.support.chat_server import Sent, chat_server
 from tests.support.snapshot import snapshot
 from utils.evaluation import run
 from utils.evaluation.folder import COMPARISON, read_rows, read_settings
@@ -180,6 +181,28 @@ def test_rescoring_gives_the_same_bytes_and_needs_no_data(flags, out, tmp_path, 
     assert snapshot(moved) == before
 
 
+def test_a_judge_reads_a_dump_and_is_named_in_the_result(flags, out, capsys):
+    def nothing_is_right(body: dict[str, Any]) -> Sent:
+        count = body["response_format"]["json_schema"]["schema"]["properties"]["scores"]["minItems"]
+        return Sent(json.dumps({"scores": [0.0] * count}))
+
+    assert evaluate.main([*flags, "--protocol", "generate", "teacher_forced"]) == 0
+    before = (out / "results.json").read_bytes()
+    with chat_server(answer=nothing_is_right) as server:
+        judge = ["--judge=llm", f"--judge_url={server.url}", "--judge_model=m"]
+        assert evaluate.main([f"--rescore={out}", *judge]) == 0
+        assert len(server.requests) == 4, "MUSE, as it was generated"
+        assert evaluate.main([f"--rescore={out}"]) == 0
+        assert len(server.requests) == 4
+    found = results(out)
+    assert [row["judge"] for row in found] == ["m", "none", "none", "none"]
+    assert found[0]["scores"]["all"]["giou"] == 0
+    assert all(row["scores"]["all"]["giou"] > 0 for row in found[1:])
+    assert "MultiReasonSeg|val   protocol: generate   judge: m" in capsys.readouterr().out
+    assert evaluate.main([f"--rescore={out}", "--judge=none"]) == 0
+    assert (out / "results.json").read_bytes() == before
+
+
 def test_two_results_are_compared(flags, out, tmp_path, capsys):
     assert evaluate.main(flags) == 0
     other = shutil.copytree(out, tmp_path / "other")
@@ -189,17 +212,6 @@ def test_two_results_are_compared(flags, out, tmp_path, capsys):
     assert "worse in 0, equal in" in told
     assert f"{other / COMPARISON} shows both side by side" in told
     assert str(other) in (other / COMPARISON).read_text(encoding="utf-8")
-
-
-def test_a_judge_reads_only_the_answers_that_its_verdicts_count_for(flags, out):
-    with chat_server('{"scores": [0.2]}') as server:
-        judged = ["--protocol", "generate", "--judge=llm", f"--judge_url={server.url}", "--judge_model=m"]
-        assert evaluate.main([*flags, *judged]) == 0
-    muse, refcoco = results(out)
-    assert (muse["judge"], refcoco["judge"]) == ("m", "none")
-    assert 0 < len(server.requests) <= muse["num_questions"]  # equal ones are sent once
-    assert muse["scores"]["all"]["giou"] == 0
-    assert muse["scores"]["all"]["num_unjudged"] == 0
 
 
 @pytest.mark.parametrize("change", ["lost", "doubled"])
