@@ -181,12 +181,21 @@ def read_photo(raw: RawSample) -> np.ndarray:
         InputError: if it cannot be read, or has another size.
         ValueError: if the sample has no photo.
     """
-    if raw.image_path is None:
-        raise ValueError(f"{raw.sample_id} has no photo")
-    _check_photo_hw(raw, photo_hw(raw.image_path, upright=raw.upright))  # a few bytes may claim a photo of seconds
-    photo = read_image(raw.image_path, as_stored=not raw.upright)
+    photo = read_image(check_photo(raw), as_stored=not raw.upright)  # a few bytes may claim a photo of seconds
     _check_photo_hw(raw, photo.shape[:2])
     return photo
+
+
+def check_photo(raw: RawSample) -> Path:
+    """Hold the photo of a sample, by its header alone, to the size of the masks; returns its file.
+
+    Raises:
+        InputError, ValueError: as ``read_photo``.
+    """
+    if raw.image_path is None:
+        raise ValueError(f"{raw.sample_id} has no photo")
+    _check_photo_hw(raw, photo_hw(raw.image_path, upright=raw.upright))
+    return raw.image_path
 
 
 def _check_photo_hw(raw: RawSample, hw: tuple[int, ...]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from model.errors import InputError
 from utils import dist
-from utils.data.photos import photo_hw
+from utils.data.encode import check_photo
 from utils.data.records import RawSample, Turn
 from utils.data.sources import Source
 
@@ -84,7 +84,7 @@ def _look_at(source: Source, index: int) -> tuple[int, bytes]:
         name = sample.sample_id
         if sample.image_path is None:
             raise InputError("it has no photo; expected one for every question")
-        photo_hw(sample.image_path, upright=sample.upright)
+        check_photo(sample)
     except InputError as err:
         raise InputError(f"{name}: {err}", reason=err.reason) from err
     turns = [question_of(turns) for turns in sample.conversations]
