@@ -19,15 +19,12 @@ from scripts import evaluate
 from tests.support.bad_input import edit_json, refused
 from tests.support.chat_server import Sent, chat_server
 from tests.support.snapshot import snapshot
+from tests.support.stopped import Killed, stop_after
 from utils.evaluation import run
 from utils.evaluation.folder import COMPARISON, read_rows, read_settings
 
 SETS = ("MultiReasonSeg|val", "refcoco|unc|val")
 ANSWERS = "predictions.jsonl"
-
-
-class Killed(BaseException):
-    """What ends a run at once."""
 
 
 @pytest.fixture(scope="module")
@@ -73,20 +70,6 @@ def results(out: Path) -> list[dict]:
     return json.loads((out / "results.json").read_text(encoding="utf-8"))["results"]
 
 
-def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the run end when it would write the lines of the next batch, as if it were killed there."""
-    append, count = run.append, 0
-
-    def write(*arguments, **named):
-        nonlocal count
-        if count == batches:
-            raise Killed
-        count += 1
-        append(*arguments, **named)
-
-    monkeypatch.setattr(run, "append", write)
-
-
 def test_every_benchmark_is_asked_in_its_own_protocol(flags, out, capsys):
     assert evaluate.main(flags) == 0
     printed = capsys.readouterr().out
@@ -123,7 +106,7 @@ def test_a_stopped_run_ends_as_one_that_was_never_stopped(flags, out, asked, mon
     whole = snapshot(out)
     shutil.rmtree(out)
     with monkeypatch.context() as patch:
-        stop_after(batches, patch)
+        stop_after(batches, patch, run)
         with pytest.raises(Killed):
             evaluate.main(flags)
     asked.clear()
@@ -142,7 +125,7 @@ def test_lines_that_are_torn_are_asked_again_as_a_batch(flags, out, asked, monke
     for kept in (0.0, 0.1, 0.5, 0.999):
         shutil.rmtree(out)
         with monkeypatch.context() as patch:
-            stop_after(1, patch)
+            stop_after(1, patch, run)
             with pytest.raises(Killed):
                 evaluate.main(flags)
         os.truncate(out / ANSWERS, int(kept * (out / ANSWERS).stat().st_size))
@@ -154,7 +137,7 @@ def test_lines_that_are_torn_are_asked_again_as_a_batch(flags, out, asked, monke
 
 def test_a_run_goes_on_with_other_batches_and_benchmarks(flags, out, asked, monkeypatch):
     with monkeypatch.context() as patch:
-        stop_after(1, patch)
+        stop_after(1, patch, run)
         with pytest.raises(Killed):
             evaluate.main(flags)
     asked.clear()

@@ -21,16 +21,13 @@ from model.predictor import PixelLMPredictor
 from scripts import predict
 from tests.support.bad_input import refused
 from tests.support.snapshot import snapshot
+from tests.support.stopped import Killed, stop_after
 from tests.support.tiny_data import draw_photo
 from utils.inference import folder
 from utils.masks.rasterize import decode_segmentation
 from utils.masks.rle import decode_rles
 
 NAMES = ("1.jpg", "2.jpg", "deep/1.jpg", "deep/3.png")
-
-
-class Killed(BaseException):
-    """What ends a run at once."""
 
 
 @pytest.fixture(scope="module")
@@ -67,20 +64,6 @@ def ask(parrot, photos, predictor, tmp_path, monkeypatch):
 
 def lines(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the run end when it would write the lines of the next batch, as if it were killed there."""
-    append, count = folder.append, 0
-
-    def write(*arguments, **named):
-        nonlocal count
-        if count == batches:
-            raise Killed
-        count += 1
-        append(*arguments, **named)
-
-    monkeypatch.setattr(folder, "append", write)
 
 
 def test_every_question_has_a_line_and_a_bad_photo_is_one_of_them(ask, capsys):
@@ -180,7 +163,7 @@ def test_a_question_that_is_too_long_fails_alone(ask):
 def test_a_stopped_run_ends_as_one_that_was_never_stopped(ask, monkeypatch, batches, left, format):
     whole = snapshot_of(ask(f"--format={format}", name="whole"))
     with monkeypatch.context() as patch:
-        stop_after(batches, patch)
+        stop_after(batches, patch, folder)
         with pytest.raises(Killed):
             ask(f"--format={format}")
     asked = []
