@@ -86,6 +86,7 @@ def start(tiny_world: TinyWorld, forks, repository, tmp_path) -> Starts:
 
 
 def says_who_died(finished: Finished, start: Starts, *, who: str, how: str) -> None:
+    assert len(finished.errors) == 1, finished.text
     (error,) = finished.errors
     assert error.startswith(f"error: {who} (pid ")
     assert f"{how}, so the run ends. The same command goes on from " in error
@@ -112,6 +113,7 @@ late = lambda: (time.sleep(1), os.kill(os.getpid(), signal.SIGTERM), time.sleep(
 peers.PeerWatch._judge = lambda *seen: (late(), judge(*seen))
 """
     finished = start("none, two processes", update="if rank == 1: os.kill(os.getpid(), 9)", settings=settings)
+    assert len(finished.errors) == 1, finished.text
     (error,) = finished.errors
     assert error.startswith("error: process 1 (pid ")
     assert "The same command goes on from " in error
@@ -230,6 +232,7 @@ def test_memory_that_runs_out_is_told_in_one_line_by_one_process_and_ends_all(st
     """A real failure of the CPU's allocator; the other process waits in a collective by then."""
     finished = start("none, two processes", update="if rank == 1: torch.empty(10**15)")
     assert finished.code == 2, finished.text
+    assert len(finished.errors) == 1, finished.text
     (error,) = finished.errors
     assert error.startswith(
         "error: out of memory in update 3, on cpu of process 1 (3725290.30 GiB more were asked for); "
@@ -246,6 +249,7 @@ def test_memory_of_a_device_that_runs_out_on_all_processes_is_told_by_one(start)
     words = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has 79.10 GiB, of which 1.25 GiB is free."
     finished = start("none, two processes", update=f"raise torch.OutOfMemoryError({words!r})")
     assert finished.code == 2, finished.text
+    assert len(finished.errors) == 1, finished.text
     (error,) = finished.errors
     assert "(2.50 GiB more were asked for, 1.25 GiB are free)" in error
     assert "Traceback" not in finished.text
@@ -255,6 +259,7 @@ def test_what_cannot_fit_into_memory_is_refused_before_the_first_update(start):
     """As in a job that may use one MiB."""
     finished = start("none", settings="memory._cgroup_limit = lambda: 2**20")
     assert finished.code == 2, finished.text
+    assert len(finished.errors) == 1, finished.text
     (error,) = finished.errors
     assert error.startswith("error: training takes ")
     assert "of memory on this machine before activations, but there is 1.0 MiB (of a process: weights " in error

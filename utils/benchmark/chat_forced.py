@@ -54,7 +54,7 @@ class ForcedPredictor(PixelLMPredictor):
     def __init__(self, model: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> None:
         super().__init__(model, tokenizer)
         self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
-        self._asking: list[tuple[int, ...]] = []  # answers to questions that are being read
+        self._asking: list[tuple[int, ...]] = []  # answers to checked questions that are not read yet
         self.is_writing = False
 
     def teach(self, question: str, *, words: int, targets: int) -> list[int]:
@@ -86,8 +86,10 @@ class ForcedPredictor(PixelLMPredictor):
     def _decode(
         self, context: Reading, states: Tensor, lengths: Sequence[int], options: AnswerOptions
     ) -> Iterator[Answer]:
-        forced = ForcedOptions(**vars(options), known=tuple(self._asking))
-        self._asking, self.is_writing = [], False
+        count = len(lengths)  # of several batches, all prompts are checked before the first one is read
+        forced = ForcedOptions(**vars(options), known=tuple(self._asking[:count]))
+        del self._asking[:count]
+        self.is_writing = False
         try:
             for answer in super()._decode(context, states, lengths, forced):
                 self.is_writing = True
