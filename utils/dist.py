@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -19,6 +19,7 @@ from model.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 _KEEPER_WAITS_SECONDS = 2.0  # before it ends with its store
 Item = TypeVar("Item")
@@ -152,11 +153,8 @@ def is_first_to(name: str) -> bool:
     """
     if not _has_peers():
         return True
-    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
-
     try:
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5))
+        store = launcher_store(timedelta(seconds=5))
         asked = f"pixellm/{name}"
         is_first = store.add(asked, 1) == 1
         deadline = time.monotonic() + _KEEPER_WAITS_SECONDS
@@ -165,6 +163,29 @@ def is_first_to(name: str) -> bool:
         return is_first
     except (RuntimeError, OSError):  # process 0, which keeps it, has ended
         return True
+
+
+def note(name: str) -> None:
+    """Leave word for the other processes of the run, who may look for it when this one has ended."""
+    if _has_peers():
+        with suppress(RuntimeError, OSError):  # process 0, which keeps the store, has ended
+            launcher_store(timedelta(seconds=5)).add(f"pixellm/{name}", 1)
+
+
+def is_noted(name: str) -> bool:
+    """Whether any process has left this word; False where that cannot be known."""
+    try:
+        return _has_peers() and launcher_store(timedelta(seconds=5)).add(f"pixellm/{name}", 0) > 0
+    except (RuntimeError, OSError):
+        return False
+
+
+def launcher_store(timeout: timedelta) -> TCPStore:
+    """A connection of one's own to the run's store, since one that waits for a key lets nobody else ask."""
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timeout)
 
 
 def barrier() -> None:

@@ -13,6 +13,7 @@ from model.errors import InputError
 from utils import dist
 
 EXIT_BAD_INPUT = 2
+SAID_WHY = "said why"  # the word that a process leaves for others which cannot see its exit code
 # A launcher stops all processes when the first one exits, so the one that speaks must be first.
 _PATIENCE_SECONDS = 20
 # Errors alone. These libraries are imported later, and set the levels of their loggers by these variables then.
@@ -37,6 +38,7 @@ def report_input_error(err: InputError) -> int:
     """Print what the user has to mend, once for all processes, and give the exit code."""
     speaks = isinstance(err, dist.StoppedHere) or (dist.is_main() and not isinstance(err, dist.StoppedByPeer))
     if speaks:
+        dist.note(SAID_WHY)
         print(f"error: {err}", file=sys.stderr, flush=True)
     else:
         time.sleep(_PATIENCE_SECONDS)

@@ -22,12 +22,13 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.errors import one_line
 from utils import dist
-from utils.cli.log import EXIT_BAD_INPUT
+from utils.cli.log import EXIT_BAD_INPUT, SAID_WHY
 
 from .stop import ends_otherwise, exit_code
 
@@ -160,6 +161,8 @@ class PeerWatch:
                     return
         if self._over.is_set():
             return
+        if code is None and dist.is_noted(SAID_WHY):  # its launcher has taken the code
+            code = EXIT_BAD_INPUT
         if code in _SAID_WHY:
             self._ends_process.set()
             os._exit(code)
@@ -250,13 +253,7 @@ def _beat(machine: str) -> str:
 
 
 def _connect() -> Store:
-    """A connection of one's own, since a store that waits for a key lets nobody else ask."""
-    from datetime import timedelta
-
-    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
-
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=_SILENT_SECONDS))
+    return dist.launcher_store(timedelta(seconds=_SILENT_SECONDS))
 
 
 def _exit_code(pid: int) -> int | None:
