@@ -45,6 +45,7 @@ def rows(file: Path) -> dict[str, str]:
     return dict(lines)
 
 
+@pytest.mark.long
 def test_the_way_without_a_gpu_writes_the_file(repository, tmp_path):
     file = tmp_path / "out/cpu.md"
     finished = check(repository, "--cpu", "--output", file)
