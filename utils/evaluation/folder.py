@@ -22,7 +22,7 @@ from .benchmarks import Benchmark, expand
 from .records import Protocol, QuestionRecord, sort_records
 
 FLAG = "--output_dir"
-RESULTS, REPORT, COMPARISON = "results.json", "report.html", "compare.html"
+RESULTS, SCORED, REPORT, COMPARISON = "results.json", "questions.jsonl", "report.html", "compare.html"
 _ANEW = anew(FLAG)
 _GO_ON = "give the command again that began it, which goes on where it stopped"
 
@@ -114,7 +114,7 @@ def check_outputs(folder: Path) -> None:
     Raises:
         InputError: if so.
     """
-    for name in (SETTINGS, output_folder.ANSWERS, RESULTS, REPORT):
+    for name in (SETTINGS, output_folder.ANSWERS, RESULTS, SCORED, REPORT):
         check_output_file(folder / name, flag=FLAG)
 
 

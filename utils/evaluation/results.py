@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from model.files import write_json
+from model.files import write_json, write_text
 from model.outputs import check_output_file
 
 from .compare import compare
@@ -16,6 +17,7 @@ from .folder import (
     COMPARISON,
     REPORT,
     RESULTS,
+    SCORED,
     AnsweredRow,
     Scoring,
     Settings,
@@ -24,8 +26,9 @@ from .folder import (
     write_settings,
 )
 from .judge import judge_rows, judged_by, read_verdicts
+from .matching import EMPTY, UNITED
 from .report import write_report
-from .scores import ScoredRow, Scores, ScoringOptions, Verdicts, score_records
+from .scores import ScoredQuestion, ScoredRow, Scores, ScoringOptions, Verdicts, score_records
 
 # What the printed table shows; results.json and the report have all.
 GROUPS = ("all", "no-target", "single-target", "multi-target")
@@ -40,13 +43,14 @@ _SHARES = {
     "pr_80": "Pr@80",
     "pr_90": "Pr@90",
 }
+_PLACES = {EMPTY: None, UNITED: "all"}
 _MEANS = {"mean_pred": "pred", "mean_true": "true"}
 
 
 def finish(folder: Path) -> list[ScoredRow]:
-    """Score the answers of a folder, and write results.json and report.html into it.
+    """Score the answers of a folder, and write results.json, questions.jsonl and report.html into it.
 
-    Both depend on settings.json, predictions.jsonl and verdicts.jsonl alone.
+    They depend on settings.json, predictions.jsonl and verdicts.jsonl alone.
 
     Raises:
         InputError: if questions are not answered yet, or a file is damaged.
@@ -54,6 +58,8 @@ def finish(folder: Path) -> list[ScoredRow]:
     rows = score_folder(folder)
     settings = read_settings(folder)
     write_json(folder / RESULTS, {"settings": settings, "results": [_result(row) for row in rows]})
+    lines = (json.dumps(_question(row, one)) for row in rows for one in row.questions)
+    write_text(folder / SCORED, "".join(f"{line}\n" for line in lines))
     write_report(folder / REPORT, rows, settings=settings)
     return rows
 
@@ -135,6 +141,18 @@ def _result(row: ScoredRow) -> dict[str, Any]:
         "scores": row.groups,
         "published": [asdict(figure) for figure in row.benchmark.published],
     }
+
+
+def _question(row: ScoredRow, question: ScoredQuestion) -> dict[str, Any]:
+    """A line of questions.jsonl. A mask of a pair is its place, ``all`` for several as one, or null for none."""
+    record, pairs = question.record, question.pairs
+    names = ("prediction", "truth", "intersection", "union", "iou")
+    values = (pairs.pred_index, pairs.true_index, pairs.intersection, pairs.union, pairs.iou)
+    of_pairs = [dict(zip(names, pair, strict=True)) for pair in zip(*(each.tolist() for each in values), strict=True)]
+    for pair in of_pairs:
+        pair |= {name: _PLACES.get(pair[name], pair[name]) for name in ("prediction", "truth")}
+    key = {"benchmark": record.benchmark, "index": record.index, "conversation": record.conversation}
+    return {"name": row.benchmark.name, "protocol": row.protocol, **key, "score": question.score, "pairs": of_pairs}
 
 
 def table(rows: Sequence[ScoredRow]) -> str:

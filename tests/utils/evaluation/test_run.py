@@ -21,7 +21,7 @@ from tests.support.chat_server import Sent, chat_server
 from tests.support.snapshot import snapshot
 from tests.support.stopped import Killed, stop_after
 from utils.evaluation import run
-from utils.evaluation.folder import COMPARISON, read_rows, read_settings
+from utils.evaluation.folder import COMPARISON, SCORED, read_rows, read_settings
 
 SETS = ("MultiReasonSeg|val", "refcoco|unc|val")
 ANSWERS = "predictions.jsonl"
@@ -80,7 +80,13 @@ def test_every_benchmark_is_asked_in_its_own_protocol(flags, out, capsys):
     for row in found:
         assert f"{row['name']}   protocol: {row['protocol']}   judge: none" in printed
     assert [line["answer"] for line in lines(out)[:4]] == ["the thing is [SEG0] [SEG1]"] * 4
-    assert {path.name for path in out.iterdir()} == {"settings.json", ANSWERS, "results.json", "report.html"}
+    assert {path.name for path in out.iterdir()} == {"settings.json", ANSWERS, "results.json", SCORED, "report.html"}
+    questions = [json.loads(line) for line in (out / SCORED).read_text(encoding="utf-8").splitlines()]
+    for row in found:
+        own = [one for one in questions if one["name"] == row["name"]]
+        shares = [pair["iou"] for one in own for pair in one["pairs"]]
+        assert len(own) == row["num_questions"]
+        assert sum(shares) / len(shares) == pytest.approx(row["scores"]["all"]["giou"])
 
 
 def test_rows_that_share_a_set_ask_its_questions_once(flags, out, asked):
