@@ -57,10 +57,13 @@ def test_the_tower_and_the_projectors_cost_what_their_shapes_say(network, layout
 def test_reading_costs_what_the_shapes_say(network, layout):
     text, tokens = network.config.text_config, prompt_tokens(network.config)
     seen = 4 * text.hidden_size * text.num_hidden_layers  # by a token, of another one
-    assert layout.flops[2]["language model, prompt"] == 2 * tokens * block_weights(text) + seen * tokens**2
+    angles = text.hidden_size // text.num_attention_heads  # of a token: older transformers make them by a product
+    prompt = layout.flops[2]["language model, prompt"] - 2 * tokens * block_weights(text) - seen * tokens**2
+    assert prompt in (0, tokens * angles)
     answer = SENTENCE + 2 * (DESCRIPTION + SCALES * TOKENS)
     pairs = sum(tokens + number for number in range(1, answer + 1))
-    assert layout.flops[2]["language model, answer"] == 2 * answer * block_weights(text) + seen * pairs
+    rest = layout.flops[2]["language model, answer"] - 2 * answer * block_weights(text) - seen * pairs
+    assert rest in (0, answer * angles)
 
 
 def test_an_answer_costs_as_much_as_reading_it_token_by_token(network):
