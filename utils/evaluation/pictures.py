@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model.drawing import PALETTE, Color, fit, overlay
+from model.drawing import PALETTE, fit, overlay
 from utils.data.encode import read_photo
 from utils.data.sources import Source
 from utils.masks.rle import decode_rles
 
-from .matching import EMPTY, MatchedPairs
 from .questions import get_sample
+from .report_samples import color_slots
 from .scores import ScoredQuestion
 
 _PANEL_SIDE = 440
@@ -34,22 +34,15 @@ def picture_panels(
         turn = sample.conversations[record.conversation][0]
         image = read_photo(sample)
         true, predicted = sample.masks[list(turn.targets)], decode_rles(record.predictions, hw=image.shape[:2])
+        slots, _ = color_slots(question)
+        colors_of_predicted = [PALETTE[slot % len(PALETTE)] for slot in slots]
         for masks, colors, caption in (
             (true, PALETTE, record.question),
-            (predicted, _matched_colors(question.pairs), _answer_caption(question)),
+            (predicted, colors_of_predicted, _answer_caption(question)),
         ):
             small, small_masks = fit(image, masks, side=_PANEL_SIDE)
             panels.append((overlay(small, small_masks, colors=colors), caption))
     return panels
-
-
-def _matched_colors(pairs: MatchedPairs) -> list[Color]:
-    """Per predicted mask, the color of its true mask; extra ones take the colors that follow."""
-    # Extra predictions stand last, after every true mask, so their place in the list is a free color.
-    slots = np.where(pairs.is_extra, np.arange(len(pairs.true_index)), pairs.true_index)
-    is_predicted = pairs.pred_index != EMPTY
-    order = np.argsort(pairs.pred_index[is_predicted])
-    return [PALETTE[slot % len(PALETTE)] for slot in slots[is_predicted][order]]
 
 
 def _answer_caption(question: ScoredQuestion) -> str:

@@ -123,7 +123,7 @@ class Album:
     """
 
     photos: list[str] = field(default_factory=list)
-    _numbers: dict[tuple[str, bool], int] = field(default_factory=dict)
+    _known: dict[tuple[str, bool, tuple[int, int]], dict[str, Any]] = field(default_factory=dict)
 
     def picture(self, entry: Entry) -> dict[str, Any]:
         """A question with its photo, its masks, and its words cut where they name them.
@@ -133,27 +133,31 @@ class Album:
         """
         record = entry.scored.record
         check_size(*record.size, where=record.sample_id)
-        image, note = _read_photo(record)
-        key = (record.image, record.upright)
-        picture, _ = fit(image, np.zeros((0, *record.size), dtype=bool), side=SIDE)
-        if not note and key not in self._numbers:
-            self._numbers[key] = len(self.photos)
-            self.photos.append(_jpeg_address(picture))
         predicted, true = record.masks()
         answers = [_answer(entry.scored, predicted)]
         if entry.other is not None:
             answers.append(_answer(entry.other, entry.other.record.masks()[0]))
         _, slots = color_slots(entry.scored)
         return {
-            "photo": -1 if note else self._numbers[key],
-            "note": note,
-            "size": [picture.shape[1], picture.shape[0]],
+            **self._photo(record),
             "truth": _shapes(true, slots),
             "slots": slots,
             "names": [*record.names, *[""] * (len(true) - len(record.names))],
             "ignored": _ignored_path(record),
             "answers": answers,
         }
+
+    def _photo(self, record: QuestionRecord) -> dict[str, Any]:
+        """Number and size of the photo, which is read for the first question about it."""
+        key = (record.image, record.upright, record.size)
+        if key not in self._known:
+            image, note = _read_photo(record)
+            picture, _ = fit(image, np.zeros((0, *record.size), dtype=bool), side=SIDE)
+            number = -1 if note else len(self.photos)
+            if not note:
+                self.photos.append(_jpeg_address(picture))
+            self._known[key] = {"photo": number, "note": note, "size": [picture.shape[1], picture.shape[0]]}
+        return self._known[key]
 
 
 def _read_photo(record: QuestionRecord) -> tuple[np.ndarray, str]:

@@ -2,7 +2,7 @@
 
 Pixels that a dataset marks as not counting (ReasonSeg) are left out of both areas, as in the release.
 
-This is the release's protocol for referring and reasoning sets. It is not generation: see generative.py.
+This is the release's protocol for referring and reasoning sets. It is not generation: see asking.py.
 """
 
 from __future__ import annotations
