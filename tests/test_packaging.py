@@ -66,6 +66,7 @@ def test_the_oldest_constraints_pin_the_lower_bounds(repository):
 @pytest.mark.parametrize(
     ("file", "package"),
     [
+        ("requirements-demo.txt", "gradio"),
         ("requirements-gpu.txt", "bitsandbytes"),
         ("requirements-llm.txt", "openai"),
         ("requirements-llm.txt", "tenacity"),
