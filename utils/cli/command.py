@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 ConfigType = TypeVar("ConfigType")
 INTERRUPTED = 130  # what a shell gives a process that Ctrl-C has ended
+PIPE_CLOSED = 141  # and one whose reader has left, as ``head`` does
 
 
 def run_command(
@@ -71,9 +73,15 @@ def _run(function: Callable[[Parsed[Any]], int | None], parsed: Parsed[Any]) -> 
 def _guard(run: Callable[[], int]) -> int:
     setup_logging()
     try:
-        return _end(run())
+        code = run()
+        sys.stdout.flush()
+        return _end(code)
     except InputError as err:
         return _end(report_input_error(err))
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return _end(PIPE_CLOSED)
     except OSError as err:
         told = _system_error(err)
         if told is None:
@@ -99,6 +107,18 @@ def exit_at_once(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _nobody_reads() -> bool:
+    """Whether nobody reads standard output; then it is turned aside, or Python would complain at its end."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _system_error(err: OSError) -> str | None:
