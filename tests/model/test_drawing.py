@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from model.badges import place_badges
-from model.drawing import PALETTE, READABLE_SIDE, annotate, fit, overlay, write_image
+from model.drawing import PALETTE, READABLE_SIDE, annotate, fit, ink_on, overlay, write_image
 from model.errors import InputError
 from model.image import read_image
+from tests.support import color_sight
 
 
 def gray(height: int, width: int) -> np.ndarray:
@@ -27,6 +28,31 @@ def test_palette_colors_are_distinct():
     distance = np.linalg.norm(colors[:, None] - colors[None], axis=-1) + 1000 * np.eye(len(colors))
     assert len(PALETTE) >= 12
     assert distance.min() > 50
+
+
+def test_the_distance_of_colors_is_that_of_its_authors():
+    """The supplement of Sharma, Wu and Dalal has these pairs."""
+    pairs = [
+        ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
+        ((50, 2.5, 0), (61, -5, 29), 22.8977),
+        ((2.0776, 0.0795, -1.1350), (0.9033, -0.0636, -0.5514), 0.9082),
+    ]
+    for one, other, expected in pairs:
+        assert color_sight.distance(np.array(one), np.array(other)) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("sight", color_sight.SIGHTS)
+def test_color_blind_people_tell_the_colors_apart(sight):
+    """Two colors side by side are told apart from a distance of about 2 on."""
+    seen = color_sight.lab(np.array(PALETTE), sight)
+    apart = color_sight.distance(seen[:, None], seen[None]) + 1000 * np.eye(len(PALETTE))
+    assert apart[:8, :8].min() > 15
+    assert apart.min() > 9
+
+
+def test_numbers_can_be_read_on_their_colors():
+    """4.5 is what WCAG 2 asks for of text (AA)."""
+    assert min(color_sight.contrast(color, ink_on(color)) for color in PALETTE) > 4.5
 
 
 def test_overlay_tints_the_mask_and_nothing_else():
