@@ -89,18 +89,21 @@ async function problemOf(file, limits) {
   if (limits.upload_mb && megabytes > limits.upload_mb) {
     return `${file.name} has ${megabytes.toFixed(1)} MB; ${limits.upload_mb} MB are taken.`;
   }
-  const url = URL.createObjectURL(file);
   try {
-    const { naturalWidth, naturalHeight } = await readPicture(url);
-    if (limits.side && Math.max(naturalWidth, naturalHeight) > limits.side) {
-      return `${file.name} has ${naturalWidth} x ${naturalHeight} pixels; ${limits.side} on the longer side are taken.`;
+    const { width, height } = await sizeOf(file);
+    if (limits.side && Math.max(width, height) > limits.side) {
+      return `${file.name} has ${width} x ${height} pixels; ${limits.side} on the longer side are taken.`;
     }
   } catch {
     return ""; // a format that the server may read
-  } finally {
-    URL.revokeObjectURL(url);
   }
   return "";
+}
+
+async function sizeOf(file) {
+  const image = await createImageBitmap(file), { width, height } = image;
+  image.close();
+  return { width, height };
 }
 
 const limitsInWords = ({ upload_mb, side }) =>

@@ -67,24 +67,20 @@ function paint(map, level, box, [red, green, blue]) {
 function outlineOf(map, threshold, box) {
   const level = 255 * threshold, path = new Path2D(), { width, height, gray } = map;
   const valueAt = (x, y) => (x < 0 || y < 0 || x >= width || y >= height ? 0 : gray[y * width + x]);
-  const between = (a, b) => (a === b ? 0.5 : (level - a) / (b - a));
+  const between = (one, other) => (level - one) / (other - one);
   for (let y = box.top - 1; y < box.bottom; y++) {
-    let a = valueAt(box.left - 1, y), d = valueAt(box.left - 1, y + 1);
+    let a = valueAt(box.left - 1, y), d = valueAt(box.left - 1, y + 1); // a b above d c are the corners of a square
     for (let x = box.left - 1; x < box.right; x++) {
       const b = valueAt(x + 1, y), c = valueAt(x + 1, y + 1);
-      const corners = (a > level) | ((b > level) << 1) | ((c > level) << 2) | ((d > level) << 3);
-      if (corners && corners !== 15) {
-        const left = x + 0.5, top = y + 0.5;
-        const points = {
-          top: [left + between(a, b), top],
-          right: [left + 1, top + between(b, c)],
-          bottom: [left + between(d, c), top + 1],
-          left: [left, top + between(a, d)],
-        };
-        for (const [from, to] of CROSSINGS[corners]) {
-          path.moveTo(...points[from]);
-          path.lineTo(...points[to]);
-        }
+      const sides = CROSSED[(a > level) | ((b > level) << 1) | ((c > level) << 2) | ((d > level) << 3)];
+      for (let at = 0; at < sides.length; at++) {
+        let right = x + 0.5, down = y + 0.5;
+        if (sides[at] === TOP) right += between(a, b);
+        else if (sides[at] === LEFT) down += between(a, d);
+        else if (sides[at] === BOTTOM) (right += between(d, c)), (down += 1);
+        else (right += 1), (down += between(b, c));
+        if (at % 2) path.lineTo(right, down);
+        else path.moveTo(right, down);
       }
       a = b;
       d = c;
@@ -93,35 +89,35 @@ function outlineOf(map, threshold, box) {
   return path;
 }
 
-// Which sides of a square the line joins, by the corners inside: 1 top left, 2 top right, 4 bottom right, 8 bottom left.
-const CROSSINGS = (() => {
-  const [tl, tr, bl, br] = [["top", "left"], ["top", "right"], ["bottom", "left"], ["bottom", "right"]];
-  const across = ["left", "right"], down = ["top", "bottom"];
-  return [[], [tl], [tr], [across], [br], [tl, br], [down], [bl], [bl], [down], [tr, bl], [br], [across], [tr], [tl], []];
-})();
+// Which sides of a square the line joins, two by two, by the corners inside: a 1, b 2, c 4, d 8.
+const TOP = 0, RIGHT = 1, BOTTOM = 2, LEFT = 3;
+const CROSSED = [
+  [], [TOP, LEFT], [TOP, RIGHT], [LEFT, RIGHT], [RIGHT, BOTTOM], [TOP, LEFT, RIGHT, BOTTOM], [TOP, BOTTOM], [LEFT, BOTTOM],
+  [LEFT, BOTTOM], [TOP, BOTTOM], [TOP, RIGHT, LEFT, BOTTOM], [RIGHT, BOTTOM], [LEFT, RIGHT], [TOP, RIGHT], [TOP, LEFT], [],
+];
 
 // Points inside a mask, those far from its edge first: [{x, y, depth}], in pixels of the map.
 function innerPoints(map, threshold, box) {
   const level = 255 * threshold;
-  const step = Math.max(1, Math.ceil(Math.max(box.right - box.left, box.bottom - box.top) / 120));
+  const step = Math.max(1, Math.ceil(Math.max(box.right - box.left, box.bottom - box.top) / 80));
   const columns = Math.ceil((box.right - box.left) / step) + 2, rows = Math.ceil((box.bottom - box.top) / step) + 2;
-  const depth = new Float32Array(columns * rows); // in cells; the rim around them is outside
+  const depth = new Float32Array(columns * rows); // in cells, from the nearest outside; the rim is outside
   for (let row = 1; row < rows - 1; row++) {
     for (let column = 1; column < columns - 1; column++) {
       const x = box.left + (column - 1) * step, y = box.top + (row - 1) * step;
       if (map.gray[y * map.width + x] > level) depth[row * columns + column] = 1e6;
     }
   }
-  const sweep = (at, behind) => {
-    for (const [offset, cost] of behind) depth[at] = Math.min(depth[at], depth[at + offset] + cost);
+  const sweep = (at, back) => {
+    const straight = Math.min(depth[at - back], depth[at - back * columns]) + 1;
+    const aslant = Math.min(depth[at - back * (columns + 1)], depth[at - back * (columns - 1)]) + 1.4;
+    depth[at] = Math.min(depth[at], straight, aslant);
   };
-  const before = [[-1, 1], [-columns, 1], [-columns - 1, 1.4], [-columns + 1, 1.4]];
-  const after = before.map(([offset, cost]) => [-offset, cost]);
-  for (let at = columns + 1; at < depth.length - columns - 1; at++) if (depth[at]) sweep(at, before);
-  for (let at = depth.length - columns - 2; at > columns; at--) if (depth[at]) sweep(at, after);
-  const points = [];
+  for (let at = columns + 1; at < depth.length - columns - 1; at++) if (depth[at]) sweep(at, 1);
+  for (let at = depth.length - columns - 2; at > columns; at--) if (depth[at]) sweep(at, -1);
+  const deepest = depth.reduce((most, cells) => Math.max(most, cells), 0), points = [];
   depth.forEach((cells, at) => {
-    if (!cells) return;
+    if (!cells || cells < 0.4 * deepest) return;
     const x = box.left + ((at % columns) - 1) * step, y = box.top + (Math.floor(at / columns) - 1) * step;
     points.push({ x: x + 0.5, y: y + 0.5, depth: cells * step });
   });

@@ -1,6 +1,6 @@
 // The canvas: photo, tints and outlines, and a numbered button on each mask. Knows nothing of words.
 //
-// A mask is {number, name, color, ink, map, count, box, tint, line, points, hidden}; see masks.js and viewer.js.
+// A mask is {number, color, ink, label, map, threshold, count, box, tint, line, points, hidden, pinned}; see masks.js and viewer.js.
 
 const BADGE = 24; // its diameter in CSS pixels: the least that fingers and WCAG 2.2 ask for
 const FADE = 140; // milliseconds in which others dim
@@ -10,6 +10,7 @@ function makePicture(figure, { onPoint, onFocus, onPin }) {
   const badges = figure.querySelector(".px-badges");
   const still = matchMedia("(prefers-reduced-motion: reduce)");
   let photo = null, masks = [], looks = {}, lit = null, dim = 0, frame = 0, asked = 0;
+  let ground = null; // the photo at the size of the canvas; so are the layers of a mask, and drawing only copies
 
   // What can be seen, large ones first: small things would vanish below what they lie on.
   const drawn = () => masks.filter((mask) => !mask.hidden && mask.count).sort((one, other) => other.count - one.count);
@@ -17,37 +18,24 @@ function makePicture(figure, { onPoint, onFocus, onPin }) {
   function draw() {
     if (!photo || !canvas.width) return;
     context.globalAlpha = 1;
-    context.drawImage(photo, 0, 0, canvas.width, canvas.height);
+    context.drawImage(ground, 0, 0);
     const order = drawn();
+    for (const mask of order) if (mask.layers?.of !== ground) mask.layers = makeLayers(mask, ground, devicePixelRatio);
     if (dim) {
       context.fillStyle = `rgb(10 11 14 / ${0.55 * dim})`;
       context.fillRect(0, 0, canvas.width, canvas.height);
-      order.filter((mask) => mask.number === lit).forEach((mask) => put(spotOf(mask, photo), mask, 1));
+      for (const mask of order) if (mask.number === lit) put(mask.layers.spot, 1);
     }
     const share = (mask, least) => (mask.number === lit ? 1 : 1 - (1 - least) * dim);
-    for (const mask of order) put(mask.tint, mask, looks.opacity * share(mask, 0.15));
+    for (const mask of order) put(mask.layers.tint, looks.opacity * share(mask, 0.15));
     for (const mask of order) {
-      if (looks.outline || mask.number === lit) putLine(mask, share(mask, 0.2));
+      if (looks.outline || mask.number === lit) put(mask.layers.line, share(mask, 0.2));
       putLeader(mask, share(mask, 0.2));
     }
     context.globalAlpha = 1;
   }
 
-  function put(picture, mask, alpha) {
-    const across = canvas.width / mask.map.width, down = canvas.height / mask.map.height, { box } = mask;
-    context.globalAlpha = alpha;
-    context.drawImage(
-      picture, box.left * across, box.top * down, (box.right - box.left) * across, (box.bottom - box.top) * down
-    );
-  }
-
-  function putLine(mask, alpha) {
-    const scale = canvas.width / mask.map.width;
-    if (mask.lineScale !== scale) {
-      mask.lineScale = scale;
-      mask.linePicture = strokedLine(mask, scale, devicePixelRatio);
-    }
-    const { picture, left, top } = mask.linePicture;
+  function put({ picture, left, top }, alpha) {
     context.globalAlpha = alpha;
     context.drawImage(picture, left, top);
   }
@@ -97,9 +85,11 @@ function makePicture(figure, { onPoint, onFocus, onPin }) {
   function resize() {
     const width = Math.round(figure.clientWidth * devicePixelRatio);
     const height = Math.round(figure.clientHeight * devicePixelRatio);
-    if (canvas.width === width && canvas.height === height) return;
+    if (!photo || !width || (ground && canvas.width === width && canvas.height === height)) return;
     canvas.width = width;
     canvas.height = height;
+    ground = makeCanvas(width, height);
+    ground.getContext("2d").drawImage(photo, 0, 0, width, height);
     placeBadges();
     draw();
   }
@@ -162,9 +152,8 @@ function makePicture(figure, { onPoint, onFocus, onPin }) {
       photo = image;
       const ratio = image ? image.naturalWidth / image.naturalHeight : 1;
       figure.style.setProperty("--ratio", ratio);
-      masks.forEach((mask) => (mask.spot = null));
+      ground = null;
       resize();
-      redraw();
     },
     show(nextMasks, nextLooks) {
       masks = nextMasks;
@@ -180,33 +169,38 @@ function makePicture(figure, { onPoint, onFocus, onPin }) {
 
 const css = ([red, green, blue]) => `rgb(${red} ${green} ${blue})`;
 
-// The part of the photo that the mask is about, to stand out from a dim one.
-function spotOf(mask, photo) {
-  if (mask.spot) return mask.spot;
-  const { box, map, tint } = mask, spot = makeCanvas(tint.width, tint.height), context = spot.getContext("2d");
-  context.drawImage(tint, 0, 0);
-  context.globalCompositeOperation = "source-in";
-  context.drawImage(photo, -box.left, -box.top, map.width, map.height);
-  return (mask.spot = spot);
+// What is drawn of a mask, at the size of the canvas: tint, outline, and its part of the photo, to stand out from a dim one.
+function makeLayers(mask, ground, ratio) {
+  const { box, map } = mask, scale = ground.width / map.width, margin = Math.ceil(4 * ratio);
+  const left = Math.floor(box.left * scale) - margin, top = Math.floor(box.top * scale) - margin;
+  const width = (box.right - box.left) * scale + 2 * margin, height = (box.bottom - box.top) * scale + 2 * margin;
+  const layer = (paint) => {
+    const picture = makeCanvas(width, height), context = picture.getContext("2d");
+    context.translate(-left, -top);
+    paint(context);
+    return { picture, left, top };
+  };
+  const place = [box.left * scale, box.top * scale, (box.right - box.left) * scale, (box.bottom - box.top) * scale];
+  const tint = layer((context) => context.drawImage(mask.tint, ...place));
+  const spot = layer((context) => {
+    context.drawImage(tint.picture, left, top);
+    context.globalCompositeOperation = "source-in";
+    context.drawImage(ground, 0, 0);
+  });
+  return { of: ground, tint, spot, line: layer((context) => strokeLine(context, mask, scale, ratio)) };
 }
 
 // The outline in two tones, so that it shows on any ground: its color, between lines of the ink that is read on it.
-function strokedLine(mask, scale, ratio) {
-  const { box } = mask, margin = Math.ceil(4 * ratio);
-  const left = Math.floor(box.left * scale) - margin, top = Math.floor(box.top * scale) - margin;
-  const picture = makeCanvas((box.right - box.left) * scale + 2 * margin, (box.bottom - box.top) * scale + 2 * margin);
-  const context = picture.getContext("2d");
-  context.translate(-left, -top);
+function strokeLine(context, { box, line, color, ink }, scale, ratio) {
   context.scale(scale, scale);
   context.lineCap = context.lineJoin = "round";
   // A thick line would hide what is tiny.
   const thin = Math.min(box.right - box.left, box.bottom - box.top) * scale < 14 * ratio ? 0.6 : 1;
-  for (const [width, color] of [[4.2 * thin, mask.ink], [2.2 * thin, css(mask.color)]]) {
+  for (const [width, tone] of [[4.2 * thin, ink], [2.2 * thin, css(color)]]) {
     context.lineWidth = (width * ratio) / scale;
-    context.strokeStyle = color;
-    context.stroke(mask.line);
+    context.strokeStyle = tone;
+    context.stroke(line);
   }
-  return { picture, left, top };
 }
 
 // Where a number stands, in CSS pixels: on its mask where that is widest, beside it where it would hide it.

@@ -10,7 +10,7 @@ const EMPTY = { photo: null, turns: [], notice: null };
 const looks = { opacity: limits.opacity ?? 0.3, threshold: limits.threshold ?? 0.5, outline: true };
 let value = EMPTY, chosen = 0, pointed = null, focused = null;
 let sent = null; // the question under way, given back if it is refused
-let shownPhoto = null, isStarting = false, problem = "";
+let shownPhoto = null, isStarting = false, problem = "", frame = 0;
 const seen = []; // for each turn: {question, hidden, names, pinned, masks}
 const maps = new Map(); // by their url
 
@@ -79,7 +79,7 @@ function marksOf(index) {
       loadMap(target.map).then((map) => {
         if (mask.url !== target.map) return;
         mask.map = map;
-        render();
+        renderSoon();
       });
     }
     if (index === chosen && mask.map && mask.threshold !== looks.threshold) cut(mask);
@@ -104,7 +104,7 @@ function cut(mask) {
   mask.threshold = looks.threshold;
   mask.line = mask.count ? outlineOf(mask.map, looks.threshold, mask.box) : null;
   mask.points = mask.count ? innerPoints(mask.map, looks.threshold, mask.box) : [];
-  mask.spot = mask.lineScale = null;
+  mask.layers = null;
 }
 
 // --- What is shown ---
@@ -133,6 +133,14 @@ function render() {
   $("[type=submit]").hidden = isBusy;
   light();
   checkField();
+}
+
+// At most once a frame, however fast a slider moves.
+function renderSoon() {
+  frame ||= requestAnimationFrame(() => {
+    frame = 0;
+    render();
+  });
 }
 
 function describePicture(marks) {
@@ -339,7 +347,7 @@ root.addEventListener("input", ({ target }) => {
   if (target.dataset.look) {
     looks[target.dataset.look] = target.type === "checkbox" ? target.checked : +target.value;
     showLooks();
-    render();
+    renderSoon();
   } else if (target.closest(".px-ask")) fitField();
 });
 $(".px-field textarea").addEventListener("keydown", (event) => {
