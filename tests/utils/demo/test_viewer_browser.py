@@ -307,7 +307,7 @@ def test_a_photo_is_chosen_dropped_pasted_or_an_example(starts, tmp_path):
       document.querySelector(".px-drop").dispatchEvent(event); }"""
     with starts() as page:
         assert "Drop a photo here" in page.inner_text(".px-drop")
-        assert "up to 1 MB, up to 4000 pixels" in page.inner_text(".px-drop")
+        assert "Up to 1 MB, and 4000 pixels" in page.inner_text(".px-drop")
         with page.expect_file_chooser() as chooser:
             page.click("[data-do=choose]")
         chooser.value.set_files(photo)

@@ -106,5 +106,7 @@ async function sizeOf(file) {
   return { width, height };
 }
 
-const limitsInWords = ({ upload_mb, side }) =>
-  [upload_mb && `up to ${upload_mb} MB`, side && `up to ${side} pixels on the longer side`].filter(Boolean).join(", ");
+function limitsInWords({ upload_mb, side }) {
+  const words = [upload_mb && `${upload_mb} MB`, side && `${side} pixels on the longer side`].filter(Boolean);
+  return words.length ? `Up to ${words.join(", and ")}` : "";
+}

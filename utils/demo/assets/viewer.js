@@ -10,9 +10,8 @@ const EMPTY = { photo: null, turns: [], notice: null };
 const looks = { opacity: limits.opacity ?? 0.3, threshold: limits.threshold ?? 0.5, outline: true };
 let value = EMPTY, chosen = 0, pointed = null, focused = null;
 let sent = null; // the question under way, given back if it is refused
-let shownPhoto = null, isStarting = false, problem = "", frame = 0;
-const seen = []; // for each turn: {question, hidden, names, pinned, masks}
-const maps = new Map(); // by their url
+let isStarting = false, problem = "", frame = 0;
+const seen = []; // for each turn: {question, hidden, names, pinned, masks}; a mask is as picture.js says
 
 const picture = makePicture($(".px-figure"), { onPoint: point, onFocus: focus, onPin: pin });
 const photos = watchPhotos(root, { onPhoto: send, onProblem: tell });
@@ -23,10 +22,7 @@ const readAloud = makeReader($(".px-live"));
 function update() {
   const next = props.value && typeof props.value === "object" ? props.value : EMPTY;
   const isNewPhoto = keyOf(next.photo) !== keyOf(value.photo), isNewTurn = next.turns.length > value.turns.length;
-  if (isNewPhoto) {
-    seen.length = 0;
-    maps.clear();
-  }
+  if (isNewPhoto) seen.length = 0;
   if (isNewPhoto || next.notice) root.removeAttribute("data-reads");
   if (isNewPhoto || isNewTurn || next.notice) problem = "";
   value = next;
@@ -49,13 +45,14 @@ const keyOf = (photo) => (photo ? (photo.id ?? photo.url) : null);
 async function showPhoto() {
   const photo = value.photo;
   isStarting = false;
-  shownPhoto = null;
   if (!photo) return;
   const image = await readPicture(photo.url);
   if (photo !== value.photo && keyOf(photo) !== keyOf(value.photo)) return;
-  shownPhoto = image;
   picture.setPhoto(image);
   render();
+  // What was pressed before is gone. On a phone, focus would open the keyboard over the picture.
+  const isFree = document.activeElement === document.body && matchMedia("(pointer: fine)").matches;
+  if (isFree) $(".px-field textarea").focus({ preventScroll: true });
 }
 
 // A question that was refused is not lost.
@@ -67,22 +64,18 @@ function giveBack(isNewTurn) {
   fitField();
 }
 
-// --- Masks: read once, cut again for each threshold ---
+// --- Masks: those of the chosen turn alone are in memory, and cut again for each threshold ---
+
+const UNREAD = { url: null, map: null, threshold: null, count: 0, tint: null, line: null, points: [], layers: null };
 
 function marksOf(index) {
   const turn = value.turns[index], kept = seen[index];
   return turn.targets.map((target, number) => {
     const [color, ink] = palette[number % palette.length];
-    const mask = (kept.masks[number] ??= { number, color, ink, url: null, map: null, count: 0, threshold: null });
-    if (mask.url !== target.map) {
-      Object.assign(mask, { url: target.map, map: null, count: 0, threshold: null });
-      loadMap(target.map).then((map) => {
-        if (mask.url !== target.map) return;
-        mask.map = map;
-        renderSoon();
-      });
-    }
-    if (index === chosen && mask.map && mask.threshold !== looks.threshold) cut(mask);
+    const mask = (kept.masks[number] ??= { number, color, ink, ...UNREAD });
+    if (index !== chosen) Object.assign(mask, UNREAD);
+    else if (mask.url !== target.map) read(mask, target.map);
+    else if (mask.map && mask.threshold !== looks.threshold) cut(mask);
     mask.hidden = kept.hidden.has(number);
     mask.pinned = kept.pinned === number;
     mask.name = kept.names.get(number) ?? target.phrase;
@@ -94,9 +87,12 @@ function marksOf(index) {
   });
 }
 
-function loadMap(url) {
-  if (!maps.has(url)) maps.set(url, readMap(url));
-  return maps.get(url);
+async function read(mask, url) {
+  Object.assign(mask, UNREAD, { url });
+  const map = await readMap(url);
+  if (mask.url !== url) return;
+  mask.map = map;
+  renderSoon();
 }
 
 function cut(mask) {
@@ -220,11 +216,16 @@ async function send(file) {
   try {
     const { path } = await upload(file);
     trigger("upload", { path, name: file.name });
-    // The same photo again changes nothing, so that nothing comes back.
-    setTimeout(() => (root.removeAttribute("data-reads"), render()), 15000);
   } catch {
     tell(`${file.name} could not be sent. Is the server still there?`);
   }
+}
+
+function select(example) {
+  problem = "";
+  root.toggleAttribute("data-reads", true);
+  render();
+  trigger("select", { example });
 }
 
 function checkField() {
@@ -311,7 +312,7 @@ root.addEventListener("click", (event) => {
   const turn = button.closest(".px-turn");
   if (button.dataset.do) actions[button.dataset.do](button.closest("[data-target]"));
   else if (button.dataset.save) save(button.dataset.save);
-  else if (button.dataset.example) trigger("select", { example: +button.dataset.example });
+  else if (button.dataset.example) select(+button.dataset.example);
   else if (turn) {
     choose(+turn.dataset.turn);
     if (button.closest(".px-answer") && button.dataset.target !== undefined) pin(+button.dataset.target);
