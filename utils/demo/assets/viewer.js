@@ -50,9 +50,12 @@ async function showPhoto() {
   if (photo !== value.photo && keyOf(photo) !== keyOf(value.photo)) return;
   picture.setPhoto(image);
   render();
-  // What was pressed before is gone. On a phone, focus would open the keyboard over the picture.
-  const isFree = document.activeElement === document.body && matchMedia("(pointer: fine)").matches;
-  if (isFree) $(".px-field textarea").focus({ preventScroll: true });
+  if (document.activeElement === document.body) focusField(); // what was pressed before is gone
+}
+
+// On a phone, this would open the keyboard over the picture.
+function focusField() {
+  if (matchMedia("(pointer: fine)").matches) $(".px-field textarea").focus({ preventScroll: true });
 }
 
 // A question that was refused is not lost.
@@ -295,7 +298,7 @@ const actions = {
   other: () => ((isStarting = true), render()),
   keep: () => ((isStarting = false), render()),
   clear: () => trigger("clear", {}),
-  stop: () => trigger("stop", {}),
+  stop: () => (trigger("stop", {}), focusField()),
   close: () => $("dialog.px-copy").close(),
   copy,
   pin: (row) => pin(+row.dataset.target),

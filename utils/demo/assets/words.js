@@ -32,7 +32,8 @@ function writeAnswer(paragraph, pieces, marks, isWriting) {
       else paragraph.append(made);
       element = made;
     }
-    setText(element, text);
+    // The tokens of a target leave a blank before the comma behind it.
+    setText(element, pieces[index - 1]?.[2] ? text.replace(/^ (?=[,.;:!?])/, "") : text);
     if (!mark) {
       element.removeAttribute("class");
       element.removeAttribute("data-target");
