@@ -47,7 +47,7 @@ def test_what_was_typed_and_named_outlives_a_growing_answer(tmp_path, monkeypatc
         viewer.submit(submit, None, viewer, show_progress="hidden")
         viewer.download(download, None, viewer, show_progress="hidden")
     with start_browser() as browser, serve_blocks(blocks) as url:
-        page, errors = browser.new_page(), list[str]()
+        page, errors = browser.new_page(viewport={"width": 390, "height": 700}), list[str]()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(url)
         page.wait_for_selector(".px-drop")
@@ -62,6 +62,10 @@ def test_what_was_typed_and_named_outlives_a_growing_answer(tmp_path, monkeypatc
         page.wait_for_selector("[data-do=stop]", state="hidden")
         page.wait_for_selector(".px-badges button >> nth=2")
         wait_for_color(page, LEFT, tinted(0))
+        question, photo_shown = (page.locator(part).bounding_box() for part in (".px-ask", ".px-figure"))
+        assert page.evaluate("document.documentElement.scrollHeight") > 700
+        assert question["y"] + question["height"] <= 700, "it stays in sight"
+        assert photo_shown["y"] >= 0, "and so does the picture"
         page.locator(".px-question").first.click()
         assert page.locator(".px-turn >> nth=0").locator(".px-name").input_value() == "my mug"
         with page.expect_download() as saved:
