@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -95,6 +96,20 @@ class RoomyLayer(DynamicLayer):
             self.keys[to], self.values[to] = self.keys[of], self.values[of]
         self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
 
+    def join(self, other: RoomyLayer, mine: Tensor, its: Tensor) -> None:
+        """Take in the rows of another layer.
+
+        Args:
+            mine: (Q, L), its: (P, L), which token of each row stands where from now on.
+        """
+        old = (self.keys, other.keys), (self.values, other.values)
+        like_all = [one[:1, :, :1].expand(len(mine) + len(its), -1, mine.shape[1], -1) for _, one in old]
+        self._make_room(like_all[0], like_all[1])
+        for joined, halves in zip((self.keys, self.values), old, strict=True):
+            for rows, half, order in zip((slice(len(mine)), slice(len(mine), None)), halves, (mine, its), strict=True):
+                places = order.to(half.device)[:, None, :, None].expand(-1, half.shape[1], -1, half.shape[3])
+                joined[rows] = half.gather(2, places)
+
     def _make_room(self, keys: Tensor, values: Tensor, num_new: int = 0) -> None:
         """For as many tokens, of which nothing is copied, and for others behind: those are copied seldom."""
         if not self.is_initialized:
@@ -170,9 +185,35 @@ class Context:
         assert self._next is not None, "nothing was read"
         for layer in self.layers:
             layer.keep_rows(rows)
-        indices = torch.tensor(rows, device=self._next.device)
+        indices = torch.tensor(rows, dtype=torch.long, device=self._next.device)
         self._next = self._next[indices]
         self._seen = None if self._seen is None else self._seen[indices]
+
+    def join(self, other: Context) -> None:
+        """Go on with the rows of another context, too, behind one's own.
+
+        Gaps are left out but for those at the start of shorter rows. So it stays as long as the longest row, and what
+        was read since rows joined last, however many come and go.
+        """
+        assert self._next is not None, "nothing was read"
+        assert other._next is not None, "nothing was read"
+        seen = [one._seen_by_all() for one in (self, other)]
+        width = max(int(one.sum(1).max()) for one in seen if len(one))
+        # A stable sort moves gaps to the front; rows that are too short for that get some more, of any token.
+        orders = [F.pad(one.long().argsort(dim=1, stable=True)[:, -width:], (width, 0))[:, -width:] for one in seen]
+        joined = [F.pad(one, (width, 0)).long().sort(dim=1).values[:, -width:].bool() for one in seen]
+        for mine, its in zip(self.layers, other.layers, strict=True):
+            mine.join(its, *orders)
+        self._next = torch.cat([self._next, other._next])
+        visible = torch.cat(joined)
+        self._seen = None if bool(visible.all()) else visible
+
+    def _seen_by_all(self) -> Tensor:
+        """(Q, L) bool, also while there is no gap."""
+        assert self._next is not None, "nothing was read"
+        if self._seen is not None:
+            return self._seen
+        return torch.ones(len(self._next), self.length, dtype=torch.bool, device=self._next.device)
 
     def copy_of(self, rows: Sequence[int], *, length: int | None = None, position: int | None = None) -> Context:
         """These rows, of which one may stand for several; they go on by themselves.

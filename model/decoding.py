@@ -23,7 +23,7 @@ class Answer:
     """One answer on its way.
 
     Attributes:
-        row: which of the Q it is.
+        row: its number, by which the caller knows it.
         room: T at most; a token group that would not fit is not begun.
         ids: its tokens so far.
         states: the states that predicted them; each (1, D) or, of a token group, more.
@@ -60,32 +60,46 @@ class Rules:
     must_stop: Callable[[Answer], bool] | None = None
 
 
+@dataclass
+class Begun:
+    """Prompts that were read, whose answers are to be written.
+
+    Attributes:
+        context: has a row for each.
+        states: (Q, D), behind the last token of each prompt.
+        answers: Q, still empty.
+    """
+
+    context: Reading
+    states: Tensor
+    answers: Sequence[Answer]
+
+
 def decode(
-    context: Reading,
-    first_states: Tensor,
+    begun: Begun,
     rules: Rules,
     *,
-    rooms: Sequence[int],
     embed: Callable[[Tensor], Tensor],
     head: Callable[[Tensor], Tensor],
     pick: Pick,
+    arrivals: Callable[[], Begun | None] | None = None,
 ) -> Iterator[tuple[Answer, list[int]]]:
     """Write the answers to Q prompts that have been read.
 
-    Answers do not wait for one another: in one pass, one of them may read a word and another a whole group.
+    Answers do not wait for one another: in one pass, one of them may read a word and another a whole group. Whoever
+    sets ``is_done`` of an answer that was just yielded ends it.
 
     Args:
-        context: has read the prompts.
-        first_states: (Q, D), behind the last token of each prompt.
-        rooms: tokens that each answer may have.
+        begun: what it begins with.
         embed: (A, n) ids to (A, n, D).
         head: (A, D) states to (A, V) logits.
         pick: the next token of each answer by its logits, which it may change.
+        arrivals: asked between two passes for answers that are to be written along.
     Yields:
         each answer and what was just added to it: a token as soon as it is chosen, a group once its states are known.
         What could not be added is nothing, and ends the answer.
     """
-    active, states = [Answer(row, room) for row, room in enumerate(rooms)], first_states
+    context, states, active = begun.context, begun.states, list(begun.answers)
     while active:
         logits = head(states)
         if rules.max_groups is not None:
@@ -112,6 +126,20 @@ def decode(
         unfinished = [place for place, answer in enumerate(active) if not answer.is_done]
         unfinished = _keep(context, unfinished, of=len(active))
         states, active = read[unfinished, -1], [active[place] for place in unfinished]
+        if arrivals is not None:
+            states, active = _join(context, states, active, arrivals())
+
+
+def _join(context: Reading, states: Tensor, active: list[Answer], new: Begun | None) -> tuple[Tensor, list[Answer]]:
+    """Let answers go on beside those that are unfinished; returns states and answers of all."""
+    if new is None:
+        return states, active
+    assert isinstance(context, Context), "a compiled pass has one row"
+    assert isinstance(new.context, Context), "a compiled pass has one row"
+    if not active:
+        context.select([])
+    context.join(new.context)
+    return torch.cat([states, new.states]), [*active, *new.answers]
 
 
 def _keep(context: Reading, places: list[int], *, of: int) -> list[int]:

@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 
 from .codebook import gather_seg_states
 from .context import Context
-from .decoding import Answer, Rules, decode
+from .decoding import Answer, Begun, Rules, decode
 from .errors import InputError
 from .files import read_object
 from .rows import rows_of_conversations
@@ -227,23 +227,21 @@ class AnswersWithMasks(GenerationMixin):
             end_ids=frozenset(() if ends is None else ends.tolist()),
             must_stop=(lambda answer: any(bool(one(written(answer), None)) for one in others)) if others else None,
         )
-        answers: dict[int, Answer] = {}
-        for answer, part in decode(
-            context, first, rules, rooms=[generation_config.max_length - input_ids.shape[1]] * len(input_ids),
-            embed=self.model.embed_tokens, head=self.lm_head, pick=pick,
-        ):  # fmt: skip
-            answers[answer.row] = answer
+        room = generation_config.max_length - input_ids.shape[1]
+        answers = [Answer(row, room) for row in range(len(input_ids))]
+        for _, part in decode(
+            Begun(context, first, answers), rules, embed=self.model.embed_tokens, head=self.lm_head, pick=pick
+        ):
             for token in part if streamer else ():
                 streamer.put(torch.tensor([token]))
         if streamer:
             streamer.end()
-        rows = [answers[row] for row in range(len(input_ids))]
         new_ids = pad_sequence(
-            [torch.tensor(answer.ids, dtype=input_ids.dtype) for answer in rows],
+            [torch.tensor(answer.ids, dtype=input_ids.dtype) for answer in answers],
             batch_first=True,
             padding_value=0 if pad is None else int(pad),
         )
-        writing.states.extend(pad_sequence([torch.cat([first[:0], *answer.states]) for answer in rows]))
+        writing.states.extend(pad_sequence([torch.cat([first[:0], *answer.states]) for answer in answers]))
         sequences = torch.cat([input_ids, new_ids.to(input_ids.device)], 1)
         return GenerateDecoderOnlyOutput(sequences=cast(Any, sequences))
 

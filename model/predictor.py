@@ -5,34 +5,28 @@ Shapes: B images, Q questions, L tokens, T tokens of an answer, N masks, D langu
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import LlamaTokenizer
 
 from . import cpu_products
 from .asking import AnswerOptions
 from .compiled import CompiledPasses
 from .configuration import PRECISIONS
-from .decoding import Answer, Reading, Rules, decode, read_parts
+from .decoding import Answer, Begun, Reading, read_parts
 from .errors import InputError
 from .image import Photo
 from .PixelLM import PixelLMForCausalLM
 from .placement import DeviceMap, default_device, keep_tower_aside, main_device
 from .precision import settle_precision
-from .processor import PixelLMProcessor
-from .replies import Reply, Target, make_reply
-from .seen import Seen, batches_of_photos, decode_groups, group_states
-from .text.tokenizer import answer_text
-from .text.tokens import IMAGE_TOKEN_ID, name_groups
+from .replies import Reply, Target
+from .seen import Seen, batches_of_photos
 from .weights.quantization import quantization
-
-_LONGEST_TOKEN = 100  # characters; tokens of real vocabularies are far shorter
+from .writing import Telling, Writer, called
 
 
 @dataclass
@@ -66,9 +60,8 @@ class PixelLMPredictor:
         self.model = model
         if not model.training:
             cpu_products.use_in(model)
-        self.processor = PixelLMProcessor.of(model.config, tokenizer)
-        prompt = self.processor.prompt_ids("")
-        self._prefix_ids = prompt[: len(prompt) - prompt[::-1].index(IMAGE_TOKEN_ID)]
+        self.writer = Writer(model, tokenizer)
+        self.processor = self.writer.processor
         self._seen: Seen | None = None
         self._dialogue: Dialogue | None = None
         self.compiled = None
@@ -133,7 +126,7 @@ class PixelLMPredictor:
         Raises:
             InputError: if it cannot be read.
         """
-        self._seen, self._dialogue = Seen(self.model, self.processor, [photo], self._prefix_ids), None
+        self._seen, self._dialogue = self.writer.look_at([photo]), None
 
     @torch.inference_mode()
     def ask(self, question: str, *, follows: bool = False, **options: Any) -> Reply:
@@ -146,9 +139,9 @@ class PixelLMPredictor:
             InputError: if the question is too long for the model or is not UTF-8, or an option cannot be met.
             ValueError: before ``set_image``.
         """
-        asked, seen = self._options(options), self._require_seen()
+        asked, seen = self.writer.options(options), self._require_seen()
         *_, answer = self._write(question, follows, asked, seen)
-        return self._replies([answer], [0], seen, asked)[0]
+        return self.writer.replies([answer], [0], seen, asked)[0]
 
     @torch.inference_mode()
     def stream(self, question: str, *, follows: bool = False, **options: Any) -> Iterator[str | Target | Reply]:
@@ -158,19 +151,12 @@ class PixelLMPredictor:
             pieces of the text, in which ``[0]`` stands for the first target, as in ``Reply.numbered``; behind its
             number each target, as soon as its tokens are written; at last the whole reply.
         """
-        asked, seen = self._options(options), self._require_seen()
-        shown, targets, answer = "", list[Target](), None
+        asked, seen = self.writer.options(options), self._require_seen()
+        telling, answer = Telling(self.writer, seen, asked), None
         for answer in self._write(question, follows, asked, seen):
-            text = answer_text(self.processor.tokenizer, answer.ids)
-            text = name_groups(text, self.model.codebook.group_text, (f"[{number}]" for number in itertools.count()))
-            if text.startswith(shown) and not text.endswith("\ufffd"):  # a letter of several tokens is not whole yet
-                yield text[len(shown) :]
-                shown = text
-            if answer.num_groups > len(targets):
-                targets = self._grown_reply(answer, targets, seen, asked).targets
-                yield targets[-1]
+            yield from telling.news(answer)
         assert answer is not None
-        yield self._grown_reply(answer, targets, seen, asked)
+        yield telling.reply(answer)
 
     @torch.inference_mode()
     def segment(self, photo: Photo, question: str | Sequence[str], **options: Any) -> Reply:
@@ -189,9 +175,7 @@ class PixelLMPredictor:
             return self.ask(question, **options)
         asked = AnswerOptions.of_masks(options)
         self.set_image(photo)
-        read = self.processor.answered_ids(*self.processor.naming_texts(question))
-        (reply,) = self._read_answers([read], [0], self._require_seen(), asked)
-        return _named(reply, question)
+        return self.writer.read_names(question, self._require_seen(), asked)
 
     @torch.inference_mode()
     def masks_for(self, photo: Photo, question: str, output_ids: Sequence[int], **options: Any) -> Reply:
@@ -210,8 +194,8 @@ class PixelLMPredictor:
         unknown = next((token for token in output_ids if not 0 <= token < size), None)
         if unknown is not None:
             raise InputError(f"output_ids has {unknown}; expected ids of the model's vocabulary, 0 to {size - 1}")
-        read = self.processor.prompt_ids(self._text(question)), list(output_ids)
-        return self._read_answers([read], [0], self._require_seen(), asked)[0]
+        read = self.processor.prompt_ids(self.writer.text(question)), list(output_ids)
+        return self.writer.read_answers([read], [0], self._require_seen(), asked)[0]
 
     @torch.inference_mode()
     def ask_batch(self, requests: Sequence[tuple[Photo, str]], *, batch_size: int = 8, **options: Any) -> list[Reply]:
@@ -227,16 +211,17 @@ class PixelLMPredictor:
         Raises:
             InputError: as ``segment``.
         """
-        asked = self._options(options)
-        prompts = [self._checked(self.processor.prompt_ids(self._text(question))) for _, question in requests]
+        asked = self.writer.options(options)
+        words = [self.writer.words(question) for _, question in requests]
         replies: dict[int, Reply] = {}
         for places, photos, images in batches_of_photos([photo for photo, _ in requests], batch_size):
-            seen = Seen(self.model, self.processor, photos, self._prefix_ids)
-            context, states = seen.read([self._words(prompts[place]) for place in places], images)
-            lengths = [len(prompts[place]) for place in places]
-            written = {answer.row: answer for answer in self._decode(context, states, lengths, asked)}
-            answers = [written[row] for row in range(len(places))]
-            replies |= dict(zip(places, self._replies(answers, images, seen, asked), strict=True))
+            seen = self.writer.look_at(photos)
+            mine = [words[place] for place in places]
+            answers = [self.writer.blank(one, asked, row=row) for row, one in enumerate(mine)]
+            context, states = seen.read(mine, images)
+            for _ in self.writer.write(Begun(context, states[:, -1], answers), asked):
+                pass
+            replies |= dict(zip(places, self.writer.replies(answers, images, seen, asked), strict=True))
         return [replies[place] for place in range(len(requests))]
 
     @torch.inference_mode()
@@ -256,12 +241,13 @@ class PixelLMPredictor:
         """
         asked = AnswerOptions.of_masks(options)
         read = [
-            self.processor.answered_ids(self._text(question), self._text(answer)) for _, question, answer in requests
+            self.processor.answered_ids(self.writer.text(question), self.writer.text(answer))
+            for _, question, answer in requests
         ]
         replies: dict[int, Reply] = {}
         for places, photos, images in batches_of_photos([photo for photo, _, _ in requests], batch_size):
-            seen = Seen(self.model, self.processor, photos, self._prefix_ids)
-            found = self._read_answers([read[place] for place in places], images, seen, asked)
+            seen = self.writer.look_at(photos)
+            found = self.writer.read_answers([read[place] for place in places], images, seen, asked)
             replies |= dict(zip(places, found, strict=True))
         return [replies[place] for place in range(len(requests))]
 
@@ -269,10 +255,7 @@ class PixelLMPredictor:
         """What ``segment`` gives for photos and names of things, in batches; arguments as of ``masks_batch``."""
         texts = [(photo, *self.processor.naming_texts(names)) for photo, names in requests]
         replies = self.masks_batch(texts, **options)
-        return [_named(reply, names) for reply, (_, names) in zip(replies, requests, strict=True)]
-
-    def _options(self, told: dict[str, Any]) -> AnswerOptions:
-        return AnswerOptions.of(self.model.generation_config, **told)
+        return [called(reply, names) for reply, (_, names) in zip(replies, requests, strict=True)]
 
     def _require_seen(self) -> Seen:
         if self._seen is None:
@@ -281,134 +264,19 @@ class PixelLMPredictor:
 
     def _write(self, question: str, follows: bool, options: AnswerOptions, seen: Seen) -> Iterator[Answer]:
         """One answer, again whenever it has grown; at its end, the dialogue goes on from it."""
-        before = self._dialogue if follows else None
+        writer, before = self.writer, self._dialogue if follows else None
         if before:
-            words = [*before.unread, *self.processor.follow_up_ids(self._text(question))]
+            words = [*before.unread, *writer.further_words(question)]
             context, length = before.context, before.length + len(words)
-            self._check_length(length)
+            writer.check_length(length)
             states = read_parts(context, [words], self.model.model.embed_tokens, device=self.model.device)
         else:
-            prompt = self._checked(self.processor.prompt_ids(self._text(question)))
-            context, states = seen.read([self._words(prompt)], [0])
-            context, length = self.compiled.begin(context) if self.compiled else context, len(prompt)
-        begun, answer = context.length, None
-        for answer in self._decode(context, states, [length], options):
+            words = writer.words(question)
+            context, states = seen.read([words], [0])
+            context, length = self.compiled.begin(context) if self.compiled else context, len(writer.prefix_ids + words)
+        begun, answer = context.length, writer.blank(words, options, length=length)
+        for _ in writer.write(Begun(context, states[:, -1], [answer]), options):
             self._dialogue = None  # a stream that is left half way has changed what was read
             yield answer
-        assert answer is not None
-        ids = answer.ids if self._is_ended(answer) else [*answer.ids, self._end_id]
-        self._dialogue = Dialogue(context, ids[context.length - begun :], length + context.length - begun)
-
-    def _decode(
-        self, context: Reading, states: Tensor, lengths: Sequence[int], options: AnswerOptions
-    ) -> Iterator[Answer]:
-        """Write the answers to questions that were read; yields each whenever it has grown.
-
-        Args:
-            states: (Q, n, D), the last one of each question behind its words.
-            lengths: tokens of each dialogue so far.
-        """
-        model, tokenizer = self.model, self.processor.tokenizer
-
-        def has_stop(answer: Answer) -> bool:
-            text = answer_text(tokenizer, answer.ids)
-            return any(stop in text for stop in options.stop)
-
-        rules = Rules(
-            group=model.codebook.ids,
-            by_group=options.codebook_fast_path,
-            max_groups=options.max_targets,
-            end_ids=frozenset([self._end_id]),
-            must_stop=has_stop if options.stop else None,
-        )
-        rooms = [min(options.max_new_tokens, self._longest - length) for length in lengths]
-        for answer, _ in decode(
-            context, states[:, -1], rules, rooms=rooms, embed=model.model.embed_tokens, head=model.lm_head,
-            pick=options.picker(model.codebook.ids),
-        ):  # fmt: skip
-            yield answer
-
-    def _read_answers(
-        self, read: Sequence[tuple[list[int], list[int]]], images: Sequence[int], seen: Seen, asked: AnswerOptions
-    ) -> list[Reply]:
-        """The replies to questions whose answers are known; ``read`` has the ids of each prompt and of its answer."""
-        length = max(len(prompt) + len(ids) for prompt, ids in read)
-        if length > self._longest:
-            raise InputError(
-                f"question and answer have {length} tokens with the image; the model reads at most {self._longest}"
-            )
-        answers = seen.read_answers([(self._words(prompt), ids) for prompt, ids in read], images)
-        for answer in answers:
-            answer.is_cut = not self._is_ended(answer)
-        return self._replies(answers, images, seen, asked)
-
-    @property
-    def _longest(self) -> int:
-        """Tokens that the model reads at most."""
-        return self.model.config.text_config.max_position_embeddings
-
-    def _text(self, question: str) -> str:
-        if len(question) > _LONGEST_TOKEN * self._longest:  # pasted by mistake: a megabyte takes seconds to tokenize
-            raise InputError(
-                f"the question has {len(question)} characters, but the model reads at most {self._longest} tokens; "
-                "shorten it"
-            )
-        return question
-
-    def _checked(self, prompt: list[int]) -> list[int]:
-        self._check_length(len(prompt))
-        return prompt
-
-    def _check_length(self, length: int) -> None:
-        if length >= self._longest:
-            raise InputError(
-                f"the question has {length} tokens with the image and what was said before it, but the model reads at "
-                f"most {self._longest}; shorten it"
-            )
-
-    def _words(self, prompt: Sequence[int]) -> list[int]:
-        """What follows the image."""
-        return list(prompt[len(self._prefix_ids) :])
-
-    @property
-    def _end_id(self) -> int:
-        return cast(int, self.processor.tokenizer.eos_token_id)
-
-    def _is_ended(self, answer: Answer) -> bool:
-        return answer.ids[-1:] == [self._end_id]
-
-    def _replies(
-        self, answers: Sequence[Answer], images: Sequence[int], seen: Seen, asked: AnswerOptions
-    ) -> list[Reply]:
-        masks = decode_groups(self.model, [group_states(self.model, one) for one in answers], images, seen.features)
-        return [
-            self._reply(answer, logits, seen.sizes[image], asked)
-            for answer, logits, image in zip(answers, masks, images, strict=True)
-        ]
-
-    def _grown_reply(self, answer: Answer, known: list[Target], seen: Seen, asked: AnswerOptions) -> Reply:
-        """What there is of one answer; only masks that are not known are decoded."""
-        states = group_states(self.model, answer)[len(known) :]
-        (logits,) = decode_groups(self.model, [states], [0], seen.features)
-        return self._reply(answer, logits, seen.sizes[0], asked, known=known)
-
-    def _reply(
-        self,
-        answer: Answer,
-        logits: Tensor,
-        photo_hw: tuple[int, int],
-        asked: AnswerOptions,
-        known: Sequence[Target] = (),
-    ) -> Reply:
-        processor = self.processor
-        return make_reply(
-            answer.ids, processor.on_photo(logits, photo_hw), processor.codebook, processor.tokenizer,
-            is_cut=answer.is_cut, asked=asked, known=known,
-        )  # fmt: skip
-
-
-def _named(reply: Reply, names: Sequence[str]) -> Reply:
-    """The reply to an answer that gives names, its targets called by them."""
-    for target, name in zip(reply.targets, names, strict=True):
-        target.phrase = name
-    return reply
+        unread = writer.with_end(answer.ids)[context.length - begun :]
+        self._dialogue = Dialogue(context, unread, length + context.length - begun)

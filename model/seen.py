@@ -29,11 +29,12 @@ _MASKS_AT_ONCE = 32
 class Seen:
     """Images that were looked at, and what the language model has read before questions about them.
 
-    That is the same for all questions about an image. It is read together with the first one, in one pass, and kept.
+    That is the same for all questions about an image. It is read together with the first one, in one pass.
 
     Args:
         photos: B of them.
         prefix_ids: what stands before a question, with the placeholders of an image.
+        keeps_prefix: what was read is kept for further questions; otherwise each reads it again.
     Attributes:
         sizes: (H, W) of each photo.
         features: of the B images.
@@ -42,9 +43,10 @@ class Seen:
     """
 
     def __init__(
-        self, model: PixelLMForCausalLM, processor: PixelLMProcessor, photos: Sequence[Photo], prefix_ids: list[int]
-    ) -> None:
-        self._model, self._prefix_ids = model, prefix_ids
+        self, model: PixelLMForCausalLM, processor: PixelLMProcessor, photos: Sequence[Photo], prefix_ids: list[int],
+        *, keeps_prefix: bool = True,
+    ) -> None:  # fmt: skip
+        self._model, self._prefix_ids, self._keeps_prefix = model, prefix_ids, keeps_prefix
         pixels = [photo_pixels(photo) for photo in photos]
         inputs = processor.image_processor(pixels)
         device = model.device
@@ -65,7 +67,7 @@ class Seen:
         """
         if self._prefix is None and list(images) == list(range(len(self.sizes))):
             context, states = self._read_all(words)
-            if len(words) == 1:
+            if len(words) == 1 and self._keeps_prefix:
                 # Tokens of the image that show nothing were left out, but they have their positions.
                 self._prefix = context.copy_of(
                     [0], length=context.length - len(words[0]), position=len(self._prefix_ids)

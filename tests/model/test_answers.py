@@ -10,9 +10,10 @@ from transformers import LogitsProcessorList
 
 from model.errors import InputError
 from model.predictor import PixelLMPredictor
-from model.replies import Reply, Target
+from model.replies import Target
 from model.text.tokens import IMAGE_TOKEN_ID
 from tests.support.parrot import teach
+from tests.support.talker import make_talker, same
 from tests.support.tiny_network import make_network
 
 RNG = np.random.default_rng(11)
@@ -23,23 +24,7 @@ GROUP = "[SEG0] [SEG1]"
 
 @pytest.fixture(scope="module")
 def talker(tiny_tokenizer_dir) -> PixelLMPredictor:
-    """Random, but answers differ by question and photo, and many hold groups."""
-    network, tokenizer = make_network(tiny_tokenizer_dir, scales=1, tokens=2)
-    first, second = network.codebook.ids
-    with torch.no_grad():
-        for layer in network.model.layers:  # a few tokens of the prompt decide
-            for name, factor in (("q_proj", 50), ("k_proj", 5), ("o_proj", 40)):
-                getattr(layer.self_attn, name).weight *= factor
-        head, table = network.lm_head.weight, network.model.embed_tokens.weight
-        head[first] *= 2
-        head[second] += 1.5 * table[first] / table[first].norm()
-    network.lm_head.register_forward_hook(lambda module, args, logits: forbid(logits, len(tokenizer)))
-    return PixelLMPredictor(network, tokenizer)
-
-
-def forbid(logits: torch.Tensor, num_words: int) -> None:
-    """The table has rows that stand for no word."""
-    logits[..., num_words:] = -torch.inf
+    return make_talker(tiny_tokenizer_dir)
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +45,6 @@ def widths(parrot):
     hook.remove()
 
 
-def same(found: Reply, expected: Reply, *, atol: float = 1e-4) -> None:
-    assert found.output_ids == expected.output_ids
-    assert (found.text, found.reason) == (expected.text, expected.reason)
-    for mine, theirs in zip(found.targets, expected.targets, strict=True):
-        assert (mine.phrase, mine.token_span) == (theirs.phrase, theirs.token_span)
-        assert torch.allclose(mine.logits, theirs.logits, atol=atol)
-
-
 def test_an_answer_takes_a_pass_for_each_word_and_one_for_each_target(parrot, widths):
     parrot.set_image(PHOTOS[0])
     reply = parrot.ask("What?")
@@ -83,7 +60,7 @@ def test_a_further_question_reads_only_its_own_words(parrot, widths):
     prompt = parrot.processor.prompt_ids("Where is the thing?")
     widths.clear()
     parrot.ask("Where is the thing?", max_new_tokens=1)
-    assert widths == [len(prompt) - len(parrot._prefix_ids)]
+    assert widths == [len(prompt) - len(parrot.writer.prefix_ids)]
     assert widths[0] < len(prompt) / 4
 
 
@@ -121,7 +98,7 @@ def test_a_batch_of_any_mix_answers_as_each_question_alone(talker, batch_size):
 
 def test_a_batch_reads_the_words_before_an_image_once(parrot, widths):
     parrot.ask_batch([(photo, "What?") for photo in PHOTOS], max_new_tokens=1)
-    before = parrot._prefix_ids.index(IMAGE_TOKEN_ID)
+    before = parrot.writer.prefix_ids.index(IMAGE_TOKEN_ID)
     assert widths[0] == before
     assert sum(widths[1:]) <= len(PHOTOS) * (len(parrot.processor.prompt_ids("What?")) - before)
 
@@ -154,7 +131,7 @@ def test_gaps_of_a_batch_are_not_multiplied(talker):
     together = talker.ask_batch(requests, max_new_tokens=16)
     hook.remove()
     assert [reply.output_ids for reply in together] == [reply.output_ids for reply in replies]
-    once = talker._prefix_ids.index(IMAGE_TOKEN_ID)
+    once = talker.writer.prefix_ids.index(IMAGE_TOKEN_ID)
     assert sum(read) == alone - (len(requests) - 1) * once
 
 

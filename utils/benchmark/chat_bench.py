@@ -155,7 +155,7 @@ class Bench:
         def timed(context: Context, embeds: Tensor, *arguments: Any, **options: Any) -> Tensor:
             case.passes += 1
             writes = "words" if embeds.shape[1] == 1 else "groups"
-            with clock.part(writes if self.predictor.is_writing else "prefill"):
+            with clock.part(writes if self.predictor.writer.is_writing else "prefill"):
                 return read(context, embeds, *arguments, **options)
 
         places = (

@@ -7,55 +7,77 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from transformers import LlamaTokenizer
 
 from model.asking import AnswerOptions, Picker
-from model.decoding import Answer, Reading
+from model.decoding import Answer, Begun
 from model.PixelLM import PixelLMForCausalLM
 from model.predictor import PixelLMPredictor
+from model.writing import Writer
 
 _WORDS = "I would take the thing in the picture along for a day at the sea because it is the one that I like"
 
 
+@dataclass
+class ForcedAnswer(Answer):
+    """An answer whose tokens are known."""
+
+    known: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class ForcedPicker(Picker):
-    """Chooses as always, and then takes the token that is known.
-
-    Attributes:
-        known: ids of each answer.
-    """
-
-    known: tuple[tuple[int, ...], ...]
+    """Chooses as always, and then takes the token that is known."""
 
     def __call__(self, logits: Tensor, answers: Sequence[Answer]) -> list[int]:
         super().__call__(logits, answers)
-        return [self.known[answer.row][len(answer.ids)] for answer in answers]
+        return [answer.known[len(answer.ids)] for answer in answers if isinstance(answer, ForcedAnswer)]
 
 
-@dataclass(frozen=True)
 class ForcedOptions(AnswerOptions):
-    """What a user chose, and the answers."""
-
-    known: tuple[tuple[int, ...], ...] = ()
+    """What a user chose."""
 
     def picker(self, group: Sequence[int]) -> ForcedPicker:
-        return ForcedPicker(**vars(super().picker(group)), known=self.known)
+        return ForcedPicker(**vars(super().picker(group)))
 
 
-class ForcedPredictor(PixelLMPredictor):
+class ForcedWriter(Writer):
     """Gives known answers to known questions; everything else is computed as for any other.
 
     Attributes:
+        known: the answer to the words of each question.
         is_writing: the first token of an answer has been chosen, and its last one has not.
     """
 
     def __init__(self, model: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> None:
         super().__init__(model, tokenizer)
-        self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
-        self._asking: list[tuple[int, ...]] = []  # answers to checked questions that are not read yet
+        self.known: dict[tuple[int, ...], tuple[int, ...]] = {}
         self.is_writing = False
+
+    def blank(self, words: Sequence[int], *arguments: Any, **options: Any) -> ForcedAnswer:
+        return ForcedAnswer(**vars(super().blank(words, *arguments, **options)), known=self.known[tuple(words)])
+
+    def write(self, begun: Begun, options: AnswerOptions, **others: Any) -> Iterator[Answer]:
+        self.is_writing = False
+        try:
+            for answer in super().write(begun, ForcedOptions(**vars(options)), **others):
+                self.is_writing = True
+                yield answer
+        finally:
+            self.is_writing = False
+
+
+class ForcedPredictor(PixelLMPredictor):
+    """A predictor that writes so."""
+
+    writer: ForcedWriter
+
+    def __init__(self, model: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> None:
+        super().__init__(model, tokenizer)
+        self.writer = ForcedWriter(model, tokenizer)
 
     def teach(self, question: str, *, words: int, targets: int) -> list[int]:
         """Let the answer have so many words, between which token groups stand, and an end mark; returns its ids."""
@@ -64,8 +86,8 @@ class ForcedPredictor(PixelLMPredictor):
         ids: list[int] = []
         for word in range(words):
             ids += [vocabulary[word % len(vocabulary)], *self.model.codebook.ids * places.count(word + 1)]
-        ids.append(self._end_id)
-        self._known[self._asked(question)] = tuple(ids)
+        ids.append(self.writer.end_id)
+        self.writer.known[tuple(self.writer.words(question))] = tuple(ids)
         return ids
 
     def parts(self, ids: Sequence[int]) -> list[list[int]]:
@@ -75,24 +97,3 @@ class ForcedPredictor(PixelLMPredictor):
             parts.append(group if ids[place] == group[0] else [ids[place]])
             place += len(parts[-1])
         return parts
-
-    def _asked(self, question: str) -> tuple[int, ...]:
-        return tuple(self._words(self.processor.prompt_ids(question)))
-
-    def _checked(self, prompt: list[int]) -> list[int]:
-        self._asking.append(self._known[tuple(self._words(prompt))])
-        return super()._checked(prompt)
-
-    def _decode(
-        self, context: Reading, states: Tensor, lengths: Sequence[int], options: AnswerOptions
-    ) -> Iterator[Answer]:
-        count = len(lengths)  # of several batches, all prompts are checked before the first one is read
-        forced = ForcedOptions(**vars(options), known=tuple(self._asking[:count]))
-        del self._asking[:count]
-        self.is_writing = False
-        try:
-            for answer in super()._decode(context, states, lengths, forced):
-                self.is_writing = True
-                yield answer
-        finally:
-            self.is_writing = False
