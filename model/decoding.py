@@ -86,8 +86,8 @@ def decode(
 ) -> Iterator[tuple[Answer, list[int]]]:
     """Write the answers to Q prompts that have been read.
 
-    Answers do not wait for one another: in one pass, one of them may read a word and another a whole group. Whoever
-    sets ``is_done`` of an answer that was just yielded ends it.
+    Answers do not wait for one another: in one pass, one of them may read a word and another a whole group. The caller
+    may set ``is_done`` to end one.
 
     Args:
         begun: what it begins with.
@@ -123,17 +123,17 @@ def decode(
             if len(part) > 1:
                 answer.states.append(mine[-len(part) : -1])
                 yield answer, part
+        new = None if arrivals is None else arrivals()
         unfinished = [place for place, answer in enumerate(active) if not answer.is_done]
         unfinished = _keep(context, unfinished, of=len(active))
         states, active = read[unfinished, -1], [active[place] for place in unfinished]
-        if arrivals is not None:
-            states, active = _join(context, states, active, arrivals())
+        if new is not None:
+            states, active = _join(context, states, active, new)
+            new = None  # what it had read was copied
 
 
-def _join(context: Reading, states: Tensor, active: list[Answer], new: Begun | None) -> tuple[Tensor, list[Answer]]:
+def _join(context: Reading, states: Tensor, active: list[Answer], new: Begun) -> tuple[Tensor, list[Answer]]:
     """Let answers go on beside those that are unfinished; returns states and answers of all."""
-    if new is None:
-        return states, active
     assert isinstance(context, Context), "a compiled pass has one row"
     assert isinstance(new.context, Context), "a compiled pass has one row"
     if not active:

@@ -17,7 +17,6 @@ from typing import Any, Self
 
 import torch
 
-from .asking import AnswerOptions
 from .decoding import Answer, Begun
 from .errors import InputError
 from .image import Photo, photo_pixels
@@ -80,12 +79,12 @@ class _Task:
 
 @dataclass(eq=False)
 class _Question:
-    """A question and, from when its turn has come, its answer.
+    """A question, with its answer.
 
     Attributes:
         is_left: nobody wants to know any more.
         position: that was told last.
-        before: what had been said.
+        before: what had been said. This and the next three are there from when its turn has come.
         words: behind the image, those of the question last.
         told: what the user gets next; an exception is the last, as a reply is.
     """
@@ -94,9 +93,10 @@ class _Question:
     text: str
     is_left: bool = False
     position: int = 0
-    before: list[int] = field(default_factory=list)
-    words: list[int] = field(default_factory=list)
-    telling: Telling | None = None
+    before: list[int] = field(init=False)
+    words: list[int] = field(init=False)
+    telling: Telling = field(init=False)
+    answer: Answer = field(init=False)
     told: SimpleQueue[Piece | Exception | None] = field(default_factory=SimpleQueue)
 
     def fail(self, error: Exception) -> None:
@@ -118,7 +118,11 @@ class AnswerStream(Iterator[Piece]):
         if self._has_ended:
             raise StopIteration
         if self._question is None:
-            self._question = self._ask()
+            try:
+                self._question = self._ask()
+            except Exception:
+                self._has_ended = True
+                raise
         piece = self._question.told.get()
         self._has_ended |= piece is None or isinstance(piece, Reply | Exception)
         if isinstance(piece, Exception):
@@ -167,9 +171,6 @@ class SharedPredictor:
                 raise InputError(f"{name} is {value}; expected {least} or more")
         self._writer = predictor.writer
         self._asked = self._writer.options(options)
-        self._asked_of_masks = AnswerOptions(
-            mask_threshold=self._asked.mask_threshold, keep_logits=self._asked.keep_logits
-        )
         self._batch_size, self._max_waiting = batch_size, max_waiting
         self._waiting: deque[_Task | _Question] = deque()
         self._running: dict[int, _Question] = {}  # by the number of the answer
@@ -196,7 +197,7 @@ class SharedPredictor:
         Raises:
             InputError: if there is no name, they are too long or not UTF-8, or as ``look_at``.
         """
-        return self._do(lambda: self._writer.read_names(names, conversation.seen, self._asked_of_masks))
+        return self._do(lambda: self._writer.read_names(names, conversation.seen, self._asked))
 
     def stream(self, conversation: Conversation, question: str) -> AnswerStream:
         """Answer a question, which goes on with what was said.
@@ -228,10 +229,7 @@ class SharedPredictor:
     def _do(self, run: Callable[[], Any]) -> Any:
         task = _Task(run)
         self._add(task)
-        try:
-            return task.result.result()
-        finally:  # interrupted
-            task.is_left = True
+        return task.result.result()
 
     def _submit(self, question: _Question) -> _Question:
         self._words(question)  # what cannot be asked need not wait
@@ -294,8 +292,14 @@ class SharedPredictor:
             return
         try:
             for answer in self._writer.write(begun, self._asked, arrivals=self._arrive):
+                question = self._running[answer.row]
                 try:
-                    self._tell(self._running[answer.row], answer)
+                    for piece in question.telling.news(answer):
+                        question.told.put(piece)
+                    if answer.is_done:
+                        reply = question.telling.reply(answer)
+                        self._remember(question)
+                        self._end(answer.row, reply)
                 except Exception as err:
                     answer.is_done = True
                     self._end(answer.row, _explained(err))
@@ -304,25 +308,19 @@ class SharedPredictor:
             for row in list(self._running):
                 self._end(row, error)
 
-    def _tell(self, question: _Question, answer: Answer) -> None:
-        """Hand on what has come, and end what nobody reads or is complete."""
-        assert question.telling is not None, "it has begun"
-        if question.is_left or self._is_closed:
-            answer.is_done = True
-            if answer.ids:
-                self._remember(question, answer)
-            self._end(answer.row, _closed())
-            return
-        for piece in question.telling.news(answer):
-            question.told.put(piece)
-        if answer.is_done:
-            reply = question.telling.reply(answer)
-            self._remember(question, answer)
-            self._end(answer.row, reply)
+    def _stop_left(self) -> None:
+        """End answers that nobody reads any more; what was written of them counts as said."""
+        for row, question in list(self._running.items()):
+            if question.is_left or self._is_closed:
+                question.answer.is_done = True
+                if question.answer.ids:
+                    self._remember(question)
+                self._end(row, _closed())
 
-    def _remember(self, question: _Question, answer: Answer) -> None:
+    def _remember(self, question: _Question) -> None:
         """Let the dialogue go on from an answer, whose last token group may have been stopped half way."""
-        conversation, group, ids = question.conversation, list(self._writer.model.codebook.ids), answer.ids
+        conversation, ids = question.conversation, question.answer.ids
+        group = list(self._writer.model.codebook.ids)
         for begun in range(len(group) - 1, 0, -1):
             if ids[-begun:] == group[:begun]:
                 ids = ids[:-begun]
@@ -339,6 +337,7 @@ class SharedPredictor:
 
     def _arrive(self, *, waits: bool = False) -> Begun | None:
         """Do one thing of those that wait; returns a question that was read."""
+        self._stop_left()
         job = self._take(waits=waits)
         if isinstance(job, _Question):
             row = self._num_answers
@@ -378,8 +377,9 @@ class SharedPredictor:
             raise InputError("the question before it is still being answered; wait for its end, or stop it")
         question.before, question.words = conversation.said, self._words(question)
         question.telling = Telling(self._writer, conversation.seen, self._asked)
+        question.answer = self._writer.blank(question.words, self._asked, row=row)
         context, states = conversation.seen.read([question.words], [0])
-        return Begun(context, states[:, -1], [self._writer.blank(question.words, self._asked, row=row)])
+        return Begun(context, states[:, -1], [question.answer])
 
 
 def _closed() -> InputError:
