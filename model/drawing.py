@@ -6,6 +6,7 @@ Shapes: M masks, H, W size of an image in pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -47,7 +48,13 @@ READABLE_SIDE = 800  # pixels of the longer side that outlines and numbers need
 
 
 def overlay(
-    image: np.ndarray, masks: np.ndarray, *, colors: Sequence[Color] = PALETTE, alpha: float = FILL
+    image: np.ndarray,
+    masks: np.ndarray,
+    *,
+    colors: Sequence[Color] = PALETTE,
+    alpha: float = FILL,
+    numbers: Sequence[int] | None = None,
+    outline: bool = True,
 ) -> np.ndarray:
     """Tint every mask, draw its outline, and number it from 0, as chat's text and files do.
 
@@ -58,6 +65,8 @@ def overlay(
         masks: (M, H, W) bool.
         colors: taken in turn, from the start again when there are more masks.
         alpha: share of the color in a tinted pixel, 0 to 1.
+        numbers: of the masks, from 0, where some are left out; a mask has the color of its number.
+        outline: draw outlines.
     Returns:
         (H, W, 3) uint8 RGB.
     Raises:
@@ -68,13 +77,16 @@ def overlay(
     areas = masks.sum(axis=(1, 2))
     # Small objects are painted last: they would vanish below larger ones that overlap them.
     order = [index for index in np.argsort(-areas, kind="stable").tolist() if areas[index]]
-    picture = _tint(image, masks, order, colors=colors, alpha=alpha)
-    for index in order:
-        _outline(picture, masks[index], colors[index % len(colors)])
+    named = list(range(len(masks))) if numbers is None else numbers
+    own = [colors[number % len(colors)] for number in named]
+    picture = _tint(image, masks, order, colors=own, alpha=alpha)
+    for index in order if outline else []:
+        _outline(picture, masks[index], own[index])
     text_size = max(9, round(max(image.shape[:2]) / 40))
-    empty = np.flatnonzero(areas == 0).tolist()
+    empty = [named[index] for index in np.flatnonzero(areas == 0).tolist()]
     strip = round(1.6 * text_size) if empty else 0
     badges = place_badges(masks, order, radius=_radius(text_size), num_rows=image.shape[0] - strip)
+    badges = [replace(badge, number=named[badge.number]) for badge in badges]
     picture = _draw_badges(picture, badges, colors, text_size=text_size)
     return _name_empty(picture, empty, text_size=text_size, height=strip) if empty else picture
 
@@ -82,12 +94,16 @@ def overlay(
 def _tint(
     image: np.ndarray, masks: np.ndarray, order: Sequence[int], *, colors: Sequence[Color], alpha: float
 ) -> np.ndarray:
-    """Each pixel takes the color of its topmost mask alone: many tints, one over the other, would hide the photo."""
+    """Each pixel takes the color of its topmost mask alone: many tints, one over the other, would hide the photo.
+
+    Args:
+        colors: one for each mask.
+    """
     picture, top = image.copy(), np.full(image.shape[:2], -1)
     if not order:
         return picture
     for index in order:
-        top[masks[index]] = index % len(colors)
+        top[masks[index]] = index
     tinted = top >= 0
     mixed = image[tinted] * (1 - alpha) + np.array(colors)[top[tinted]] * alpha
     picture[tinted] = mixed.round().astype(np.uint8)

@@ -26,7 +26,7 @@ OWNERS = {
     "deepspeed": "utils/training/",
     "peft": "utils/training/",
     "pycocotools": ("utils/masks/", "model/rle.py"),
-    "gradio": None,
+    "gradio": "utils/demo/",
     "bitsandbytes": "model/weights/",
     "flash_attn": None,
     "openai": "utils/llm/",

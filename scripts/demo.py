@@ -1,0 +1,36 @@
+"""A page in the browser: drop a photo, ask about it, and see the answer in the colors of its masks.
+
+    python scripts/demo.py --version FOLDER
+
+Ctrl-C ends it.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+
+from utils.cli.args import Parsed
+from utils.cli.command import INTERRUPTED, exit_at_once, run_command
+from utils.demo.flags import DemoConfig
+
+
+def demo(parsed: Parsed[DemoConfig]) -> int:
+    """Serve the page until it is ended."""
+    # Python loses an interrupt here and there while libraries are imported; nothing is written yet.
+    before = signal.signal(signal.SIGINT, lambda *_: exit_at_once(INTERRUPTED))
+    from utils.demo.serve import prepare, serve
+
+    prepared = prepare(parsed)
+    signal.signal(signal.SIGINT, before)
+    serve(prepared)
+    return INTERRUPTED
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(DemoConfig, demo, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
