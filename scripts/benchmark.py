@@ -204,7 +204,7 @@ class TrainConfig:
     photo: Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")] = flag(
         "640x480", "width x height of the photos, in pixels"
     )
-    attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/hardware.md)")
+    attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/gpu.md)")
     steps: Count = flag(3, "updates of each way; the median counts")
     compare: bool = flag(False, "also without shared prefix, and with activations that are computed again")
     compile: bool = flag(False, "also with the language model's blocks compiled")
@@ -236,7 +236,7 @@ class ChatBenchConfig:
     )
     repeats: Count = flag(3, "of each way; the median counts")
     compare: bool = flag(False, "also the slow ways of getting an answer")
-    attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/hardware.md)")
+    attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/gpu.md)")
     output_md: str = flag("", "Markdown file for the tables")
 
 

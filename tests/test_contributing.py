@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: its recipes work on throw-away material, and what it names exists."""
+"""CONTRIBUTING.md and docs/extending.md: the recipes work on throw-away material, and what the first names exists."""
 
 from __future__ import annotations
 

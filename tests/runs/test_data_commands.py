@@ -1,4 +1,4 @@
-"""The data commands of README.md and dataset/README.md run as they stand there, on a small tree."""
+"""The data commands of docs/data.md and dataset/README.md run as they stand there, on a small tree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SOME = "--dataset multi_reason_seg --sample_rates 1"  # the small tree has no mo
 
 def commands() -> list[str]:
     found = []
-    for page in ("README.md", "dataset/README.md"):
+    for page in ("docs/data.md", "dataset/README.md"):
         blocks = re.findall(r"^```bash\n(.*?)^```", (REPOSITORY / page).read_text(encoding="utf-8"), re.M | re.DOTALL)
         lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
         found += [line for line in lines if re.search(r"utils\.data|preview_data|scripts/benchmark", line)]

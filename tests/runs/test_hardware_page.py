@@ -1,4 +1,4 @@
-"""The commands of docs/hardware.md run as they stand there, on a small model and a small tree."""
+"""The commands of docs/hardware.md and docs/gpu.md, as they stand there, on a small model and a small tree."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from scripts import benchmark, evaluate
 from utils.cli.args import parse
 
 COMMANDS = {"chat.py": chat.main, "scripts/evaluate.py": evaluate.main, "scripts/benchmark.py": benchmark.main}
-PAGE = (Path(__file__).resolve().parents[2] / "docs/hardware.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE, GPU = ((DOCS / name).read_text(encoding="utf-8") for name in ("hardware.md", "gpu.md"))
 LINES = re.findall(r"^    python (.*)$", PAGE, re.MULTILINE)
 
-ON_A_GPU = re.findall(r"^(?:python|torchrun --nproc_per_node 2) scripts/benchmark\.py train (.*)$", PAGE, re.MULTILINE)
+ON_A_GPU = re.findall(r"^(?:python|torchrun --nproc_per_node 2) scripts/benchmark\.py train (.*)$", GPU, re.MULTILINE)
 
 
 def test_every_command_is_there():

@@ -1,4 +1,4 @@
-"""README's chapter about chat: its commands and Python blocks run as they stand there, with a tiny model."""
+"""How to ask, in README and docs/inference.md: what stands there runs as it stands there, with a tiny model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from PIL import Image
 from tests.support.fork_server import ForkServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-_CHAPTER = re.search(
-    r"^## Chat\n(.*?)^## ", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-)
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+CHAPTER = README.split("\n## Ask about your own photos\n")[1].split("\n## ")[0]
+PAGE = (REPOSITORY / "docs/inference.md").read_text(encoding="utf-8")
 # Runs in a fork: in the folder that the page is read in, without a terminal.
 _COMMAND = """
 import os, runpy, sys
@@ -27,14 +27,13 @@ runpy.run_path({script!r}, run_name="__main__")
 """
 
 
-def blocks(language: str) -> list[str]:
-    assert _CHAPTER is not None
-    return re.findall(rf"^```{language}\n(.*?)^```", _CHAPTER[1], re.MULTILINE | re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[list[str]]:
     """Words of each, without ``python``."""
-    lines = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
+    lines = [line for block in blocks(CHAPTER, "bash") for line in block.replace("\\\n", " ").splitlines()]
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
@@ -68,11 +67,13 @@ def test_the_commands_run(forks: ForkServer, place: Path):
 
 def test_the_python_blocks_run(forks: ForkServer, place: Path):
     checks = """
-assert len(annotations) == len(reply.targets) == 1
+assert len(annotations) == len(more.targets) == 1
 assert Image.open("masks/photo_mask_0.png").size == Image.open("photo.jpg").size
-assert masks[0].shape == (1, 480, 640)
+assert [target.phrase for target in named.targets] == ["the cat", "a red cup"]
 """
-    code = "\n".join([f"import os; os.chdir({str(place)!r})\nfrom PIL import Image", *blocks("python"), checks])
+    shown = [*blocks(CHAPTER, "python"), *blocks(PAGE, "python")]
+    code = "\n".join([f"import os; os.chdir({str(place)!r})\nfrom PIL import Image", *shown, checks])
     done = forks.python("-c", code)
     assert done.code == 0, done.text
     assert "the thing is [SEG0] [SEG1] [('thing', torch.Size([480, 640]), 0." in done.stdout
+    assert "the thing is [0] ['thing']" in done.stdout

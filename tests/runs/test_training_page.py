@@ -13,7 +13,7 @@ from tests.support.toy_curves import curve_of, read_curve
 from utils.training.overfit import LEARNED, NAME
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/training.md"
-SECTION = PAGE.read_text(encoding="utf-8").split("### My run does not learn")[1]
+SECTION = PAGE.read_text(encoding="utf-8").split("\n## My run does not learn\n")[1]
 (COMMANDS,) = re.findall(r"^```bash\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
 CODE = ("configs", "model", "scripts", "utils", "train_ds.py")
 

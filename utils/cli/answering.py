@@ -23,7 +23,7 @@ class InferenceFlags:
     """How the language model is computed."""
 
     precision: PrecisionOrAuto = flag("bf16", "inference precision; auto takes what the device computes in")
-    attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/hardware.md)")
+    attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/gpu.md)")
     load_in_8bit: bool = flag(False, "8-bit weights in the language model; needs bitsandbytes")
     load_in_4bit: bool = flag(False, "4-bit weights in the language model; needs bitsandbytes")
     device_map: str = flag("", "auto: over all GPUs and the memory; or one device, such as cuda:1 (docs/hardware.md)")

@@ -180,7 +180,7 @@ class OptimizerFlags:
     beta1: ShareBelowOne = flag(0.9, "AdamW beta1")
     beta2: ShareBelowOne = flag(0.95, "AdamW beta2")
     warmup_steps: NonNegativeInt = flag(100, "updates of linear warm-up, at most a tenth of the run")
-    attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/hardware.md)")
+    attn_implementation: Attention = flag("sdpa", "how the language model computes attention (docs/gpu.md)")
     shared_prefix: bool = flag(
         True, "read system words and image once for all conversations about an image (docs/training.md)"
     )
