@@ -4,7 +4,8 @@
     python scripts/convert_to_custom.py coco --annotations instances.json --images DIR --out data.jsonl
     python scripts/convert_to_custom.py labelme --annotations DIR --out data.jsonl
 
-``<command> --help`` lists the flags. Questions and answers are worded from the class names.
+``<command> --help`` lists the flags. Questions and answers are worded from the class names; ``--templates FILE`` has
+them in words of your own.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ masks/<n>.png            label values, 1 circle, 2 square, ...: classes.json has
 objects/<n>/<name>.png   a PNG per object, such as red_circle_2.png
 instances.json           COCO instances
 labelme/<n>.json         labelme
+templates.json           questions and answers of one's own, for --templates of the converters
 handwritten.jsonl        custom data itself: one record for each kind of target
 """
 

@@ -482,6 +482,10 @@ TARGETS = {
     "convert_coco": Target(
         convert("coco", annotations="instances.json", images="images"), (f"{SAMPLE}/instances.json",), weight=2
     ),
+    "convert_templates": Target(
+        convert("coco", annotations="instances.json", images="images", templates="templates.json"),
+        (f"{SAMPLE}/templates.json",),
+    ),
     "convert_labelme": Target(convert("labelme", annotations="labelme"), (f"{SAMPLE}/labelme/0001.json",), weight=2),
     "photos": Target(
         read_photo_file,

@@ -67,7 +67,7 @@ def test_the_page_has_its_commands():
     scripts = [re.search(r"(\w+)(\.py| --)", line).group(1) for line in commands()]
     assert scripts == [
         "make_custom_sample", "convert_to_custom", "verify", "preview_data", "train_ds",
-        "merge_lora_weights_and_save_hf_model", "evaluate", "chat", *["convert_to_custom"] * 4,
+        "merge_lora_weights_and_save_hf_model", "evaluate", "chat", *["convert_to_custom"] * 5,
     ]  # fmt: skip
 
 

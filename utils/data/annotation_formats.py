@@ -8,7 +8,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -42,6 +42,7 @@ class _LabelmeShape(TypedDict):
     label: Text
     points: list[Annotated[list[Finite], Field(min_length=2, max_length=2)]]
     shape_type: NotRequired[Text | None]
+    group_id: NotRequired[Any]
     mask: NotRequired[Text | None]
 
 
@@ -56,18 +57,30 @@ _NAME, _INSTANCES, _LABELME = Schema(Text), Schema(Instances), Schema(_Labelme)
 
 
 @dataclass(frozen=True)
+class NamedShape:
+    """A shape of a photo.
+
+    Attributes:
+        part_of: tells the objects of a photo apart; None where the annotation does not.
+    """
+
+    name: str
+    shape: Shape
+    part_of: Hashable = None
+
+
+@dataclass(frozen=True)
 class NamedShapes:
     """A photo and the shapes that an annotation has for it.
 
     Attributes:
         hw: (H, W) of the photo according to the annotation; None where it does not say.
-        shapes: name and shape of each object.
         problem: why its annotation cannot be read; empty when it can.
     """
 
     image: Path
     hw: tuple[int, int] | None
-    shapes: Sequence[tuple[str, Shape]]
+    shapes: Sequence[NamedShape]
     problem: str = ""
 
 
@@ -89,10 +102,12 @@ def read_mask_folder(images: Path, masks: Path, classes: Mapping[int, str]) -> I
                 yield NamedShapes(image, None, (), problem=str(err))
                 continue
             left_out.update(value for value in values if value not in classes and value != 0)
-            named = [(classes[value], {"png": str(of_photo), "value": value}) for value in values if value in classes]
+            used = [value for value in values if value in classes]
+            named = [NamedShape(classes[value], {"png": str(of_photo), "value": value}) for value in used]
         else:
             files = sorted((masks / image.stem).glob("*.png"))
-            named = [(clean_name(_NUMBER.sub("", file.stem), where=str(file)), {"png": str(file)}) for file in files]
+            names = [clean_name(_NUMBER.sub("", file.stem), where=str(file)) for file in files]
+            named = [NamedShape(name, {"png": str(file)}, file.name) for name, file in zip(names, files, strict=True)]
         yield NamedShapes(image, None, named)
     if left_out:
         counts = ", ".join(f"{value} (in {count} photos)" for value, count in sorted(left_out.items()))
@@ -111,7 +126,7 @@ def read_coco(annotations: Path, images: Path) -> Iterator[NamedShapes]:
         category["id"]: clean_name(category["name"], where=f"{annotations}: categories[{number}]")
         for number, category in enumerate(content["categories"])
     }
-    of_photo: dict[Any, list[tuple[str, Shape]]] = {info["id"]: [] for info in content["images"]}
+    of_photo: dict[Any, list[NamedShape]] = {info["id"]: [] for info in content["images"]}
     for number, annotation in enumerate(content["annotations"]):
         photo, category = annotation["image_id"], annotation["category_id"]
         if photo not in of_photo or category not in names:
@@ -122,7 +137,7 @@ def read_coco(annotations: Path, images: Path) -> Iterator[NamedShapes]:
         segmentation = annotation.get("segmentation") or []
         parts = segmentation if isinstance(segmentation, list) else [segmentation]
         shapes = [{"rle" if isinstance(part, Mapping) else "polygon": part} for part in parts]
-        of_photo[photo] += [(names[category], shape) for shape in shapes]
+        of_photo[photo] += [NamedShape(names[category], shape, number) for shape in shapes]
     for info in content["images"]:
         yield NamedShapes(images / info["file_name"], (info["height"], info["width"]), of_photo[info["id"]])
 
@@ -149,7 +164,9 @@ def read_labelme(folder: Path) -> Iterator[NamedShapes]:
             if converted is None:
                 left_out[shape.get("shape_type") or ""] += 1
             else:
-                named.append((clean_name(shape["label"], where=place), converted))
+                group = shape.get("group_id")
+                part_of = number if group is None else f"group {group}"
+                named.append(NamedShape(clean_name(shape["label"], where=place), converted, part_of))
         yield NamedShapes(image, hw, named)
     if left_out:
         counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(left_out.items()))

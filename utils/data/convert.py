@@ -1,6 +1,7 @@
 """Named shapes of photos -> records of custom data (docs/custom_data.md).
 
-A target is everything in a photo that has the same name. Questions and answers are worded from the names.
+A target is everything in a photo that has the same name. Questions and answers are worded from the names
+(``templates.py``).
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from model.errors import InputError
 from model.files import is_folder, write_text
 from model.outputs import check_output_file
 
-from . import prompts
-from .annotation_formats import NamedShapes, Shape
+from .annotation_formats import NamedShape, NamedShapes, Shape
+from .english import has_common_names, make_noun
 from .flags import OutputConfig
 from .paths import check_data_kept
 from .photos import photo_hw
 from .sources.custom import draw_target
+from .templates import Templates, read_templates
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +38,12 @@ class Wording:
     """How records are made of named objects.
 
     Attributes:
+        templates: of questions and answers.
         targets_per_question: most names in one question; the number is random.
         val_share: part of the photos whose records go to a second file.
     """
 
+    templates: Templates
     targets_per_question: int
     val_share: float
     seed: int
@@ -51,11 +55,13 @@ def convert(photos: Iterable[NamedShapes], flags: OutputConfig, *, inputs: Seque
     Args:
         inputs: files and folders that it will read.
     Raises:
-        InputError: as ``check_target`` and ``write_records``.
+        InputError: as ``check_target``, ``read_templates`` and ``write_records``.
     """
     out = Path(flags.out)
-    check_target(out, flag="--out", inputs=[Path(name) for name in inputs], val_share=flags.val_share)
-    write_records(photos, out, Wording(flags.targets_per_question, flags.val_share, flags.seed))
+    read = [Path(name) for name in (*inputs, flags.templates) if name]
+    check_target(out, flag="--out", inputs=read, val_share=flags.val_share)
+    templates = read_templates(flags.templates, most_names=flags.targets_per_question)
+    write_records(list(photos), out, Wording(templates, flags.targets_per_question, flags.val_share, flags.seed))
 
 
 def check_target(out: Path, *, flag: str, inputs: Sequence[Path], val_share: float) -> None:
@@ -78,7 +84,7 @@ def val_file(out: Path) -> Path:
     return out.with_name(f"{out.stem}_val{out.suffix}")
 
 
-def write_records(photos: Iterable[NamedShapes], out: Path, wording: Wording) -> None:
+def write_records(photos: Sequence[NamedShapes], out: Path, wording: Wording) -> None:
     """Word, check and write: every target of every record can be drawn when this returns.
 
     Photos and shapes that cannot be used are left out, with a warning each and their count at the end.
@@ -90,23 +96,27 @@ def write_records(photos: Iterable[NamedShapes], out: Path, wording: Wording) ->
     counts: Counter[Path] = Counter()
     files = {False: out, True: val_file(out)}
     lines: dict[Path, list[str]] = {out: []}
-    number = 0
+    common = has_common_names(shape.name for photo in photos for shape in photo.shapes)
     for number, photo in enumerate(photos, 1):
         rng = np.random.default_rng([wording.seed, number])
         file = files[bool(rng.random() < wording.val_share)]
         targets = _usable_targets(photo, problems)
-        records = [json.dumps(record) for record in _word(photo.image, targets, rng, wording, folder=out.parent)]
+        records = [
+            json.dumps(record) for record in _word(photo.image, targets, rng, wording, common, folder=out.parent)
+        ]
         lines.setdefault(file, []).extend(records)
         counts[file] += bool(records)
     _report(problems)
     if not sum(counts.values()):
-        raise InputError(f"nothing to write: {number} photos, none with a usable target. The warnings above say why")
+        raise InputError(
+            f"nothing to write: {len(photos)} photos, none with a usable target. The warnings above say why"
+        )
     for file, records in lines.items():
         write_text(file, "".join(f"{record}\n" for record in records))
         logger.info("%s: %d records about %d photos", file, len(records), counts[file])
-    unused = number - sum(counts.values())
+    unused = len(photos) - sum(counts.values())
     if unused:
-        logger.warning("%d of %d photos have no record", unused, number)
+        logger.warning("%d of %d photos have no record", unused, len(photos))
 
 
 def _report(problems: Sequence[str]) -> None:
@@ -116,7 +126,7 @@ def _report(problems: Sequence[str]) -> None:
         logger.warning("... and %d more", len(problems) - _MOST_WARNINGS)
 
 
-def _usable_targets(photo: NamedShapes, problems: list[str]) -> dict[str, list[Shape]]:
+def _usable_targets(photo: NamedShapes, problems: list[str]) -> dict[str, list[NamedShape]]:
     """Name -> shapes that can be drawn; what cannot, is added to ``problems``."""
     if photo.problem:
         problems.append(photo.problem)
@@ -128,29 +138,38 @@ def _usable_targets(photo: NamedShapes, problems: list[str]) -> dict[str, list[S
     except InputError as err:
         problems.append(str(err))
         return {}
-    targets: dict[str, list[Shape]] = {}
-    for name, shape in photo.shapes:
+    targets: dict[str, list[NamedShape]] = {}
+    for named in photo.shapes:
         try:
-            draw_target([shape], hw, folder=Path(), where=f"{photo.image}, {name}")
-            targets.setdefault(name, []).append(shape)
+            draw_target([named.shape], hw, folder=Path(), where=f"{photo.image}, {named.name}")
+            targets.setdefault(named.name, []).append(named)
         except InputError as err:
             problems.append(str(err))
     return targets
 
 
 def _word(
-    image: Path, targets: Mapping[str, list[Shape]], rng: np.random.Generator, wording: Wording, *, folder: Path
+    image: Path,
+    targets: Mapping[str, list[NamedShape]],
+    rng: np.random.Generator,
+    wording: Wording,
+    common: bool,
+    *,
+    folder: Path,
 ) -> Iterator[dict[str, Any]]:
     """Records that ask for every name once; the number of names per question is random."""
     names = [sorted(targets)[place] for place in rng.permutation(len(targets))]
     while names:
         size = int(rng.integers(1, wording.targets_per_question + 1))
         asked, names = names[:size], names[size:]
-        turn = {
-            "question": prompts.short_question(rng, asked, expand=True),
-            "answer": prompts.answer(rng, asked, named=False),
-            "targets": [_movable_target(targets[name], folder) for name in asked],
-        }
+        counts = [len({shape.part_of for shape in targets[name]}) for name in asked]
+        nouns = [
+            make_noun(name, several=count > 1, has_common_names=common)
+            for name, count in zip(asked, counts, strict=True)
+        ]
+        question, answer = wording.templates.word(rng, nouns)
+        shapes = [_movable_target([named.shape for named in targets[name]], folder) for name in asked]
+        turn = {"question": question, "answer": answer, "targets": shapes}
         yield {"image": _movable(image, folder), "turns": [turn]}
 
 

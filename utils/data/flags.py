@@ -45,6 +45,7 @@ class OutputConfig:
 
     required: ClassVar[tuple[str, ...]] = ()
     out: str = flag("", "JSON-lines file to write")
+    templates: str = flag("", "JSON file of questions and answers of your own; docs/custom_data.md shows one")
     targets_per_question: Count = flag(3, "classes asked for in one question, at most")
     val_share: ShareBelowOne = flag(0.0, "part of the photos that goes to a second file, <out>_val.jsonl")
     seed: NonNegativeInt = flag(0, "wording and split follow from it")

@@ -22,6 +22,10 @@ from .scene import Scene, ToyObject, draw_scene
 from .shapes import SHAPES
 
 _VALUES = {shape: value for value, shape in enumerate(SHAPES, 1)}
+TEMPLATES = {
+    "questions": ["Segment {names}.", "Where {is|are} {names}?", "Find [every {singular}]."],
+    "answers": ["Of course: [{name} {seg}].", "Here {is|are} [{name} {seg}]."],
+}
 
 
 def make_sample(out: str, *, num: int, seed: int) -> None:
@@ -55,6 +59,7 @@ def _write_sample(root: Path, *, num: int, seed: int) -> None:
             instances["annotations"].append({**annotation, "segmentation": polygons(item.mask)})
         write_json(root / "labelme" / f"{name}.json", _labelme(scene, f"../images/{name}.jpg"))
     write_json(root / "instances.json", instances)
+    write_json(root / "templates.json", TEMPLATES)
     write_json(root / "classes.json", {str(value): shape for shape, value in _VALUES.items()})
     lines = [json.dumps(_record(scene, index)) for index, scene in enumerate(scenes[:4])]
     write_text(root / "handwritten.jsonl", "\n".join(lines) + "\n")
@@ -72,8 +77,14 @@ def _write_pngs(root: Path, index: int, scene: Scene) -> None:
 
 def _labelme(scene: Scene, image_path: str) -> dict[str, Any]:
     shapes = [
-        {"label": _name(item), "shape_type": "polygon", "points": np.reshape(polygon, (-1, 2)).tolist(), "flags": {}}
-        for item in scene.objects
+        {
+            "label": _name(item),
+            "shape_type": "polygon",
+            "points": np.reshape(polygon, (-1, 2)).tolist(),
+            "group_id": number,  # an object may show in several parts
+            "flags": {},
+        }
+        for number, item in enumerate(scene.objects)
         for polygon in polygons(item.mask)
     ]
     height, width = scene.image.shape[:2]
@@ -88,7 +99,7 @@ def _record(scene: Scene, index: int) -> dict[str, Any]:
     target, name = (
         ([{"polygon": polygon} for polygon in polygons(item.mask)], f"the {_name(item)} on the right"),
         ({"rle": encode_rle(item.mask)}, f"the {_name(item)} on the right"),
-        ({"png": f"masks/{index:04d}.png", "value": _VALUES[item.shape]}, f"everything that is a {item.shape}"),
+        ({"png": f"masks/{index:04d}.png", "value": _VALUES[item.shape]}, f"every {item.shape}"),
         ({"png": _object_file(index, item, count)}, f"the {_name(item)} on the right"),
     )[index]
     turn = {"question": f"Please show me {name}.", "answer": "Here you are: {seg}.", "targets": [target]}

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 
 import numpy as np
@@ -249,3 +250,42 @@ def test_shapes_that_cannot_be_drawn_are_named_and_left_out(sample, capsys):
     text = capsys.readouterr().err
     assert "0000.jpg, far: a polygon has the coordinate 10000000000.0" in text
     assert "0000.jpg, wheel: a polygon has the coordinate" in text
+
+
+def turns(file) -> list[dict]:
+    return [json.loads(line)["turns"][0] for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_words_say_how_many_there_are_where_the_annotation_does(drawn):
+    """Label maps do not; a shape in several parts is one object."""
+    several = dict.fromkeys(commands(drawn), 0)
+    for kind in several:
+        convert(drawn, kind, "--targets_per_question=1", out=f"{kind}_one.jsonl")
+        for turn in turns(drawn / f"{kind}_one.jsonl"):
+            (name,) = re.findall(r"the (?:\w+ )?(?:circle|square|triangle|ring|star)(s?)\b", turn["answer"].lower())
+            count = len(turn["targets"][0]) if isinstance(turn["targets"][0], list) else 1
+            several[kind] += name == "s"
+            assert count > 1 or name == "", turn
+    assert several["coco"] > 0
+    assert several["labels"] == several["objects"] == several["labelme"] == 0
+
+
+def test_own_wording(drawn):
+    convert(drawn, "labels", f"--templates={drawn / 'templates.json'}", out="own.jsonl")
+    wordings = {re.sub(r"(every|the) \w+", "X", turn["question"]) for turn in turns(drawn / "own.jsonl")}
+    assert wordings & {"Segment X.", "Where is X?", "Find X."}
+    assert not wordings - {
+        f"{words.replace('X', names)}"
+        for words in ("Segment X.", "Where is X?", "Where are X?", "Find X.")
+        for names in ("X", "X and X", "X, X and X")
+    }
+
+
+def test_templates_are_read_before_anything_is_written(drawn, tmp_path, capsys):
+    own = tmp_path / "own.json"
+    own.write_text('{"questions": ["{seg}"], "answers": ["{name} {seg}"]}', encoding="utf-8")
+    arguments = [*map(str, commands(drawn)["coco"]), "--out", str(tmp_path / "out.jsonl"), "--templates"]
+    refused(convert_to_custom.main, [*arguments, str(own)], capsys, own, "questions[0] is '{seg}': {seg} belongs in")
+    refused(convert_to_custom.main, [*arguments, "none.json"], capsys, "none.json does not exist; check the path")
+    refused(convert_to_custom.main, [*arguments, str(tmp_path / "out.jsonl")], capsys, "is read by this")
+    assert not (tmp_path / "out.jsonl").exists()
