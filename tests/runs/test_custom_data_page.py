@@ -1,7 +1,7 @@
 """docs/custom_data.md: every command of the page runs as it stands there, and its tutorial ends in a model that draws.
 
-The page starts from the model of scripts/quickstart.sh, which takes ten minutes. Here the same training has a third of
-the updates and one process: about 90 s of one core.
+The page starts from the model of scripts/quickstart.sh, which takes ten minutes; here from one of
+tests/support/toy_model.py.
 """
 
 from __future__ import annotations
@@ -16,18 +16,11 @@ from PIL import Image
 
 from scripts import evaluate
 from tests.support.launch import run
+from tests.support.toy_model import CODE, TOY_MODEL
 from utils.data.sources.custom import CustomSource, parse_record
 
 pytestmark = pytest.mark.long
 PAGE = Path(__file__).resolve().parents[2] / "docs/custom_data.md"
-CODE = ("configs", "model", "scripts", "utils", "train_ds.py", "chat.py", "merge_lora_weights_and_save_hf_model.py")
-TOY_MODEL = """
-python scripts/make_toy_world.py --out toy_world --num_train 400 --num_val 1 --num_test 1
-python train_ds.py --config configs/tiny_cpu.json --version toy_world/llava-toy --vision-tower toy_world/clip-toy \
-  --dataset_dir toy_world/dataset --exp_name toy --epochs 1 --steps_per_epoch 160
-python merge_lora_weights_and_save_hf_model.py --weight runs/toy/ckpt_model --save_path runs/toy/hf_model \
-  --precision fp32
-"""
 # Measured: gIoU 0.399 and 8 of 12 right counts. From the toy base instead of this model both are 0.
 LEAST_GIOU = 0.25
 LEAST_RIGHT_COUNT = 0.5
@@ -52,7 +45,7 @@ def place(tmp_path_factory, repository) -> Path:
     place = tmp_path_factory.mktemp("page")
     for name in CODE:
         (place / name).symlink_to(repository / name)
-    for line in lines(TOY_MODEL):
+    for line in TOY_MODEL:
         done = run(["bash", "-c", line], cwd=place, timeout=600)
         assert done.code == 0, done.text
     return place
