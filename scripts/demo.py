@@ -16,16 +16,17 @@ from utils.cli.command import INTERRUPTED, exit_at_once, run_command
 from utils.demo.flags import DemoConfig
 
 
-def demo(parsed: Parsed[DemoConfig]) -> int:
+def demo(parsed: Parsed[DemoConfig]) -> None:
     """Serve the page until it is ended."""
     # Python loses an interrupt here and there while libraries are imported; nothing is written yet.
     before = signal.signal(signal.SIGINT, lambda *_: exit_at_once(INTERRUPTED))
     from utils.demo.serve import prepare, serve
 
-    prepared = prepare(parsed)
-    signal.signal(signal.SIGINT, before)
+    try:
+        prepared = prepare(parsed)
+    finally:
+        signal.signal(signal.SIGINT, before)
     serve(prepared)
-    return INTERRUPTED
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import signal
@@ -10,14 +11,15 @@ import tempfile
 import threading
 import webbrowser
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from model.errors import InputError
 from model.files import read_bytes
 from utils.cli.args import Parsed
+from utils.cli.command import INTERRUPTED, exit_at_once
 
 from .flags import DemoConfig
 
@@ -74,48 +76,52 @@ def prepare(parsed: Parsed[DemoConfig]) -> Prepared:
     return Prepared(shared, config, examples, logins)
 
 
-def serve(prepared: Prepared) -> None:
-    """Serve the page until Ctrl-C, or until the process is told to end."""
+def serve(prepared: Prepared) -> NoReturn:
+    """Serve the page until Ctrl-C, or until the process is told to end; then end it."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with running(prepared) as url:
+    with _folder_of_uploads() as uploads:
+        _, url = _start(prepared, uploads)
         print(f"The page is at {url} (Ctrl-C ends it)", flush=True)
         if prepared.config.open:
             webbrowser.open(url)
         while not ended.wait(1):  # without a limit, signals do not get through on every system
             pass
+    exit_at_once(INTERRUPTED)  # gradio would wait for the connections of all open tabs
 
 
 @contextmanager
 def running(prepared: Prepared) -> Iterator[str]:
-    """The page, served from threads of this process; gives its address.
-
-    Uploads lie in a folder of this process alone, which goes with it.
+    """The page, served from threads of this process while the block runs; gives its address.
 
     Raises:
         InputError: if the port was taken meanwhile.
     """
-    config = prepared.config
-    with tempfile.TemporaryDirectory(prefix="pixellm-demo-", ignore_cleanup_errors=True) as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads  # gradio's own is shared by all users of the machine
-        _reach_directly(config.host)
-
-        from .page import make_page
-
-        blocks = make_page(prepared.shared, config, prepared.examples)
+    with _folder_of_uploads() as uploads:
+        blocks, url = _start(prepared, uploads)
         try:
-            yield _launch(blocks, prepared)
+            yield url
         finally:
-            with suppress(Exception):
-                blocks.close(verbose=False)
+            blocks.close(verbose=False)
             prepared.shared.close()
 
 
-def _launch(blocks: Any, prepared: Prepared) -> str:
+def _folder_of_uploads() -> tempfile.TemporaryDirectory[str]:
+    """Of this process alone; gradio's own is shared by all users of the machine."""
+    return tempfile.TemporaryDirectory(prefix="pixellm-demo-", ignore_cleanup_errors=True)
+
+
+def _start(prepared: Prepared, uploads: str) -> tuple[Any, str]:
+    """The page and its address."""
+    config = prepared.config
+    os.environ["GRADIO_TEMP_DIR"] = uploads
+    _reach_directly(config.host)
+
+    from .page import make_page
     from .theme import HEAD, make_theme
 
-    config = prepared.config
+    blocks = make_page(prepared.shared, config, prepared.examples)
     port = free_port(config.host, config.port)
     try:
         _, url, _ = blocks.launch(
@@ -126,7 +132,7 @@ def _launch(blocks: Any, prepared: Prepared) -> str:
         )  # fmt: skip
     except OSError as err:
         raise InputError(f"--port {port} was taken while the model was loaded; start it again") from err
-    return url
+    return blocks, url
 
 
 def free_port(host: str, port: int) -> int:
@@ -144,10 +150,9 @@ def free_port(host: str, port: int) -> int:
     except socket.gaierror as err:
         raise InputError(f"--host {host} is no address of this machine ({err.strerror}); give 127.0.0.1") from err
     except OSError as err:
-        raise InputError(
-            f"nothing can listen at --host {host} --port {port} ({err.strerror}); end what does, or give --port 0 for "
-            "any free port"
-        ) from err
+        if err.errno == errno.EADDRINUSE:
+            raise InputError(f"--port {port} is in use; end what uses it, or give --port 0 for any free one") from err
+        raise InputError(f"nothing can listen at --host {host} --port {port} ({err.strerror}); give others") from err
 
 
 def read_logins(file: Path) -> list[tuple[str, str]]:
