@@ -1,9 +1,17 @@
 #!/usr/bin/env bash
 # From an empty machine to a trained, merged, evaluated and chatting model, on the embedded toy world.
 # Run it again and it goes on from what exists; remove toy_world/ and runs/toy/ to start over.
-# Usage: bash scripts/quickstart.sh
+# --demo: at the end, show the model on a web page, which opens in a browser.
+# Usage: bash scripts/quickstart.sh [--demo]
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" requirements.txt
+needed=(requirements.txt)
+if [ "$*" = "--demo" ]; then
+  needed+=(requirements-demo.txt)
+elif [ $# -gt 0 ]; then
+  echo "error: unknown: $*; usage: bash scripts/quickstart.sh [--demo]" >&2
+  exit 2
+fi
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" "${needed[@]}"
 
 WORLD=toy_world
 RUN=runs/toy
@@ -47,3 +55,8 @@ stage "chat" python chat.py --version "$RUN/hf_model" --precision fp32 --vis_sav
 
 printf '\n== summary\n'
 python scripts/quickstart_summary.py table --run "$RUN"
+
+if [ "$*" = "--demo" ]; then
+  printf '\n== web page\n'
+  exec python scripts/demo.py --version "$RUN/hf_model" --precision fp32 --open
+fi

@@ -15,6 +15,7 @@ from model.values import Finite, NonNegativeInt, Schema, Share, shorten
 from utils.data.registry import build_val_source
 
 _AGAIN = "run scripts/quickstart.sh again"
+_PAGE = "bash scripts/quickstart.sh --demo"  # also installs what the page needs
 _DIGITS = 9
 _GROUPS = ("all", "single-target", "multi-target")  # results.json has finer ones
 
@@ -61,7 +62,7 @@ def example(dataset_dir: str) -> str:
 
 
 def table(run: Path) -> str:
-    """Seconds of each stage, the loss and the scores as aligned text, the pictures of the chat, and the report."""
+    """Seconds of each stage, the loss and the scores as text; pictures of the chat, the report, and the page."""
     seconds = _seconds(run / "stages.tsv")
     rows = [(f"time of {name}, all runs together", tqdm.format_interval(value)) for name, value in seconds.items()]
     losses = _losses(run / "log.jsonl")
@@ -73,7 +74,8 @@ def table(run: Path) -> str:
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
     pictures = [f"picture of the chat: {path}" for path in sorted((run / "chat").glob("*_targets.png"))]
     report = f"answers, the worst first, to open in a browser: {file.with_name('report.html')}"
-    return "\n".join([*lines, *pictures, report])
+    page = f"ask about photos on a web page: {_PAGE}"
+    return "\n".join([*lines, *pictures, report, page])
 
 
 def _seconds(file: Path) -> dict[str, int]:

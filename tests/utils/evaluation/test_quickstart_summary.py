@@ -37,7 +37,10 @@ def test_the_table(run, capsys):
         "time of train, all runs together 02:00", "time of chat, all runs together 00:05",
         "loss, first and last 20 updates 1.500 -> 1.500", "MUSE, all: gIoU / cIoU 0.500 / -",
     ]  # fmt: skip
-    assert lines[4:] == [f"answers, the worst first, to open in a browser: {run}/evaluation/report.html"]
+    assert lines[4:] == [
+        f"answers, the worst first, to open in a browser: {run}/evaluation/report.html",
+        "ask about photos on a web page: bash scripts/quickstart.sh --demo",
+    ]
 
 
 @pytest.mark.parametrize(
