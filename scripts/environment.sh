@@ -16,14 +16,15 @@ if [[ ! $found =~ ^3\.([0-9]+)$ ]] || ((BASH_REMATCH[1] < oldest || BASH_REMATCH
 fi
 
 # pip_once ENVIRONMENT CONSTRAINTS FILE ARGUMENT...: pip install, unless that was done for this state of FILE and of
-# both files of constraints: an environment over another one depends on both.
+# both files of constraints: an environment over another one depends on both. Most modules are never imported, so each
+# is compiled when it is.
 pip_once() {
   local environment="$1" constraints="$2" file="$3" stamp="$1/.installed-${3//\//-}" state
   shift 3
   state=$(cat "$file" constraints.txt constraints-oldest.txt | sha256sum)
   if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
     echo "== installing $file (minutes on the first run)"
-    "$environment/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" "$@"
+    "$environment/bin/python" -m pip install --no-compile --quiet --disable-pip-version-check -c "$constraints" "$@"
     echo "$state" >"$stamp"
   fi
 }
@@ -31,11 +32,14 @@ pip_once() {
 if [ ! -x .venv/bin/python ]; then
   echo "== creating .venv with Python $found"
   "$python" -m venv .venv
+  # The pip that Python 3.11 brings takes twice as long, most of it on versions that are not wanted.
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip ||
+    echo "pip cannot be upgraded; the one that Python brings goes on" >&2
 fi
 for requirements in "$@"; do
   pip_once .venv constraints.txt "$requirements" -r "$requirements"
 done
-# Without build isolation nothing is downloaded: torch has brought setuptools.
-pip_once .venv constraints.txt pyproject.toml --no-deps --no-build-isolation -e .
+# Without build isolation nothing is downloaded: torch has brought setuptools, which warns of every editable installation.
+PYTHONWARNINGS=ignore pip_once .venv constraints.txt pyproject.toml --no-deps --no-build-isolation -e .
 export PATH="$PWD/.venv/bin:$PATH"
 export TOKENIZERS_PARALLELISM=false

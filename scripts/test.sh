@@ -17,11 +17,22 @@ ruff format --check .
 if [ "$fast" = no ]; then
   echo "== codespell"
   codespell
-  echo "== pyright"
-  basedpyright
+  # It takes one core for as long as half a minute; what it says is shown after the tests.
+  found_types=$(mktemp)
+  basedpyright >"$found_types" 2>&1 &
+  pyright=$!
+  trap 'kill "$pyright" 2>/dev/null || true; rm "$found_types"' EXIT
 fi
 echo "== pytest"
 # A process per core, at most four; each takes whole files, and several threads in each would only wait for another.
 # Twenty failures are enough to know: where training hangs, each test of it waits for its time limit.
 export OMP_NUM_THREADS=1
-python -m pytest -m "$tests" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --maxfail=20 --durations=10 "$@"
+failed=0
+python -m pytest -m "$tests" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --maxfail=20 --durations=10 "$@" ||
+  failed=$?
+if [ "$fast" = no ]; then
+  echo "== pyright"
+  wait "$pyright" || failed=$?
+  cat "$found_types"
+fi
+exit "$failed"

@@ -20,7 +20,7 @@ RUNS = Path(__file__).parent / "runs"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("mutations", "tests/mutations: damaged input of every kind")
-    group.addoption("--mutations", type=int, default=1500, help="how many cases (the full count: 20000)")
+    group.addoption("--mutations", type=int, default=800, help="how many cases (the full count: 20000)")
     group.addoption("--mutation_seed", type=int, default=0, help="everything follows from it")
     group.addoption("--mutation_case", default="", metavar="TARGET:NUMBER", help="run one case, and show its traceback")
     group = parser.getgroup("gpu", "tests/gpu: what a CUDA GPU computes")

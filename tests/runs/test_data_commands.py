@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from tests.support.launch import run
 from tests.support.tiny_world import TinyWorld
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -28,14 +28,17 @@ def test_the_pages_have_their_commands():
 
 
 @pytest.mark.parametrize("number", range(len(commands())))
-def test_the_commands_run(number, tiny_world: TinyWorld, tmp_path):
+def test_the_commands_run(number, tiny_world: TinyWorld, forks, tmp_path):
     line = commands()[number].split("#")[0].replace("./dataset", str(tiny_world.dataset))
     line = line.replace("preview.png", str(tmp_path / "preview.png"))
     complete = "--refer_seg_data refcoco " in line
     if "preview_data" in line or "scripts/benchmark" in line:
         line += f" {SOME} --num 2"
+    program, *arguments = shlex.split(line)
+    assert program == "python"
     # A proxy that is not there: what is public takes hours to download.
-    done = run(["bash", "-c", f"export http_proxy=127.0.0.1:9 https_proxy=127.0.0.1:9; {line}"], cwd=REPOSITORY)
+    nowhere = "127.0.0.1:9"
+    done = forks.python(*arguments, environment={"http_proxy": nowhere, "https_proxy": nowhere})
     if "utils.data.verify" in line and not complete:
         assert done.code == 2, "most of the tree is not there"
         assert "downloads are missing or incomplete: ADE20K" in done.errors[0]

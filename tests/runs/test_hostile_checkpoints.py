@@ -194,8 +194,13 @@ def test_a_step_on_another_disk_behind_a_link_is_used_and_only_the_link_goes(lab
     assert (tmp_path / "elsewhere" / STATE).is_file()
 
 
-@pytest.mark.parametrize("rate", ["1e30", "1e5"])
-@pytest.mark.parametrize("updates", [1, 4])
+@pytest.mark.parametrize(
+    ("updates", "rate"),
+    [
+        (1, "1e5"), (4, "1e30"),
+        pytest.param(1, "1e30", marks=pytest.mark.long), pytest.param(4, "1e5", marks=pytest.mark.long),
+    ],
+)  # fmt: skip
 def test_after_a_run_has_diverged_the_advice_works(lab, rate, updates):
     """At 1e5 weights are finite, but no loss that they give is; such weights must not be saved either."""
     name = f"diverged-{rate}-{updates}"

@@ -18,7 +18,7 @@ import merge_lora_weights_and_save_hf_model as merge
 from model.weights.tensors import read_weights
 from tests.support.bad_input import edit_json
 from tests.support.fork_server import ForkServer
-from tests.support.launch import TRAIN_FLAGS, Finished, deepspeed, start
+from tests.support.launch import TRAIN_FLAGS, Finished, start
 from tests.support.other_host import OTHER_HOST
 from utils.training.run_weights import read_training_weights
 
@@ -54,8 +54,10 @@ class Runs:
         self.folder, self.repository, self._forks = folder, repository, forks
         self.flags = [*flags, *TRAIN_FLAGS, "--no_eval", "--workers=0", f"--log_base_dir={folder}"]
 
-    def train(self, name: str, *flags: str, program: tuple[str, ...] = ("train_ds.py",)) -> Finished:
-        return self._forks.python(*program, *self.flags, f"--exp_name={name}", *flags)
+    def train(
+        self, name: str, *flags: str, program: tuple[str, ...] = ("train_ds.py",), processes: int = 1
+    ) -> Finished:
+        return self._forks.python(*program, *self.flags, f"--exp_name={name}", *flags, processes=processes)
 
     def copy(self, name: str, to: str) -> Path:
         return Path(shutil.copytree(self.folder / name, self.folder / to))
@@ -181,12 +183,12 @@ def test_harmless_changes_and_foreign_steps_are_said(runs, killed):
 
 
 def test_two_processes_are_refused_with_one_line(runs):
-    """Only the main process looks at the lock; the launcher stops the other one."""
+    """Only the main process looks at the lock; the other one is stopped, as launchers do."""
     folder = runs.folder / "elsewhere"
     folder.mkdir()
     (folder / "run.lock").write_text(json.dumps(OTHER_HOST))
     before = contents(folder)
-    finished = deepspeed("train_ds.py", *runs.flags, "--exp_name=elsewhere", cwd=runs.repository)
+    finished = runs.train("elsewhere", processes=2)
     assert finished.code != 0
     (error,) = finished.errors
     assert "in use by process 7 on elsewhere since 2026-01-02" in error

@@ -46,7 +46,7 @@ print(kernels.fetched)
 """
 
 
-@pytest.mark.parametrize("how", ["quantize", "wrap"])
+@pytest.mark.parametrize("how", ["quantize", pytest.param("wrap", marks=pytest.mark.long)])
 def test_bitsandbytes_fetches_no_kernel_and_keeps_quiet(repository, parrot, tmp_path, monkeypatch, how):
     """It does both on CPUs with AVX512-BF16, also when peft imports it."""
     fake = "fetched = []\n\ndef get_kernel(*args, **options):\n    fetched.append(args)\n    raise OSError\n"

@@ -35,7 +35,7 @@ class Runs:
     def __getitem__(self, division: Division) -> Measured:
         if division not in self._found:
             run, given = self._parsed.config, self._parsed.given
-            self._found[division] = measure(division, run, given, updates=10, folder=self._folder)
+            self._found[division] = measure(division, run, given, updates=6, folder=self._folder)
         return self._found[division]
 
 
@@ -56,7 +56,8 @@ def runs(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Run
 @pytest.mark.parametrize(
     "division",
     [
-        Division("adamw", 2, 1, 4, 1), Division("adamw", 2, 2, 2, 1),
+        Division("adamw", 2, 2, 2, 1),
+        pytest.param(Division("adamw", 2, 1, 4, 1), marks=pytest.mark.long),
         pytest.param(Division("adamw", 3, 2, 2, 1, offload=True), marks=pytest.mark.long),
         pytest.param(Division("muon", 3, 2, 2, 1), marks=pytest.mark.long),
     ],
@@ -64,7 +65,7 @@ def runs(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Run
 )  # fmt: skip
 def test_losses_do_not_depend_on_how_a_batch_is_divided(runs, division):
     whole = runs[Division(division.optimizer, 0, 1, 1, 4)]
-    assert len(whole.losses) == 10
+    assert len(whole.losses) == 6
     assert whole.losses[-1] < 0.9 * whole.losses[0], "weights have moved, so that a wrong update would show"
     assert runs[division].difference(whole) < TOLERANCE
 

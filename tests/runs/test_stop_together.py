@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.launch import NUM_PROCESSES, run
+from tests.support.launch import NUM_PROCESSES
 
 # A line is written in one piece, as both processes write to the same pipe.
 PROGRAM = """
@@ -40,10 +40,10 @@ if dist.rank() == 0:
 
 
 @pytest.mark.skipif(NUM_PROCESSES < 2, reason="two processes or more")
-def test_an_error_within_two_blocks_keeps_its_reason(repository, tmp_path):
+def test_an_error_within_two_blocks_keeps_its_reason(repository, forks, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(repository=str(repository)), encoding="utf-8")
-    finished = run(["torchrun", "--standalone", "--nproc_per_node=2", program], cwd=tmp_path)
+    finished = forks.python(program, processes=2)
     assert finished.code == 0, finished.text
     assert "<1 StoppedHere: the reason>" in finished.stdout
     assert "<0 StoppedByPeer: process 1 met bad input>" in finished.stdout

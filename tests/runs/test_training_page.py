@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from tests.support.launch import run
 from tests.support.toy_curves import curve_of, read_curve
 from utils.training.overfit import LEARNED, NAME
 
@@ -19,13 +19,15 @@ CODE = ("configs", "model", "scripts", "utils", "train_ds.py")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, repository) -> Path:
+def place(tmp_path_factory, forks, repository) -> Path:
     """Where the commands ran: a folder with the code of the repository."""
     place = tmp_path_factory.mktemp("page")
     for name in CODE:
         (place / name).symlink_to(repository / name)
     for line in COMMANDS.replace("\\\n", " ").strip().splitlines():
-        done = run(["bash", "-c", line], cwd=place, timeout=600)
+        program, *arguments = shlex.split(line)
+        assert program == "python"
+        done = forks.python(*arguments, cwd=place)
         assert done.code == 0, done.text
         (place / "told.txt").write_text(done.text, encoding="utf-8")
     return place
@@ -64,8 +66,8 @@ def test_five_updates_follow_the_reference_curve(place, forks, tmp_path):
         assert found[part] == pytest.approx(values, rel=1e-3, abs=1e-4), part
 
 
-def test_the_samples_of_the_check_can_be_looked_at(place, scores):
-    flags = "--config runs/pixellm-overfit/run_config.json --num 1 --out preview.png"
-    done = run(["bash", "-c", f"python scripts/preview_data.py {flags}"], cwd=place)
+def test_the_samples_of_the_check_can_be_looked_at(place, forks, scores):
+    flags = ["--config=runs/pixellm-overfit/run_config.json", "--num=1", "--out=preview.png"]
+    done = forks.python("scripts/preview_data.py", *flags, cwd=place)
     assert done.code == 0, done.text
     assert (place / "preview.png").is_file()

@@ -34,12 +34,21 @@ class ForkServer:
     def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
         self._process, self._folder = process, folder
 
-    def python(self, *command: str | Path, processes: int = 1, largest_file: dict[int, int] | None = None) -> Finished:
+    def python(
+        self,
+        *command: str | Path,
+        processes: int = 1,
+        largest_file: dict[int, int] | None = None,
+        environment: dict[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> Finished:
         """What ``python`` would do with a command line, in one process or in several of one group.
 
         Args:
-            command: a script, or ``--module`` and the name of one, or ``-c`` and code; then its arguments.
+            command: a script, or ``-m`` or ``--module`` and the name of one, or ``-c`` and code; then its arguments.
             largest_file: number of a process -> bytes beyond which no file of it can grow.
+            environment: variables that differ from those of the tests.
+            cwd: the working directory; the repository without it.
         Returns:
             the exit code of the first that ended with one but 0, as DeepSpeed's launcher does, and what all wrote.
         Raises:
@@ -49,6 +58,8 @@ class ForkServer:
             "command": [str(part) for part in command],
             "processes": processes,
             "largest_file": {str(rank): size for rank, size in (largest_file or {}).items()},
+            "environment": environment or {},
+            "cwd": str(cwd or "."),
             "folder": str(self._folder),
         }
         stdin, stdout = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
@@ -121,6 +132,8 @@ def _fork(request: dict[str, Any], rank: int, port: int) -> int:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(f"{request['folder']}/{rank}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.environ |= request["environment"]
+        os.chdir(request["cwd"])
         if request["processes"] > 1:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(request["processes"])}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -145,7 +158,7 @@ def _run(command: list[str]) -> None:
     if command[0] == "-c":
         sys.argv = ["-c", *command[2:]]
         exec(compile(command[1], "<string>", "exec"), {"__name__": "__main__"})
-    elif command[0] == "--module":
+    elif command[0] in ("-m", "--module"):  # of python, of deepspeed
         sys.argv = command[1:]
         runpy.run_module(command[1], run_name="__main__", alter_sys=True)
     else:
