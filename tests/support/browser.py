@@ -1,4 +1,4 @@
-"""The browser of the system, without a window and without a network, for tests of pages."""
+"""The browser of the system, without a window and without a network, for tests of pages from files and servers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -46,3 +47,23 @@ def open_page(
     assert errors == []
     assert {url.split(":")[0] for url in asked} <= {"file", "data"}
     assert [url for url in asked if url.startswith("file:")] == [file.as_uri()]
+
+
+@contextmanager
+def open_site(browser: Any, url: str, *, width: int = 1280, height: int = 900, **options: Any) -> Iterator[Any]:
+    """A page of a server on this machine; it fails if the page reports an error, or asks another host for anything.
+
+    Args:
+        options: of playwright's ``new_context``.
+    """
+    context = browser.new_context(viewport={"width": width, "height": height}, service_workers="block", **options)
+    page, errors, asked = context.new_page(), list[str](), list[str]()
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    context.on("request", lambda request: asked.append(request.url))
+    page.goto(url)
+    yield page
+    context.close()
+    assert errors == []
+    own = urlsplit(url).netloc
+    assert [one for one in asked if urlsplit(one).netloc != own and not one.startswith(("data:", "blob:"))] == []
