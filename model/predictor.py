@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers import LlamaTokenizer
@@ -85,7 +85,7 @@ class PixelLMPredictor:
         device_map: DeviceMap | None = None,
         offload_vision: bool = False,
         **options: Any,
-    ) -> PixelLMPredictor:
+    ) -> Self:
         """Read a merged folder, ours or a published one.
 
         Args:

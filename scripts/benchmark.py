@@ -9,6 +9,7 @@
     python scripts/benchmark.py memory
     python scripts/benchmark.py train --size mid --compare
     python scripts/benchmark.py chat --compare
+    python scripts/benchmark.py demo --version FOLDER
 
 ``data`` says how many samples per second one process makes, of every source and of their mixture, and what the time
 goes into. ``loading`` says how long it takes to read a model, and what memory one process and several at once need for
@@ -17,8 +18,9 @@ when the same batches are trained on by other numbers of processes and at other 
 4-bit language model, and what that saves. ``checkpoints`` computes how large a checkpoint of the published sizes is,
 and ``memory`` what training them takes on a GPU, with each preset of configs/hardware/ or with flags that are given,
 and with ``--answers`` what answering takes. ``train`` says what an update of training costs, part by part, and ``chat``
-what answers cost, beside the least that they could; both take random weights. ``data --help`` and the like list the
-flags. Other load on the machine is in all times: compare those of one run.
+what answers cost, beside the least that they could; both take random weights. ``demo`` says how long several users at
+once wait for their answers. ``data --help`` and the like list the flags. Other load on the machine is in all times:
+compare those of one run.
 """
 
 from __future__ import annotations
@@ -247,6 +249,32 @@ def benchmark_chat(parsed: Parsed[ChatBenchConfig]) -> None:
     benchmark(**vars(parsed.config))
 
 
+@settings
+class DemoBenchConfig:
+    """Several users of one model at once, against one after the other; the answers are known."""
+
+    size: Literal["tiny", "mid", "chat", "7b", "13b"] = flag("tiny", "of random weights")
+    version: str = flag("", "merged model in their place: folder or hub id")
+    precision: Precision = flag("fp32", "of weights and computation")
+    photo: Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")] = flag(
+        "448x448", "width x height of the photos, in pixels"
+    )
+    words: Annotated[int, Field(ge=1, le=500)] = flag(40, "of each answer, targets apart")
+    targets: Annotated[int, Field(ge=0, le=99)] = flag(3, "of each answer")
+    users: Annotated[str, Field(pattern=r"^[1-9]\d?(,[1-9]\d?)*$")] = flag("1,2,4,8", "users at once")
+    repeats: Count = flag(3, "of each way; the median counts")
+    output_md: str = flag("", "Markdown file for the table")
+
+
+def benchmark_demo(parsed: Parsed[DemoBenchConfig]) -> None:
+    """Let users come at once and one after the other."""
+    from utils.benchmark.demo import benchmark
+
+    if {"size", "version"} <= parsed.given:
+        raise InputError("--size is of random weights, --version names a model; give one of them")
+    benchmark(**vars(parsed.config))
+
+
 COMMANDS = {
     "data": (DataConfig, benchmark_data),
     "loading": (LoadingConfig, benchmark_loading),
@@ -257,6 +285,7 @@ COMMANDS = {
     "memory": (MemoryConfig, benchmark_memory),
     "train": (TrainConfig, benchmark_train),
     "chat": (ChatBenchConfig, benchmark_chat),
+    "demo": (DemoBenchConfig, benchmark_demo),
 }
 
 

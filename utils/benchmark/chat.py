@@ -92,13 +92,13 @@ def answers_table(cases: Sequence[Case], bench: Bench, firsts: Sequence[tuple[fl
     titles = ["targets", "s", "of the floor", "tokens", "tokens/s", "s per mask", "passes", "peak MiB", *PARTS]
     lines = [
         f"First piece of text: {first:.3f} s after the photo is given, {further:.3f} s at a further question about it.",
-        "", *_head(titles),
+        "", *table_head(titles),
     ]  # fmt: skip
     bare = next((case.median for case in cases if case.fits and case.name == "0"), None)
     bandwidth = copy_bandwidth(bench.device, bench.clock) if bench.device.type == "cuda" else None
     for case in cases:
         if not case.fits:
-            lines.append(_row([case.name, "out of memory"], titles))
+            lines.append(table_row([case.name, "out of memory"], titles))
             continue
         parts = case.requests[0].parts
         tokens, groups = sum(map(len, parts)) + 1, sum(len(part) > 1 for part in parts)
@@ -107,13 +107,13 @@ def answers_table(cases: Sequence[Case], bench: Bench, firsts: Sequence[tuple[fl
             case.name, f"{case.median:.3f}", f"{case.median / case.floor:.2f}", str(tokens),
             f"{tokens / (case.median - first):.1f}", per_mask, str(case.passes), f"{case.peak / 2**20:,.0f}",
         ]  # fmt: skip
-        lines.append(_row([*cells, *_shares(case.parts)], titles))
-        lines.append(_row(["- floor", f"{case.floor:.3f}", *"-" * 6, *_shares(case.floor_parts)], titles))
+        lines.append(table_row([*cells, *_shares(case.parts)], titles))
+        lines.append(table_row(["- floor", f"{case.floor:.3f}", *"-" * 6, *_shares(case.floor_parts)], titles))
         if bandwidth:
             blocks, head = (size / bandwidth for size in weight_bytes(bench.network))
             read = {"words": blocks * (len(parts) - groups), "groups": blocks * groups, "lm_head": head * len(parts)}
             times = [f"{read[part]:.3f}" if part in read else "-" for part in PARTS]
-            lines.append(_row(["- weights read", f"{sum(read.values()):.3f}", *"-" * 6, *times], titles))
+            lines.append(table_row(["- weights read", f"{sum(read.values()):.3f}", *"-" * 6, *times], titles))
     if bandwidth:
         lines += [
             "", "`weights read` is what reading the language model's weights for each word and each target would take "
@@ -135,30 +135,30 @@ def batches_table(cases: Sequence[Case]) -> list[str]:
         "peak MiB",
         *PARTS,
     ]
-    lines = _head(titles)
+    lines = table_head(titles)
     for case in cases:
         count = len(case.requests)
         if not case.fits:
-            lines.append(_row([case.name, str(count), "out of memory"], titles))
+            lines.append(table_row([case.name, str(count), "out of memory"], titles))
             continue
         of_first = f"{count / case.median * cases[0].median / len(cases[0].requests):.2f}" if cases[0].fits else "-"
         floor = [f"{case.floor:.3f}", f"{case.median / case.floor:.2f}"] if case.floor_parts else ["-", "-"]
         cells = [case.name, str(count), f"{case.median:.3f}", f"{count / case.median:.3f}", of_first, *floor]
-        lines.append(_row([*cells, f"{case.peak / 2**20:,.0f}", *_shares(case.parts)], titles))
+        lines.append(table_row([*cells, f"{case.peak / 2**20:,.0f}", *_shares(case.parts)], titles))
     return lines
 
 
 def ways_table(cases: Sequence[Case]) -> list[str]:
     """A row for each way of getting one answer."""
     titles = ["", "s", "of the first", "passes", "peak MiB"]
-    lines = _head(titles)
+    lines = table_head(titles)
     for case in cases:
         cells = [case.name, "out of memory"]
         if case.fits:
             ratio = f"{case.median / cases[0].median:.2f}" if cases[0].fits else "-"
             cells = [case.name, f"{case.median:.3f}", ratio, str(case.passes) if case.passes else "-"]
             cells += [f"{case.peak / 2**20:,.0f}"]
-        lines.append(_row(cells, titles))
+        lines.append(table_row(cells, titles))
     return lines
 
 
@@ -169,11 +169,13 @@ def _shares(repetitions: Sequence[dict[str, float]]) -> list[str]:
     return [f"{seconds:.3f} ({seconds / whole:.0%})" if seconds else "-" for seconds in parts.values()]
 
 
-def _head(titles: Sequence[str]) -> list[str]:
-    return [_row(titles, titles), "|---|" + "---:|" * (len(titles) - 1)]
+def table_head(titles: Sequence[str]) -> list[str]:
+    """The two lines that begin a table in Markdown."""
+    return [table_row(titles, titles), "|---|" + "---:|" * (len(titles) - 1)]
 
 
-def _row(cells: Sequence[str], titles: Sequence[str]) -> str:
+def table_row(cells: Sequence[str], titles: Sequence[str]) -> str:
+    """Another one; columns that have no cell get a dash."""
     return f"| {' | '.join([*cells, *'-' * (len(titles) - len(cells))])} |"
 
 
@@ -205,7 +207,7 @@ def benchmark(
                 size, words=words, photo=(height, width), precision=precision, device=device, folder=Path(folder),
                 attention=attn_implementation,
             )  # fmt: skip
-        tables = _measure(bench, _numbers(targets), _numbers(batches), repeats=repeats, compare=compare)
+        tables = _measure(bench, numbers_of(targets), numbers_of(batches), repeats=repeats, compare=compare)
         machine = describe_machine(("torch", "transformers"))
     finally:
         torch.set_num_threads(threads)
@@ -217,7 +219,8 @@ def benchmark(
         write_text(Path(output_md), f"# Answers\n\n{machine}\n\n{report}\n")
 
 
-def _numbers(text: str) -> list[int]:
+def numbers_of(text: str) -> list[int]:
+    """Those of a flag, with commas between them, each once."""
     return sorted({int(number) for number in text.split(",")})
 
 

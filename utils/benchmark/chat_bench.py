@@ -25,7 +25,7 @@ from .random_model import random_network
 
 PARTS = ("tower", "prefill", "words", "groups", "lm_head", "decoder", "rest")
 KINDS = 4  # of answers to several questions: three quarters to five quarters of the words, no target up to three
-_QUESTION = "Which of the things in this picture would you take along for a day at the sea, and why?"
+QUESTION = "Which of the things in this picture would you take along for a day at the sea, and why?"
 
 
 @dataclass
@@ -88,11 +88,11 @@ class Bench:
     def photo(self) -> np.ndarray:
         """One more photo of noise, (H, W, 3) uint8."""
         self._numbers += 1
-        return np.random.default_rng(self._numbers).integers(0, 256, (*self._photo, 3), dtype=np.uint8)
+        return noise(self._numbers, self._photo)
 
     def request(self, photo: np.ndarray, *, words: int, targets: int) -> Asked:
         """A question whose answer has so many words and targets; shorter answers have shorter questions."""
-        question = " ".join(_QUESTION[: 4 + 4 * words // self.words]) + f" {targets}"
+        question = " ".join(QUESTION[: 4 + 4 * words // self.words]) + f" {targets}"
         return Asked(
             photo, question, self.predictor.parts(self.predictor.teach(question, words=words, targets=targets))
         )
@@ -195,6 +195,11 @@ class Bench:
         for start in range(0, len(case.requests), case.at_once):
             self.floor.answer(case.requests[start : start + case.at_once])
         case.floor_parts.append(self.clock.parts)
+
+
+def noise(number: int, photo_hw: tuple[int, int]) -> np.ndarray:
+    """The photo of noise that has this number, (H, W, 3) uint8."""
+    return np.random.default_rng(number).integers(0, 256, (*photo_hw, 3), dtype=np.uint8)
 
 
 def measure(bench: Bench, cases: Sequence[Case], *, repeats: int) -> None:

@@ -75,8 +75,8 @@ class ForcedPredictor(PixelLMPredictor):
 
     writer: ForcedWriter
 
-    def __init__(self, model: PixelLMForCausalLM, tokenizer: LlamaTokenizer) -> None:
-        super().__init__(model, tokenizer)
+    def __init__(self, model: PixelLMForCausalLM, tokenizer: LlamaTokenizer, *, compile: bool = False) -> None:
+        super().__init__(model, tokenizer, compile=compile)
         self.writer = ForcedWriter(model, tokenizer)
 
     def teach(self, question: str, *, words: int, targets: int) -> list[int]:
