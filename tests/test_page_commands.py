@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.page_commands import Command, check, read_commands
-from tests.test_docs import AWAITED
 from utils.cli import command as command_lines
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -57,17 +56,10 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if FOUND[page]], ids=lambda page: f"{page}-{len(FOUND[page])}")
 def test_the_commands_of_a_page_are_understood(page: str, console_scripts: dict[str, str]):
     for command in FOUND[page]:
-        if str(command).startswith(AWAITED) and not is_there(command):
-            continue
         try:
             check(command, REPOSITORY, console_scripts)
         except (Exception, SystemExit) as err:
             raise AssertionError(f"{page} shows: {command}") from err
-
-
-def is_there(command: Command) -> bool:
-    file = REPOSITORY / command.script
-    return file.is_file() and (file.suffix == ".py" or "--demo" in file.read_text(encoding="utf-8"))
 
 
 def test_there_are_as_many_as_a_reader_sees():
