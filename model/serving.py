@@ -109,8 +109,8 @@ class AnswerStream(Iterator[Piece]):
     Any thread may close it, also while another waits for a piece.
     """
 
-    def __init__(self, ask: Callable[[], _Question]) -> None:
-        self._ask = ask
+    def __init__(self, ask: Callable[[], _Question], leave: Callable[[], None]) -> None:
+        self._ask, self._leave = ask, leave
         self._question: _Question | None = None
         self._has_ended = False
 
@@ -133,13 +133,14 @@ class AnswerStream(Iterator[Piece]):
 
     def close(self) -> None:
         """Stop the answer. What was written counts as said."""
+        self.__del__()
+        self._leave()
+
+    def __del__(self) -> None:  # a collector may call it anywhere, so it takes no lock
         self._has_ended = True
         if self._question is not None:
             self._question.is_left = True
             self._question.told.put(None)
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class SharedPredictor:
@@ -211,7 +212,7 @@ class SharedPredictor:
             InputError: from the first ``next``: if the question is too long or not UTF-8, or as ``look_at``; later: if
                 the predictor is closed, or the GPU's memory does not suffice.
         """
-        return AnswerStream(lambda: self._submit(_Question(conversation, question)))
+        return AnswerStream(lambda: self._submit(_Question(conversation, question)), self._settle)
 
     def close(self) -> None:
         """End the thread. Whatever waits or is written ends with an InputError."""
@@ -255,12 +256,13 @@ class SharedPredictor:
 
     def _settle(self) -> None:
         """Forget who has left, and tell the others where they stand: those are not told whose turn has come."""
-        if any(job.is_left for job in self._waiting):
-            self._waiting = deque(job for job in self._waiting if not job.is_left)
-        for position, job in enumerate(self._waiting, 1 - self._num_free):
-            if isinstance(job, _Question) and position > 0 and job.position != position:
-                job.position = position
-                job.told.put(Waiting(position))
+        with self._changed:
+            if any(job.is_left for job in self._waiting):
+                self._waiting = deque(job for job in self._waiting if not job.is_left)
+            for position, job in enumerate(self._waiting, 1 - self._num_free):
+                if isinstance(job, _Question) and position > 0 and job.position != position:
+                    job.position = position
+                    job.told.put(Waiting(position))
 
     def _words(self, question: _Question) -> list[int]:
         """All that the question goes on from, and its own words; raises InputError."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.page_commands import Command, check, read_commands
+from tests.support.page_commands import check, read_commands
 from utils.cli import command as command_lines
 
 REPOSITORY = Path(__file__).resolve().parents[1]
