@@ -45,17 +45,18 @@ class Gate:
 
 
 @contextmanager
-def serve_demo(folder: Path, *, uploads: Path, **limits: Any) -> Iterator[tuple[str, Gate]]:
-    """Serve the page of a merged model, which answers one question at a time; gives its address.
+def serve_demo(folder: Path, *, uploads: Path, batch_size: int = 1, **limits: Any) -> Iterator[tuple[str, Gate]]:
+    """Serve the page of a merged model; gives its address.
 
     Args:
         uploads: where uploaded files go.
+        batch_size: questions that are answered at a time.
         limits: flags.
     """
     predictor = PixelLMPredictor.from_pretrained(folder)
     gate = Gate(predictor)
     config = DemoConfig(version=str(folder), precision="fp32", port=0, max_question=QUESTION_LIMIT, **limits)
-    shared = SharedPredictor(predictor, batch_size=1, keep_logits=True)
+    shared = SharedPredictor(predictor, batch_size=batch_size, keep_logits=True)
     with pytest.MonkeyPatch.context() as environment:
         for name in ("GRADIO_TEMP_DIR", "NO_PROXY", "no_proxy"):  # which the server sets
             environment.setenv(name, str(uploads) if name == "GRADIO_TEMP_DIR" else "127.0.0.1")
