@@ -104,7 +104,7 @@ def test_the_first_screen_shows_what_this_is_and_how_to_begin(repository):
     assert len(lines) <= 200
     screen = lines[: lines.index("## Ask about your own photos")]
     begin = [
-        "(docs/teaser.png)", "bash scripts/quickstart.sh ", "bash scripts/test.sh", "source .venv/bin/activate",
+        'src="docs/teaser_light.webp"', "bash scripts/quickstart.sh ", "bash scripts/test.sh", "source .venv/bin/activate",
         "bash scripts/quickstart.sh --demo", "python scripts/demo.py --version", "python chat.py --version",
     ]  # fmt: skip
     found = [next((number for number, line in enumerate(screen) if text in line), len(lines)) for text in begin]
@@ -134,7 +134,8 @@ def heading_anchors(page: str) -> set[str]:
 def broken_links(file: Path, page: str) -> list[str]:
     """Relative links of a page, pictures too, that lead nowhere."""
     broken = []
-    for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", page):
+    in_html = re.findall(r'(?:src|srcset|href)="(?!https?://)([^"]+)"', page)
+    for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", page) + in_html:
         target, _, anchor = link.partition("#")
         path = file.parent / target if target else file
         text = page if path == file else path.read_text(encoding="utf-8") if anchor and path.exists() else ""
@@ -158,7 +159,7 @@ def test_a_link_that_leads_nowhere_is_noticed(repository):
 
 
 def test_pictures_of_the_pages_are_small(repository):
-    pictures = [path for path in (repository / "docs").iterdir() if path.suffix in (".png", ".svg", ".jpg", ".gif")]
+    pictures = [path for path in (repository / "docs").iterdir() if path.suffix in (".png", ".webp", ".svg", ".jpg", ".gif")]
     assert pictures
     assert {path.name: path.stat().st_size for path in pictures if path.stat().st_size >= 100_000} == {}
 

@@ -18,12 +18,13 @@ from .served_demo import serve_demo
 
 # Name of a picture -> width and height of the window, and the scheme.
 PICTURES = {
+    "teaser_light": (1200, 700, "light"), "teaser_dark": (1200, 700, "dark"),
     "demo_light": (1280, 800, "light"), "demo_dark": (1280, 800, "dark"),
     "demo_phone_light": (390, 844, "light"), "demo_phone_dark": (390, 844, "dark"),
 }  # fmt: skip
 _TEASER = """
 .px-tools, .px-ask, .px-targets, .px-file, footer { display: none !important }
-.px-columns { align-items: center !important }
+.px-columns { align-items: center !important; padding: 20px !important }
 .px-question, .px-answer { font-size: 21px !important; line-height: 1.6 !important }
 """
 
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--version", type=Path, required=True, help="merged model")
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument("--prompt", required=True)
-    parser.add_argument("--only", choices=[*PICTURES, "teaser"], nargs="+", default=[*PICTURES, "teaser"])
+    parser.add_argument("--only", choices=[*PICTURES], nargs="+", default=[*PICTURES])
     parser.add_argument("--out", type=Path, default=Path("docs"))
     flags = parser.parse_args()
     with (
@@ -41,17 +42,16 @@ def main() -> None:
         serve_demo(flags.version, uploads=Path(uploads)) as (url, _),
         start_browser() as browser,
     ):
-        for name in [name for name in PICTURES if name in flags.only]:
+        for name in flags.only:
             width, height, scheme = PICTURES[name]
             with open_site(browser, url, width=width, height=height, color_scheme=scheme) as page:
                 ask(page, flags.image, flags.prompt)
-                write(flags.out / f"{name}.png", page.screenshot())
-        if "teaser" in flags.only:
-            with open_site(browser, url, width=1200, height=700, color_scheme="light") as page:
-                ask(page, flags.image, flags.prompt)
-                page.add_style_tag(content=_TEASER)
-                page.wait_for_timeout(500)
-                write(flags.out / "teaser.png", page.locator(".px-columns").screenshot())
+                if name.startswith("teaser"):
+                    page.add_style_tag(content=_TEASER)
+                    page.wait_for_timeout(500)
+                    write(flags.out / f"{name}.webp", page.locator(".px-columns").screenshot())
+                else:
+                    write(flags.out / f"{name}.webp", page.screenshot())
 
 
 def ask(page: Any, image: Path, question: str) -> None:
@@ -66,9 +66,8 @@ def ask(page: Any, image: Path, question: str) -> None:
 
 
 def write(file: Path, png: bytes) -> None:
-    """Write a picture of 160 colors, which takes a third of the space."""
     with Image.open(io.BytesIO(png)) as picture:
-        picture.convert("RGB").quantize(160, dither=Image.Dither.NONE).save(file, optimize=True)
+        picture.convert("RGB").save(file, quality=90, method=6)
     print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
 
 
