@@ -142,9 +142,22 @@ def read_weights_of_folder(
         InputError: if a file is missing or damaged.
     """
     state = read_weights(folder)
-    if not any(name.startswith(TOWER_PREFIX) for name in state):
+    if not _has_tower(state):
         state |= read_tower(locate_tower(vision_tower or config.vision_tower, folder), config)
     return state
+
+
+def holds_tower(folder: Path) -> bool:
+    """Whether the tower of a merged folder is inside.
+
+    Raises:
+        InputError: if a file of weights is missing or damaged.
+    """
+    return _has_tower(read_weights(folder))
+
+
+def _has_tower(state: Mapping[str, Tensor]) -> bool:
+    return any(name.startswith(TOWER_PREFIX) for name in state)
 
 
 def read_model(folder: Path, *, vision_tower: str | None = None, conv_type: str | None = None) -> ModelDescription:

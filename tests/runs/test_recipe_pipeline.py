@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,9 @@ def first(tiny_world, forks, tmp_path_factory) -> Stage:
 
 @pytest.fixture(scope="module")
 def second(first, tiny_world, forks) -> Stage:
+    """From a model with its tower inside; where that came from is gone, for the run and for its merge."""
+    config = first.merged / "config.json"
+    config.write_text(json.dumps(read_object(config) | {"vision_tower": "gone"}))
     start = [f"--init_from={first.merged}", f"--dataset_dir={tiny_world.dataset}"]
     return run(start, "second", forks=forks, runs=first.folder.parent)
 

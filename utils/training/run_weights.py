@@ -13,6 +13,7 @@ from torch import Tensor
 from model.errors import InputError
 from model.files import is_file, is_folder
 from model.hub import resolve_folder
+from model.weights.checkpoint import holds_tower
 from model.weights.tensors import read_weights
 
 from .base_weights import read_start, take_from_base
@@ -108,7 +109,9 @@ def _from_base(folder: Path, record: WeightRecord, *, version: str, vision_tower
     config, _ = description.read_model()
 
     def read(bases: tuple[str, str], towers: tuple[str, str]) -> dict[str, Tensor]:
-        base, tower = find_moved(*bases, flag="--version"), find_moved(*towers, flag="--vision-tower")
+        base, tower = find_moved(*bases, flag="--version"), towers[0]
+        if not (run.init_from and holds_tower(resolve_folder(base))):
+            tower = find_moved(*towers, flag="--vision-tower")
         start = read_start(replace(run, vision_tower=tower), config, resolve_folder(base))
         return take_from_base(record, start, step=folder, base=f"{base} with {tower}")
 
