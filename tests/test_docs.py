@@ -104,7 +104,7 @@ def test_the_first_screen_shows_what_this_is_and_how_to_begin(repository):
     assert len(lines) <= 200
     screen = lines[: lines.index("## Ask about your own photos")]
     begin = [
-        'src="docs/teaser_light.webp"', "bash scripts/quickstart.sh ", "bash scripts/test.sh", "source .venv/bin/activate",
+        "docs/teaser_light.webp", "bash scripts/quickstart.sh ", "bash scripts/test.sh", "source .venv/bin/activate",
         "bash scripts/quickstart.sh --demo", "python scripts/demo.py --version", "python chat.py --version",
     ]  # fmt: skip
     found = [next((number for number, line in enumerate(screen) if text in line), len(lines)) for text in begin]
@@ -159,7 +159,8 @@ def test_a_link_that_leads_nowhere_is_noticed(repository):
 
 
 def test_pictures_of_the_pages_are_small(repository):
-    pictures = [path for path in (repository / "docs").iterdir() if path.suffix in (".png", ".webp", ".svg", ".jpg", ".gif")]
+    suffixes = (".png", ".webp", ".svg", ".jpg", ".gif")
+    pictures = [path for path in (repository / "docs").iterdir() if path.suffix in suffixes]
     assert pictures
     assert {path.name: path.stat().st_size for path in pictures if path.stat().st_size >= 100_000} == {}
 

@@ -17,11 +17,14 @@ import torch
 
 from model.configuration import PixelLMConfig
 from model.drawing import overlay
+from model.errors import InputError
 from model.files import is_folder, write_json
+from model.hub import resolve_folder
 from model.part_configs import read_base_config
 from model.text.conversation import IMAGE_END, IMAGE_START, OURS, Conversation, get_conversation
 from model.text.tokenizer import add_codebook, decode_released, load_tokenizer
 from model.text.tokens import IGNORE_INDEX, IMAGE_TOKEN_ID, name_groups
+from model.weights.checkpoint import read_model
 from utils.cli.config import RunConfig
 from utils.data.encode import Encoder, Sample
 from utils.data.small_tokenizer import PROMPT_WORDINGS, train_tokenizer, write_tokenizer
@@ -35,11 +38,16 @@ _SIDES = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 24, "
 
 
 def build_encoder(run: RunConfig) -> Encoder:
-    """What turns samples of this run into ids and pixels.
+    """What turns samples of this run into ids and pixels, by the model of ``--init_from``, if that is a local folder.
 
-    Only the tokenizer of ``--version`` and the config.json of ``--vision-tower`` are read. Where one is no local
-    folder, a stand-in takes its place: pictures, words and masks are the same, token counts are not.
+    Otherwise only the tokenizer of ``--version`` and the config.json of ``--vision-tower`` are read. Where one is no
+    local folder, a stand-in takes its place: pictures, words and masks are the same, token counts are not.
+
+    Raises:
+        InputError: if a folder that is there cannot be read.
     """
+    if run.init_from and is_folder(Path(run.init_from)):
+        return _encoder_of_model(run)
     with TemporaryDirectory() as temporary:
         base, tower = Path(run.version), Path(run.vision_tower)
         if not is_folder(base):
@@ -56,6 +64,14 @@ def build_encoder(run: RunConfig) -> Encoder:
         codebook = add_codebook(tokenizer, scales=run.image_feature_scale_num, tokens=run.seg_token_num)
         config = make_config(run, read_base_config(base), codebook, len(tokenizer), tower)
         return Encoder(tokenizer, codebook, config)
+
+
+def _encoder_of_model(run: RunConfig) -> Encoder:
+    found = read_model(resolve_folder(run.init_from, flag="--init_from"), conv_type=run.conv_type)
+    if found.tokenizer is None:
+        raise InputError(f"--init_from {run.init_from} has no tokenizer; copy it again from its source")
+    found.tokenizer.model_max_length = found.config.model_max_length = run.model_max_length
+    return Encoder(found.tokenizer, found.config.codebook, found.config)
 
 
 def sample_panel(sample: Sample, encoder: Encoder) -> tuple[np.ndarray, str]:

@@ -106,6 +106,14 @@ def test_a_sheet_of_the_mixture(tiny_world, base_flags, tmp_path, capsys):
     assert height > 3 * 56
 
 
+def test_a_run_that_starts_from_a_model_is_shown_as_that_model_sees_it(parrot, tiny_world, tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    flags = [f"--dataset_dir={tiny_world.dataset}", *DATA, "--num=2", "--columns=2", f"--out={out}"]
+    assert preview_data.main([*flags, f"--init_from={parrot}"]) == 0
+    assert "stands in" not in capsys.readouterr().err
+    assert read_image(out).shape[1] == 2 * 56 + 3 * 16, "photos of 56 pixels, as the model's"
+
+
 def test_what_the_run_leaves_out_is_named(dataset_dir, tmp_path, capsys):
     (dataset_dir / "refer_seg/images/mscoco/images/train2017/11.jpg").unlink()
     flags = [f"--dataset_dir={dataset_dir}", "--dataset=multi_reason_seg", "--sample_rates=1", "--num=8"]
