@@ -1,6 +1,7 @@
 """Class names and expressions as English sentences need them: with an article, in singular and plural.
 
-The rules are those of docs/custom_data.md. They are few and know no dictionary.
+The rules are those of docs/custom_data.md. They are few and know no dictionary. A class name may be singular or plural,
+which libraries such as inflect expect to be told: they make "bu" of "bus", and "len" of "lens".
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ _IRREGULAR = {
     "mouse": "mice", "leaf": "leaves", "knife": "knives", "shelf": "shelves", "wolf": "wolves", "half": "halves",
     "loaf": "loaves", "calf": "calves", "scarf": "scarves", "potato": "potatoes", "tomato": "tomatoes",
     "sheep": "sheep", "deer": "deer", "fish": "fish", "aircraft": "aircraft", "cattle": "cattle", "lens": "lenses",
-    "gas": "gases", "canvas": "canvases",
+    "gas": "gases", "canvas": "canvases", "bus": "buses", "cookie": "cookies", "movie": "movies", "hoodie": "hoodies",
+    "brownie": "brownies", "zombie": "zombies",
 }  # fmt: skip
-_REGULAR_MEN = ("human", "german", "roman")  # their plural has an s
+_REGULAR_MEN = ("human", "german", "roman", "ottoman")  # their plural has an s
 _ALWAYS_PLURAL = _words("scissors pants trousers shorts jeans pajamas glasses sunglasses clothes stairs cattle skis")
 _NO_PLURAL = ("ss", "us", "is")  # ends of words in s that are one thing: glass, bus, iris
 

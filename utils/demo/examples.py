@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,3 @@ def _example(path: Path, prompt: Prompt) -> Example:
     photo = Photo.of(Upload(shown_name(path.name), pixels))
     question, kind = (prompt, "ask") if isinstance(prompt, str) else (", ".join(prompt), "names")
     return Example(photo, question, kind, example_uri(pixels))
-
-
-def to_json(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """As the viewer reads them."""
-    return [example.to_json() for example in examples]
