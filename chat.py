@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,18 +9,14 @@ from pathlib import Path
 
 from model.errors import InputError
 from utils.cli.args import Parsed
-from utils.cli.command import INTERRUPTED, exit_at_once, run_command
+from utils.cli.command import INTERRUPTED, ending_at_an_interrupt, run_command
 from utils.cli.config import ChatConfig
 
 
 def chat(parsed: Parsed[ChatConfig]) -> None:
     """Answer the one question of ``--prompt``, or those that are typed."""
-    # Python loses an interrupt here and there while libraries are imported; nothing is written yet.
-    before = signal.signal(signal.SIGINT, lambda *_: exit_at_once(INTERRUPTED))
-    try:
+    with ending_at_an_interrupt():
         answer_by = load(parsed)
-    finally:
-        signal.signal(signal.SIGINT, before)
     answer_by()
 
 

@@ -7,25 +7,20 @@ Ctrl-C ends it.
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 
 from utils.cli.args import Parsed
-from utils.cli.command import INTERRUPTED, exit_at_once, run_command
+from utils.cli.command import ending_at_an_interrupt, run_command
 from utils.demo.flags import DemoConfig
 
 
 def demo(parsed: Parsed[DemoConfig]) -> None:
     """Serve the page until it is ended."""
-    # Python loses an interrupt here and there while libraries are imported; nothing is written yet.
-    before = signal.signal(signal.SIGINT, lambda *_: exit_at_once(INTERRUPTED))
-    from utils.demo.serve import prepare, serve
+    with ending_at_an_interrupt():
+        from utils.demo.serve import prepare, serve
 
-    try:
         prepared = prepare(parsed)
-    finally:
-        signal.signal(signal.SIGINT, before)
     serve(prepared)
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import logging
 import os
 import select
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 from model.errors import InputError
@@ -100,6 +102,19 @@ def _end(code: int) -> int:
     if code and dist.is_initialized() and dist.world_size() > 1:
         exit_at_once(code)
     return code
+
+
+@contextmanager
+def ending_at_an_interrupt() -> Iterator[None]:
+    """While libraries and a model are loaded, Ctrl-C ends the process: Python would lose it here and there in imports.
+
+    Nothing may be written meanwhile.
+    """
+    before = signal.signal(signal.SIGINT, lambda *_: exit_at_once(INTERRUPTED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def exit_at_once(code: int) -> NoReturn:
