@@ -1,7 +1,7 @@
 """Class names and expressions as English sentences need them: with an article, in singular and plural.
 
 The rules are those of docs/custom_data.md. They are few and know no dictionary. A class name may be singular or plural,
-which libraries such as inflect expect to be told: they make "bu" of "bus", and "len" of "lens".
+which libraries such as inflect expect to be told: they take "bus" and "lens" for plurals.
 """
 
 from __future__ import annotations
