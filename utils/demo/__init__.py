@@ -1,0 +1,1 @@
+"""The page in the browser: what its visitors upload, ask and download. The one room that imports gradio."""
