@@ -415,7 +415,7 @@ def talk(case: Case) -> None:
 
 
 def answer_many(case: Case) -> None:
-    with mock.patch.object(inference_folder, "_load", return_value=case.tools.predictor):
+    with mock.patch.object(inference_folder, "load_predictor", return_value=case.tools.predictor):
         if not ask_many(case.root / ASKED / "questions.jsonl", model=case.root / MODEL, output=case.scratch / "out"):
             raise InputError("questions refused")
 

@@ -54,6 +54,15 @@ class InferenceFlags:
 
 
 @settings
+class ModelFlags(InferenceFlags):
+    """Which model, for all commands but chat, which keeps the defaults of the release."""
+
+    version: str = flag("", "merged model: folder or hub id (docs/weights.md)")
+    vision_tower: str = flag("", "CLIP tower, when the model folder has none", aliases=("--vision-tower",))
+    conv_type: Template = flag("llava_v1", "template of a published model; a folder of ours records its own")
+
+
+@settings
 class AnswerFlags:
     """How an answer is written and drawn; with ``settled``, what was not given is as stored with the model."""
 

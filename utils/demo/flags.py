@@ -8,19 +8,16 @@ from pydantic import Field
 
 from model.errors import InputError
 from model.values import Count, NonNegativeInt
-from utils.cli.answering import AnswerFlags, InferenceFlags, Template
+from utils.cli.answering import AnswerFlags, ModelFlags
 from utils.cli.args import flag, settings
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
 @settings
-class DemoConfig(AnswerFlags, InferenceFlags):
+class DemoConfig(AnswerFlags, ModelFlags):
     """Flags of scripts/demo.py."""
 
-    version: str = flag("", "merged model: folder or hub id (docs/weights.md)")
-    vision_tower: str = flag("", "CLIP tower, when the model folder has none", aliases=("--vision-tower",))
-    conv_type: Template = flag("llava_v1", "template of a published model; a folder of ours records its own")
     host: str = flag("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in (docs/demo.md)")
     port: Port = flag(7860, "port to listen on; 0 takes any free one")
     auth: str = flag("", "file with a line NAME:PASSWORD for each who may log in; without it, there is no login")

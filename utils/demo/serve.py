@@ -58,16 +58,10 @@ def prepare(parsed: Parsed[DemoConfig]) -> Prepared:
     print(f"Loading {config.version} ...", flush=True)
 
     from model.asking import AnswerOptions
-    from model.predictor import PixelLMPredictor
     from model.serving import SharedPredictor
+    from utils.inference.processes import load_predictor
 
-    predictor = PixelLMPredictor.from_pretrained(
-        config.version,
-        precision=config.precision, bits=config.bits,
-        attn_implementation=config.attn_implementation,
-        **config.placement,
-        vision_tower=config.vision_tower or None, conv_type=config.conv_type,
-    )  # fmt: skip
+    predictor = load_predictor(config, precision=config.precision)
     config = config.settled(AnswerOptions.of(predictor.model.generation_config), parsed.given)
     shared = SharedPredictor(
         predictor, batch_size=config.batch_size, max_waiting=config.max_waiting, keep_logits=True,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from model.errors import InputError
 from model.values import Count, NonNegativeInt, Seed, Text
-from utils.cli.answering import InferenceFlags, Template
+from utils.cli.answering import ModelFlags
 from utils.cli.args import flag, settings
 from utils.cli.config import LocalRank
 from utils.data.names import split_names
@@ -19,12 +19,9 @@ _TO_REPORT = ("rescore", "compare", "efficiency")
 
 
 @settings
-class EvaluateConfig(JudgeFlags, InferenceFlags):
+class EvaluateConfig(JudgeFlags, ModelFlags):
     """Flags of scripts/evaluate.py."""
 
-    version: str = flag("", "merged model: folder or hub id")
-    vision_tower: str = flag("", "CLIP tower, when the model folder has none", aliases=("--vision-tower",))
-    conv_type: Template = flag("llava_v1", "template of a published model; a folder of ours records its own")
     dataset_dir: str = flag("./dataset", "dataset tree")
     benchmark: tuple[Text, ...] = flag(
         ("MultiReasonSeg|val",), "benchmarks, also joined with || (docs/evaluation.md)", aliases=("--val_dataset",)
@@ -46,7 +43,7 @@ class EvaluateConfig(JudgeFlags, InferenceFlags):
     efficiency: bool = flag(False, "print parameters and FLOPs of the published sizes instead")
 
     def __post_init__(self) -> None:
-        InferenceFlags.__post_init__(self)
+        ModelFlags.__post_init__(self)
         JudgeFlags.__post_init__(self)
         if not self.names:
             raise InputError("--benchmark names no set; expected names such as MultiReasonSeg|val")

@@ -142,7 +142,7 @@ def _ask_rest(config: EvaluateConfig, own: Sequence[Part], done: set[Key], *, fo
     """Of the parts that fall to this process, what is not answered."""
     left = [part for part in own if not done.issuperset(_keys(part))]
     with dist.stop_together():
-        predictor = _load(config, device=device) if left else None
+        predictor = load_predictor(config, precision=config.precision, device=device) if left else None
     with dist.stop_together():
         if predictor:
             total, remaining = (sum(len(_keys(part)) for part in parts) for parts in (own, left))
@@ -156,13 +156,6 @@ def _ask_rest(config: EvaluateConfig, own: Sequence[Part], done: set[Key], *, fo
 def _keys(part: Part) -> list[Key]:
     asked, way, photos = part
     return [(asked.name, way, index, number) for index in photos for number in range(asked.counts[index])]
-
-
-def _load(config: EvaluateConfig, *, device: str) -> PixelLMPredictor:
-    return load_predictor(
-        config, version=config.version, vision_tower=config.vision_tower, conv_type=config.conv_type,
-        precision=config.precision, device=device,
-    )  # fmt: skip
 
 
 def _ask(

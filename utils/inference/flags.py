@@ -6,19 +6,16 @@ from typing import Literal
 
 from model.errors import InputError
 from model.values import Count, Seed, Text
-from utils.cli.answering import AnswerFlags, InferenceFlags, Template
+from utils.cli.answering import AnswerFlags, ModelFlags
 from utils.cli.args import flag, settings
 
 Format = Literal["coco", "png", "labelme"]
 
 
 @settings
-class PredictConfig(AnswerFlags, InferenceFlags):
+class PredictConfig(AnswerFlags, ModelFlags):
     """Flags of scripts/predict.py."""
 
-    version: str = flag("", "merged model: folder or hub id")
-    vision_tower: str = flag("", "CLIP tower, when the model folder has none", aliases=("--vision-tower",))
-    conv_type: Template = flag("llava_v1", "template of a published model; a folder of ours records its own")
     input: str = flag("", "folder of images, image, glob in quotes, or JSON lines (docs/predict.md)")
     prompt: tuple[Text, ...] = flag((), "question about each image; several are asked one by one")
     targets: tuple[Text, ...] = flag((), "names of things, in place of questions: a mask for each, no text is written")

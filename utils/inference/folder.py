@@ -64,7 +64,7 @@ def predict(config: PredictConfig, given: frozenset[str] = frozenset()) -> None:
         own = [question for question in questions if question.photo % dist.world_size() == dist.rank()]
         with dist.stop_together():
             is_left = any(question.number not in done for question in own)
-            predictor = _load(config, precision=precision, device=device) if is_left else None
+            predictor = load_predictor(config, precision=precision, device=device) if is_left else None
         if predictor:
             config = config.settled(AnswerOptions.of(predictor.model.generation_config), given)
         begun = time.monotonic()
@@ -96,13 +96,6 @@ def _inputs(config: PredictConfig, questions: Sequence[Question]) -> list[Path]:
     """What is read: the photos, and the folder or the file that names them."""
     named = [Path(config.input).expanduser(), *(question.path for question in questions)]
     return [path for path in named if os.path.exists(path)]
-
-
-def _load(config: PredictConfig, *, precision: str, device: str) -> PixelLMPredictor:
-    return load_predictor(
-        config, version=config.version, vision_tower=config.vision_tower, conv_type=config.conv_type,
-        precision=precision, device=device,
-    )  # fmt: skip
 
 
 def _answer_rest(

@@ -12,7 +12,7 @@ from model.hub import files_read
 from model.precision import settle_precision
 from model.predictor import PixelLMPredictor
 from utils import dist
-from utils.cli.answering import InferenceFlags
+from utils.cli.answering import InferenceFlags, ModelFlags
 
 
 def join_processes(config: InferenceFlags) -> tuple[str, str]:
@@ -39,21 +39,22 @@ def model_files(version: str) -> list[list[str | int]]:
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
-def load_predictor(
-    config: InferenceFlags, *, version: str, vision_tower: str, conv_type: str, precision: str, device: str
-) -> PixelLMPredictor:
+def load_predictor(config: ModelFlags, *, precision: str, device: str | None = None) -> PixelLMPredictor:
     """Read the model as the flags say.
 
+    Args:
+        precision: that all processes can compute in.
+        device: of this process; without it, and without ``--device_map``, the first GPU, else the CPU.
     Raises:
         InputError: as ``PixelLMPredictor.from_pretrained``.
     """
     return PixelLMPredictor.from_pretrained(
-        version,
+        config.version,
         precision=precision,
         bits=config.bits,
         attn_implementation=config.attn_implementation,
         device=None if config.device_map else device,
         **config.placement,
-        vision_tower=vision_tower or None,
-        conv_type=conv_type,
+        vision_tower=config.vision_tower or None,
+        conv_type=config.conv_type,
     )

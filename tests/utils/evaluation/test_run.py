@@ -35,7 +35,7 @@ def predictor(parrot) -> PixelLMPredictor:
 @pytest.fixture
 def flags(parrot, tiny_world, predictor, tmp_path, monkeypatch) -> list[str]:
     """Two sets in batches of two questions; the model is read once for all tests."""
-    monkeypatch.setattr(run, "_load", lambda *_, **__: predictor)
+    monkeypatch.setattr(run, "load_predictor", lambda *_, **__: predictor)
     return [
         f"--version={parrot}", f"--dataset_dir={tiny_world.dataset}", "--precision=fp32", "--max_new_tokens=12",
         "--batch_size=2", f"--output_dir={tmp_path / 'out'}", "--benchmark", *SETS,

@@ -49,7 +49,7 @@ def predictor(parrot) -> PixelLMPredictor:
 @pytest.fixture
 def ask(parrot, photos, predictor, tmp_path, monkeypatch):
     """Runs the command with two questions and batches of three; returns the output folder."""
-    monkeypatch.setattr(folder, "_load", lambda *_, **__: predictor)  # read once for all tests
+    monkeypatch.setattr(folder, "load_predictor", lambda *_, **__: predictor)  # read once for all tests
 
     def run(*flags: str, name: str = "out") -> Path:
         defaults = [f"--version={parrot}", f"--input={photos}", "--precision=fp32", "--batch_size=3"]
